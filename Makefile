@@ -1,0 +1,52 @@
+# make demo | test | check | bench | sanitize. Each does all its own set-up in .venv (Python 3.11+, make, g++).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+# Editable: Python changes need no rebuild; a change in csrc/ does, and make sees it.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test slow check format bench sanitize clean
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "abruzzi needs Python 3.11 or newer; $$($(PYTHON) --version) given; hint: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python $(NATIVE)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python $(NATIVE)
+	$(PIP) -e '.[train,serve,dev]'
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run
+	$(BIN)/abruzzi run --examples
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net"
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.h)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.h)
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/import_time.py
+	$(BIN)/python bench/kernels.py
+
+sanitize: $(VENV)/.dev
+	PYTHON=$(BIN)/python bash scripts/sanitize.sh
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
