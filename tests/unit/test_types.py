@@ -32,7 +32,11 @@ def test_arguments_as_an_object_are_dumped_as_the_template_does() -> None:
 
 def test_reasoning_is_an_accepted_spelling_and_text_parts_are_joined() -> None:
     message = Message.from_openai(
-        {"role": "assistant", "reasoning": "r", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+        {
+            "role": "assistant",
+            "reasoning": "r",
+            "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        }
     )
     assert (message.reasoning_content, message.content) == ("r", "ab")
 

@@ -1,0 +1,1 @@
+"""Token streams with loss masks: conversations rendered, packed several to a row."""

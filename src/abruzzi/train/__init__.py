@@ -1,0 +1,1 @@
+"""Training: MuonClip, schedules and the step loop. Needs torch (`pip install abruzzi[train]`)."""

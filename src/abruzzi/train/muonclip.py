@@ -1,0 +1,156 @@
+"""MuonClip: Muon for matrices, AdamW for the rest, QK-Clip against growing attention logits.
+
+Muon (Moonlight, arXiv 2502.16982, section 2): momentum, five Newton-Schulz steps that make the update
+nearly orthogonal, then a scale of 0.2 sqrt(max(rows, cols)) so that its RMS equals what AdamW's would
+be; learning rate and weight decay tuned for AdamW carry over. QK-Clip (Kimi K2, arXiv 2507.20534,
+section 2.1, Algorithm 1) rescales the query and key weights of a head whose largest softmax input of
+this step exceeded tau.
+
+Which parameter goes where (Moonshot's rule): two or more dimensions and neither embedding nor head:
+Muon; the others AdamW. A stacked [experts, rows, cols] parameter is orthogonalized expert by expert.
+
+Not here: sharding (use FSDP2), gradient clipping (Muon's update has a fixed size anyway).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+NS_A, NS_B, NS_C = 3.4445, -4.7750, 2.0315
+
+
+def newton_schulz(update: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
+    """Nearly orthogonal matrices with the singular vectors of `update` [..., rows, cols], same shape.
+
+    X <- aX + b(XX^T)X + c(XX^T)^2 X, from X0 = update / its Frobenius norm; singular values end
+    within about 0.7 to 1.2. Works in the dtype given (Moonshot uses bfloat16)."""
+    transposed = update.shape[-2] > update.shape[-1]
+    x = update.mT if transposed else update
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = NS_A * x + (NS_B * gram + NS_C * gram @ gram) @ x
+    return x.mT if transposed else x
+
+
+class MuonClip(torch.optim.Optimizer):
+    """One optimizer over both kinds of parameters; `split_parameters` makes the groups.
+
+    lr, weight_decay: shared by both kinds, as in Moonshot's runs; a schedule scales every group's lr.
+    momentum, ns_steps, ns_dtype: Muon's. betas, eps: AdamW's.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float = 2e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+        ns_dtype: torch.dtype = torch.bfloat16,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "ns_steps": ns_steps,
+            "ns_dtype": ns_dtype,
+            "betas": betas,
+            "eps": eps,
+        }
+        super().__init__(list(groups), defaults)
+        for group in self.param_groups:
+            if group.get("kind") not in ("muon", "adamw"):
+                raise ValueError(f"parameter group kind {group.get('kind')!r}; expected 'muon' or 'adamw'")
+            for p in group["params"]:
+                if group["kind"] == "muon" and p.ndim not in (2, 3):
+                    raise ValueError(f"Muon needs matrices or stacks of matrices, got shape {tuple(p.shape)}")
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        if closure is not None:
+            raise ValueError("MuonClip takes no closure")
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            (self._muon if group["kind"] == "muon" else self._adamw)(params, group)
+
+    def _muon(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        # Same shapes go through Newton-Schulz in one batch: many small products cost more than one large.
+        by_shape: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for p in params:
+            by_shape.setdefault((p.shape[-2], p.shape[-1]), []).append(p)
+        for (rows, cols), same in by_shape.items():
+            nesterov = []
+            for p in same:
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                gradient = cast(Tensor, p.grad)
+                buffer = state["momentum"].mul_(group["momentum"]).add_(gradient)
+                nesterov.append(gradient.add(buffer, alpha=group["momentum"]).reshape(-1, rows, cols))
+            stacked = torch.cat(nesterov).to(group["ns_dtype"])
+            orthogonal = newton_schulz(stacked, group["ns_steps"]).split([len(n) for n in nesterov])
+            scale = 0.2 * math.sqrt(max(rows, cols))
+            for p, o in zip(same, orthogonal):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(o.view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
+
+    def _adamw(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        for p in params:
+            state = self.state[p]
+            if "step" not in state:
+                state["step"] = 0
+                state["exp_avg"] = torch.zeros_like(p)
+                state["exp_avg_sq"] = torch.zeros_like(p)
+            state["step"] += 1
+            gradient = cast(Tensor, p.grad)
+            state["exp_avg"].lerp_(gradient, 1 - beta1)
+            state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            bias1, bias2 = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+            denominator = (state["exp_avg_sq"] / bias2).sqrt_().add_(group["eps"])
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.addcdiv_(state["exp_avg"], denominator, value=-group["lr"] / bias1)
+
+
+def split_parameters(model: nn.Module) -> list[dict[str, Any]]:
+    """Two groups by Moonshot's rule: matrices (and stacks of them) to Muon, the rest to AdamW."""
+    muon, adamw = [], []
+    for name, p in model.named_parameters():
+        is_table = "embed_tokens" in name or "lm_head" in name
+        (adamw if p.ndim < 2 or is_table else muon).append(p)
+    return [{"params": muon, "kind": "muon"}, {"params": adamw, "kind": "adamw"}]
+
+
+@torch.no_grad()
+def qk_clip_(
+    q_weight: Tensor,
+    kv_b_weight: Tensor,
+    max_logit_N: Tensor,
+    *,
+    qk_nope_head_dim: int,
+    qk_rope_head_dim: int,
+    v_head_dim: int,
+    tau: float = 100.0,
+) -> int:
+    """Clip, in place, the heads whose largest softmax input of this step exceeded tau.
+
+    q_weight: q_b_proj (or q_proj) [N (nope + rope), in]; kv_b_weight: kv_b_proj [N (nope + v), R];
+    max_logit_N: per head. gamma = tau / max_logit: sqrt(gamma) on both nope parts, gamma on the query's
+    rope part; values and the rotary key, which all heads share, stay. Returns how many were clipped."""
+    heads = max_logit_N.shape[0]
+    gamma_N = torch.where(max_logit_N > tau, tau / max_logit_N, torch.ones_like(max_logit_N)).to(q_weight)
+    q = q_weight.view(heads, qk_nope_head_dim + qk_rope_head_dim, -1)
+    kv = kv_b_weight.view(heads, qk_nope_head_dim + v_head_dim, -1)
+    q[:, :qk_nope_head_dim] *= gamma_N.sqrt()[:, None, None]
+    q[:, qk_nope_head_dim:] *= gamma_N[:, None, None]
+    kv[:, :qk_nope_head_dim] *= gamma_N.sqrt()[:, None, None]
+    return int((max_logit_N > tau).sum())
