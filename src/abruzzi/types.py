@@ -204,12 +204,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What one generation gave: ids, one log-probability per id (natural log), why it ended."""
+    """What one generation gave: ids, one log-probability per id (natural log), why it ended.
+
+    sampled: False for ids that were forced (the end of a thought over its budget); None = all sampled."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
+    sampled: tuple[bool, ...] | None = None
 
 
 # Events of a streamed message, in the order in which the model wrote them.
@@ -249,7 +252,23 @@ class ToolCallEnd:
     complete: bool = True
 
 
-Event = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
+@dataclass(frozen=True, slots=True)
+class MessageEnd:
+    """Always the last event: the whole message, why it ended, and what it took.
+
+    Rates in tokens per second; None where the model does not tell."""
+
+    message: Message
+    finish_reason: FinishReason
+    usage: Usage
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
+    ttft_s: float | None = None
+
+
+# What a parser emits from ids, and what a ChatModel streams (the same, then one MessageEnd).
+ParserEvent = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallDelta | ToolCallEnd
+Event = ParserEvent | MessageEnd
 
 
 class GenerateFn(Protocol):
@@ -259,7 +278,7 @@ class GenerateFn(Protocol):
 
 
 class ChatModel(Protocol):
-    """messages -> events, then one assistant Message: the engine, an endpoint and the fakes satisfy it."""
+    """messages -> events, the last one a MessageEnd: the engine, an endpoint and the fakes satisfy it."""
 
     def chat(
         self,

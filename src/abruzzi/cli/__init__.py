@@ -1,0 +1,1 @@
+"""The composition root: chooses, builds and calls. The only room that wires the others together."""

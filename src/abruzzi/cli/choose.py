@@ -1,0 +1,73 @@
+"""What `--model M` means: a directory, `nano`, or the URL of an endpoint, as one ChatModel."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from abruzzi.types import ChatModel
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A model to talk to. local: it runs in this process (then there is a context and no price)."""
+
+    model: ChatModel
+    name: str
+    local: bool
+
+
+def is_url(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
+
+
+def nano_path() -> Path:
+    """The checkpoint that ships inside the package."""
+    return Path(str(resources.files("abruzzi"))) / "nano"
+
+
+def checkpoint_path(model: str) -> Path:
+    """The directory that `--model` names. Raises FileNotFoundError that says what would be accepted."""
+    path = nano_path() if model == "nano" else Path(model).expanduser()
+    if not (path / "config.json").is_file():
+        given = f"model {model!r} is not there" if not path.exists() else f"{path} holds no config.json"
+        raise FileNotFoundError(
+            f"{given}; hint: --model takes `nano`, a directory in Hugging Face layout, "
+            "or the http(s) URL of an OpenAI-compatible server"
+        )
+    return path
+
+
+def choose(model: str, served_model: str | None = None, api_key: str | None = None, thinking: bool = True) -> Chosen:
+    """Build what `--model` names. Raises ValueError, FileNotFoundError or EndpointError, each with a hint."""
+    if is_url(model):
+        from abruzzi.agent.client import HttpChatModel
+
+        key = api_key or os.environ.get("OPENAI_API_KEY")
+        client = HttpChatModel(model, served_model or "", key)
+        if not served_model:
+            client.model = _only_model(client)
+        return Chosen(client, client.model, local=False)
+    if served_model or api_key:
+        raise ValueError("--served-model and --api-key go with --model http(s)://..., not with a local model")
+    from abruzzi.engine.llm import LLM
+
+    path = checkpoint_path(model)
+    llm = LLM.load(path)
+    llm.thinking = thinking
+    return Chosen(llm, "nano" if model == "nano" else path.name, local=True)
+
+
+def _only_model(client: object) -> str:
+    from abruzzi.agent.client import EndpointError, HttpChatModel
+
+    assert isinstance(client, HttpChatModel)
+    offered = client.list_models()
+    if len(offered) == 1:
+        return offered[0]
+    raise EndpointError(
+        f"{client.base_url} offers {len(offered)} models; hint: choose one with --served-model: "
+        + ", ".join(offered[:10])
+    )

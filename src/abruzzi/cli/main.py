@@ -1,0 +1,74 @@
+"""`abruzzi`: the command line. Each command imports its rooms only when it runs.
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 a limit was hit, 130 interrupted. People's mistakes are one line on
+stderr with a hint, never a traceback (set ABRUZZI_DEBUG=1 to see one).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from abruzzi import __version__
+
+OK, ERROR, USAGE, LIMIT, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="A reasoning agent that you own: run, act, train and measure models of Kimi K2's architecture.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"abruzzi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The options before a command's name."""
+
+
+def main() -> None:
+    """The console script. Turns errors into one line and an exit code."""
+    from abruzzi.cli import run, show
+
+    run.register(app)
+    show.register(app)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`): not an error, but nothing more may be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _explain(error: Exception) -> int:
+    import click
+
+    if os.environ.get("ABRUZZI_DEBUG") == "1":
+        raise error
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, (click.Abort, click.exceptions.Exit)):
+        return getattr(error, "exit_code", INTERRUPTED)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "EndpointError":
+        text = f"unexpected {type(error).__name__}: {text}; hint: ABRUZZI_DEBUG=1 shows where"
+    print(f"abruzzi: {text}", file=sys.stderr)
+    return ERROR

@@ -1,0 +1,1 @@
+"""Suites of verifiable tasks against any ChatModel: scores with intervals."""
