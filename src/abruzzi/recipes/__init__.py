@@ -1,0 +1,1 @@
+"""Complete run configs, named for size and hardware."""

@@ -1,0 +1,208 @@
+"""The step loop: packed rows in, a checkpoint out; stops cleanly, resumes exactly.
+
+Plain on purpose: one process, one device, a warm-up-stable-decay schedule, MuonClip. Everything that a
+run depends on is in RunConfig and in the saved state, so that a resumed run repeats the losses of one
+that was never stopped. State (optimizer, random numbers, position in the data) lies beside the
+checkpoint, never inside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from abruzzi.checkpoint import save_checkpoint
+from abruzzi.config import ModelConfig
+from abruzzi.data.packing import PADDING, Row
+from abruzzi.model import K2Model
+from abruzzi.train.muonclip import MuonClip, split_parameters
+
+# Rows of shard number k; must be deterministic in k, and may be called from another process.
+ShardOf = Callable[[int], Sequence[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One training run. tokens_per_step = rows_per_step * row_length.
+
+    lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
+    `steps`; the rate is constant between and falls linearly to a tenth at the end. bias_rate: step of the
+    router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form)."""
+
+    model: ModelConfig
+    steps: int
+    rows_per_step: int
+    row_length: int
+    lr_muon: float = 1e-2
+    lr_adamw: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: int = 50
+    decay: int = 500
+    bias_rate: float = 1e-3
+    seed: int = 0
+    autocast: bool = True
+    log_every: int = 10
+    save_every: int = 200
+
+
+def rate(config: RunConfig, step: int) -> float:
+    """The schedule's factor at `step` (from 0): warm-up, 1, then down to 0.1."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    left = config.steps - step
+    return 1.0 if left > config.decay else 0.1 + 0.9 * left / config.decay
+
+
+class Trainer:
+    """A model, its optimizer and a position in the data."""
+
+    def __init__(self, config: RunConfig, shard_of: ShardOf, out: Path) -> None:
+        self.config, self.shard_of, self.out = config, shard_of, out
+        torch.manual_seed(config.seed)
+        self.model = K2Model(config.model)
+        self.model.reset_parameters(torch.Generator().manual_seed(config.seed))
+        muon, adamw = split_parameters(self.model)
+        self.optimizer = MuonClip(
+            [{**muon, "lr": config.lr_muon}, {**adamw, "lr": config.lr_adamw}], weight_decay=config.weight_decay
+        )
+        self._peak = [group["lr"] for group in self.optimizer.param_groups]
+        self.step = 0
+        self.tokens = 0
+        self._stop = False
+
+    def train(self, time_limit: float | None = None, on_step: Callable[[dict[str, Any]], None] | None = None) -> bool:
+        """Run until the last step, the time limit (seconds) or SIGTERM / SIGINT. True when all steps are done.
+
+        State is saved whenever it returns."""
+        previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        deadline = math.inf if time_limit is None else time.monotonic() + time_limit
+        try:
+            rows = self._rows()
+            while self.step < self.config.steps and not self._stop and time.monotonic() < deadline:
+                metrics = self._one_step(rows)
+                if on_step is not None and (self.step % self.config.log_every == 0 or self.step == self.config.steps):
+                    on_step(metrics)
+                if self.step % self.config.save_every == 0:
+                    self.save_state()
+            self.save_state()
+        finally:
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+        return self.step >= self.config.steps
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self._stop = True
+
+    def _rows(self) -> Iterator[Row]:
+        """Rows from the current position on; one shard after the other, without end."""
+        seen = self.step * self.config.rows_per_step
+        number, size = 0, 0
+        shard = self.shard_of(0)
+        while seen >= len(shard):
+            seen -= len(shard)
+            number += 1
+            shard = self.shard_of(number)
+        while True:
+            size = len(shard)
+            yield from shard[seen:size]
+            seen, number = 0, number + 1
+            shard = self.shard_of(number)
+
+    def _one_step(self, rows: Iterator[Row]) -> dict[str, Any]:
+        started = time.monotonic()
+        config = self.config
+        batch = [next(rows) for _ in range(config.rows_per_step)]
+        ids = torch.from_numpy(np.stack([r.ids_T for r in batch]))
+        segments = torch.from_numpy(np.stack([r.segments_T for r in batch]))
+        targets = torch.from_numpy(np.stack([r.loss_T for r in batch]))[:, 1:]
+        for group, peak in zip(self.optimizer.param_groups, self._peak):
+            group["lr"] = peak * rate(config, self.step)
+        loads: list[torch.Tensor] = []
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
+            loss = self._loss(ids, segments, targets, loads)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._balance(loads)
+        self.step += 1
+        self.tokens += int((segments != PADDING).sum())
+        seconds = time.monotonic() - started
+        worst = max((float(load.max() / load.float().mean()) for load in loads), default=0.0)
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "loss": float(loss.detach()),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "tok_s": ids.numel() / seconds,
+            "expert_load_max_over_mean": worst,
+        }
+
+    def _loss(
+        self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, loads: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Mean cross-entropy over the sampled tokens; the head runs on those positions only."""
+        hidden = self.model.hidden(ids, segments_BT=segments, loads=loads)
+        logits = self.model.lm_head(hidden[:, :-1][targets])
+        return F.cross_entropy(logits.float(), ids[:, 1:][targets])
+
+    @torch.no_grad()
+    def _balance(self, loads: Sequence[torch.Tensor]) -> None:
+        """Selection bias up for experts under the mean load, down for those above it (zero-mean)."""
+        if not self.config.bias_rate:
+            return
+        for moe, load in zip(self.model.moe_layers(), loads):
+            sign = torch.sign(load.float().mean() - load.float())
+            moe.gate.e_score_correction_bias += self.config.bias_rate * (sign - sign.mean())
+
+    # state
+
+    def save_state(self) -> None:
+        """Everything that an exact resume needs, written whole or not at all."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "step": self.step,
+            "tokens": self.tokens,
+        }
+        temporary = self.out / "state.pt.tmp"
+        torch.save(state, temporary)
+        temporary.replace(self.out / "state.pt")
+
+    def resume(self) -> bool:
+        """Load the state in `out` if there is one; True when there was."""
+        path = self.out / "state.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step, self.tokens = state["step"], state["tokens"]
+        return True
+
+    def export(self, path: Path, extra_files: dict[str, str | bytes] | None = None, int4: bool = True) -> None:
+        """Write the model as a checkpoint in Hugging Face layout, routed experts in INT4 if asked for."""
+        tensors = {n: t.detach().float().numpy() for n, t in self.model.state_dict().items()}
+        save_checkpoint(path, self.config.model, tensors, int4=int4, extra_files=extra_files or {}, overwrite=True)
+
+
+def append_metrics(path: Path) -> Callable[[dict[str, Any]], None]:
+    """A callback that appends each step's numbers to a JSON-lines file."""
+
+    def write(metrics: dict[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    return write
