@@ -43,9 +43,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     if bpe.get_vocab_size() != learned:
         raise ValueError(f"the texts gave {bpe.get_vocab_size()} entries, expected {learned}; hint: more varied texts")
     bpe.add_tokens(
-        [
-            AddedToken(t, normalized=False, special=not any(part in t for part in _VISIBLE))
-            for t in CONTROL_TOKENS
-        ]
+        [AddedToken(t, normalized=False, special=not any(part in t for part in _VISIBLE)) for t in CONTROL_TOKENS]
     )
     return bpe.to_str()

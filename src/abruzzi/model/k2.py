@@ -1,0 +1,216 @@
+"""Kimi K2 (arXiv 2507.20534; architecture of DeepSeek-V3, arXiv 2412.19437), from token ids to logits.
+
+    embedding -> layers of { norm, MLA, add; norm, MLP or experts, add } -> norm -> head
+
+The first `first_k_dense_replace` layers have one dense MLP, the others experts. Attribute names spell the
+checkpoint's tensor names: `model.layers.3.self_attn.o_proj.weight` is found by following the dots.
+
+What it does not do: padding masks (batch sequences of equal length, or pack them with `segments_BT`),
+dropout, tied embeddings, multi-token prediction, anything distributed.
+
+Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
+K experts per token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from abruzzi.config import ModelConfig
+from abruzzi.model.mla import Attention, LatentCache
+from abruzzi.model.moe import Mlp, MoE
+from abruzzi.model.norm import RMSNorm
+from abruzzi.model.rope import rotations
+from abruzzi.model.trace import Trace
+
+# With a cache, up to this many new tokens attend in the latent space; above, decompressing once is cheaper.
+ABSORB_UP_TO = 8
+
+AttentionForm = Literal["auto", "naive", "absorbed"]
+
+
+class K2Model(nn.Module):
+    """The whole model. Weights are random (normal, initializer_range) from `seed` until they are loaded.
+
+    matmul: how the experts are multiplied, "auto", "loop" or "grouped" (see moe.Experts). On torch's meta
+    device nothing is initialized. A quantization_config changes nothing here: weights are plain numbers."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0, matmul: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config, matmul)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if not self.lm_head.weight.is_meta:
+            self.reset_parameters(torch.Generator().manual_seed(seed))
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        cache: LatentCache | None = None,
+        segments_BT: Tensor | None = None,
+        routing: Mapping[int, Tensor] | None = None,
+        attention: AttentionForm = "auto",
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Logits [B, T, V]: position t predicts the token after ids[:, t]. For the arguments see `hidden`."""
+        hidden_BTD = self.hidden(
+            ids_BT, cache=cache, segments_BT=segments_BT, routing=routing, attention=attention, trace=trace
+        )
+        return self.lm_head(hidden_BTD)
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        *,
+        cache: LatentCache | None = None,
+        segments_BT: Tensor | None = None,
+        routing: Mapping[int, Tensor] | None = None,
+        attention: AttentionForm = "auto",
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """What the head sees, [B, T, D]; `lm_head` of some rows is cheaper than logits for all.
+
+        cache: continue the sequences it holds, and add these tokens to it.
+        segments_BT: packed documents, any int per token. A run of equal numbers is one document: its tokens
+            see only each other and its positions start at 0. Not together with a cache.
+        routing: expert ids [B, T, K] of every MoE layer, by layer number (`Trace.expert_ids` has that
+            form); they are used in place of the router's choice, with weights from this model's scores.
+        attention: "auto" is absorbed for up to ABSORB_UP_TO tokens with a cache, else naive.
+        trace: records routing and attention logits, see trace.py.
+
+        Raises ValueError for ids that are not a [B, T] integer tensor within the vocabulary, for more
+        tokens than max_position_embeddings, and for arguments that do not fit each other."""
+        self._check(ids_BT, cache, segments_BT, routing, attention)
+        start = 0 if cache is None else cache.length
+        positions_BT, mask = _positions_and_mask(ids_BT, start, segments_BT)
+        _check_context(positions_BT, start, self.config.max_position_embeddings)
+        rotation = rotations(self.config, positions_BT)
+        absorbed = attention == "absorbed" or (
+            attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
+        )
+        x_BTD = self.model.embed_tokens(ids_BT)
+        for number, layer in enumerate(self.model.layers):
+            pinned_BTK = None if routing is None else routing.get(number)
+            x_BTD = layer(x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, cache=cache, trace=trace)
+        return self.model.norm(x_BTD)
+
+    def moe_layers(self) -> dict[int, MoE]:
+        """The layers with experts, by layer number: where the selection bias is (`.gate`)."""
+        layers = enumerate(self.model.layers)
+        return {i: layer.mlp for i, layer in layers if isinstance(layer, Layer) and isinstance(layer.mlp, MoE)}
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Matrices normal with standard deviation initializer_range, norms 1, selection bias 0.
+
+        Numbers are drawn on the generator's device in float32, so a CPU generator gives the same model on
+        every device."""
+        for parameter in self.parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                drawn = torch.randn(parameter.shape, generator=generator, device=generator.device)
+                parameter.copy_(drawn * self.config.initializer_range)
+        for moe in self.moe_layers().values():
+            moe.gate.e_score_correction_bias.zero_()
+
+    def _check(
+        self,
+        ids_BT: Tensor,
+        cache: LatentCache | None,
+        segments_BT: Tensor | None,
+        routing: Mapping[int, Tensor] | None,
+        attention: str,
+    ) -> None:
+        if ids_BT.ndim != 2 or ids_BT.numel() == 0 or ids_BT.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"ids have shape {tuple(ids_BT.shape)} and {ids_BT.dtype}; expected integers [B, T]")
+        if ids_BT.device.type == "cpu":  # an accelerator checks in its embedding; looking from here would stall it
+            low, high, size = int(ids_BT.min()), int(ids_BT.max()), self.config.vocab_size
+            if low < 0 or high >= size:
+                raise ValueError(
+                    f"ids range from {low} to {high}; expected 0 to {size - 1}; "
+                    "hint: the tokenizer belongs to another checkpoint"
+                )
+        if attention not in ("auto", "naive", "absorbed"):
+            raise ValueError(f"attention={attention!r} is unknown; expected 'auto', 'naive' or 'absorbed'")
+        if segments_BT is not None and cache is not None:
+            raise ValueError("segments_BT and a cache exclude each other; hint: run packed rows without a cache")
+        if segments_BT is not None and segments_BT.shape != ids_BT.shape:
+            raise ValueError(f"segments_BT has shape {tuple(segments_BT.shape)}; expected {tuple(ids_BT.shape)}")
+        if routing is not None:
+            self._check_routing(routing, (*ids_BT.shape, self.config.num_experts_per_tok))
+
+    def _check_routing(self, routing: Mapping[int, Tensor], shape: tuple[int, ...]) -> None:
+        if set(routing) != set(self.moe_layers()):
+            raise ValueError(f"routing has layers {sorted(routing)}; expected every one of {sorted(self.moe_layers())}")
+        for number, ids_BTK in routing.items():
+            if tuple(ids_BTK.shape) != shape:
+                raise ValueError(f"routing of layer {number} has shape {tuple(ids_BTK.shape)}; expected {shape}")
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm: the tensors whose names begin with `model.`."""
+
+    def __init__(self, config: ModelConfig, matmul: str) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, i, matmul) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, number: int, matmul: str) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, number)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        has_experts = config.is_moe_layer(number)
+        self.mlp = MoE(config, number, matmul) if has_experts else Mlp(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        pinned_BTK: Tensor | None,
+        *,
+        absorbed: bool,
+        cache: LatentCache | None,
+        trace: Trace | None,
+    ) -> Tensor:
+        normed = self.input_layernorm(x_BTD)
+        x_BTD = x_BTD + self.self_attn(normed, rotation, mask, absorbed=absorbed, cache=cache, trace=trace)
+        normed = self.post_attention_layernorm(x_BTD)
+        return x_BTD + (self.mlp(normed, pinned_BTK, trace) if isinstance(self.mlp, MoE) else self.mlp(normed))
+
+
+def _positions_and_mask(ids_BT: Tensor, start: int, segments_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Positions [B or 1, T] and who may see whom: None = plain causal, else bool [T, S] or [B, 1, T, S]."""
+    place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    if segments_BT is None:
+        if start == 0:
+            return place_T[None], None
+        place_S = torch.arange(start + len(place_T), device=ids_BT.device)
+        return place_T[None] + start, place_S <= (place_T + start)[:, None]
+    begins_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    document_BT = begins_BT.cumsum(-1)
+    first_BT = (begins_BT * place_T).cummax(-1).values
+    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
+    causal_TT = place_T <= place_T[:, None]
+    return place_T - first_BT, (same_BTT & causal_TT)[:, None]
+
+
+def _check_context(positions_BT: Tensor, start: int, limit: int) -> None:
+    if start + positions_BT.shape[1] <= limit:
+        return
+    longest = int(positions_BT.max()) + 1  # packed rows may be longer than their documents
+    if longest > limit:
+        raise ValueError(f"{longest} tokens exceed max_position_embeddings={limit}; hint: shorten the prompt")

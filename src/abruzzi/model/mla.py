@@ -1,0 +1,152 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437, eqs 1-11).
+
+Keys and values of all heads come from one small vector per token, c_kv, plus one rotary key k_pe that all
+heads share; only those two are cached. Two ways to attend, the same numbers up to rounding:
+
+* naive: decompress c_kv into keys and values of every head, then ordinary attention. Best for many
+  queries at once (training, prefill).
+* absorbed: fold the key half of kv_b_proj into the query and its value half into the output, and attend in
+  the latent space. Nothing is decompressed, which is what makes decode cheap.
+
+Not here: dropout, padding masks, sliding windows.
+
+Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
+N heads, Q q_lora_rank, R kv_lora_rank, K nope dim (qk_nope_head_dim), P rope dim, A = K + P, H value dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from abruzzi.config import ModelConfig
+from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
+from abruzzi.model.rope import rotate
+from abruzzi.model.trace import Trace
+
+
+class LatentCache:
+    """c_kv (after its norm) and k_pe (after its rotation) of every token so far: R + P numbers per layer.
+
+    Grows by concatenation, which is plain rather than fast. One cache belongs to one batch of sequences
+    of equal length."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        """Tokens per sequence."""
+        return self._layers[0][0].shape[1] if self._layers else 0
+
+    def append(self, layer: int, c_kv_BTR: Tensor, k_pe_BTP: Tensor) -> tuple[Tensor, Tensor]:
+        """Add this call's tokens; returns everything up to them, [B, S, R] and [B, S, P]."""
+        if layer in self._layers:
+            c_kv, k_pe = self._layers[layer]
+            if c_kv.shape[0] != c_kv_BTR.shape[0]:
+                raise ValueError(f"the cache holds a batch of {c_kv.shape[0]}, got one of {c_kv_BTR.shape[0]}")
+            c_kv_BTR, k_pe_BTP = torch.cat((c_kv, c_kv_BTR), 1), torch.cat((k_pe, k_pe_BTP), 1)
+        self._layers[layer] = c_kv_BTR, k_pe_BTP
+        return c_kv_BTR, k_pe_BTP
+
+
+class Attention(nn.Module):
+    """MLA of one layer. The queries' low-rank bottleneck exists only when the config has a q_lora_rank."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        c = config
+        self.layer = layer
+        self.heads, self.rank = c.num_attention_heads, c.kv_lora_rank
+        self.nope, self.rope, self.value = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
+        self.softmax_scale = c.softmax_scale  # contains YaRN's mscale squared
+        queries = c.num_attention_heads * c.qk_head_dim
+        if c.q_lora_rank is None:
+            self.q_proj = nn.Linear(c.hidden_size, queries, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(c.hidden_size, c.q_lora_rank, bias=False)
+            self.q_a_layernorm = RMSNorm(c.q_lora_rank, LATENT_NORM_EPS)
+            self.q_b_proj = nn.Linear(c.q_lora_rank, queries, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(c.hidden_size, self.rank + self.rope, bias=False)
+        self.kv_a_layernorm = RMSNorm(self.rank, LATENT_NORM_EPS)
+        self.kv_b_proj = nn.Linear(self.rank, self.heads * (self.nope + self.value), bias=False)
+        self.o_proj = nn.Linear(self.heads * self.value, c.hidden_size, bias=False)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        *,
+        absorbed: bool = False,
+        cache: LatentCache | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Attend from T new tokens to S tokens; returns [B, T, D].
+
+        rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
+        [B, 1, T, S]; None = causal over T = S tokens."""
+        q_nope_BTNK, q_pe_BTNP = self._queries(x_BTD, rotation)
+        c_kv_BSR, k_pe_BSP = self._latents(x_BTD, rotation)
+        if cache is not None:
+            c_kv_BSR, k_pe_BSP = cache.append(self.layer, c_kv_BSR, k_pe_BSP)
+        if trace is not None and trace.max_logits:
+            with torch.no_grad():
+                logits_BNTS = self._latent_logits(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
+                trace.max_logit_N[self.layer] = logits_BNTS.amax((0, 2, 3))
+        attend = self._absorbed if absorbed else self._naive
+        o_BTNH = attend(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
+        return self.o_proj(o_BTNH.flatten(2))
+
+    def _queries(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        if hasattr(self, "q_proj"):
+            q = self.q_proj(x_BTD)
+        else:
+            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
+        q_nope_BTNK, q_pe_BTNP = q.unflatten(-1, (self.heads, -1)).split((self.nope, self.rope), -1)
+        cos, sin = (r[:, :, None] for r in rotation)  # one rotation for all heads
+        return q_nope_BTNK, rotate(q_pe_BTNP, cos, sin)
+
+    def _latents(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        c_kv_BTR, k_pe_BTP = self.kv_a_proj_with_mqa(x_BTD).split((self.rank, self.rope), -1)
+        return self.kv_a_layernorm(c_kv_BTR), rotate(k_pe_BTP, *rotation)  # the rotary key is not normed
+
+    def _naive(
+        self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        kv = self.kv_b_proj(c_kv_BSR).unflatten(-1, (self.heads, -1))
+        k_nope_BSNK, v_BSNH = kv.split((self.nope, self.value), -1)
+        k_pe_BSNP = k_pe_BSP[:, :, None].expand(-1, -1, self.heads, -1)
+        q_BNTA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1).transpose(1, 2)
+        k_BNSA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1).transpose(1, 2)
+        # Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change.
+        v_BNSA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value))).transpose(1, 2)
+        o_BNTA = F.scaled_dot_product_attention(
+            q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
+        )
+        return o_BNTA.transpose(1, 2)[..., : self.value]
+
+    def _absorbed(
+        self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        logits_BNTS = self._latent_logits(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
+        weights_BNTS = logits_BNTS.softmax(-1).to(q_nope_BTNK.dtype)
+        u_BTNR = torch.einsum("bnts,bsr->btnr", weights_BNTS, c_kv_BSR)
+        return torch.einsum("btnr,nhr->btnh", u_BTNR, self._kv_b_parts()[1])
+
+    def _latent_logits(
+        self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Softmax inputs, float32 [B, N, T, S]; -inf where a token may not look."""
+        q_latent_BTNR = torch.einsum("btnk,nkr->btnr", q_nope_BTNK, self._kv_b_parts()[0])
+        logits_BNTS = torch.einsum("btnr,bsr->bnts", q_latent_BTNR, c_kv_BSR)
+        logits_BNTS = logits_BNTS + torch.einsum("btnp,bsp->bnts", q_pe_BTNP, k_pe_BSP)
+        if mask is None:
+            mask = torch.ones(logits_BNTS.shape[-2:], dtype=torch.bool, device=logits_BNTS.device).tril()
+        return (logits_BNTS.float() * self.softmax_scale).masked_fill(~mask, float("-inf"))
+
+    def _kv_b_parts(self) -> tuple[Tensor, Tensor]:
+        """kv_b_proj's rows per head: first the key part [N, K, R], then the value part [N, H, R]."""
+        w_uk_NKR, w_uv_NHR = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), 1)
+        return w_uk_NKR, w_uv_NHR

@@ -1,0 +1,37 @@
+"""What a forward pass may record for training and for replay; a forward without a Trace records nothing.
+
+Shape suffixes: B batch, T tokens, E experts, K experts per token, N heads. Keys are layer numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Trace:
+    """Filled by one forward; a second forward overwrites it. Recording never changes the logits.
+
+    max_logits:     also record max_logit_N, at the price of one more query-key product per layer.
+    expert_ids:     int64 [B, T, K] per MoE layer. Given back as `routing`, it pins the same choice.
+    router_scores:  sigmoid scores, float32 [B, T, E] per MoE layer, without bias, with gradient: what the
+                    sequence-wise balance loss is made of.
+    max_logit_N:    float32 [N] per layer: the largest softmax input of each head over the batch, scale
+                    included, hidden positions excluded. QK-Clip reads it (arXiv 2507.20534, section 2.1).
+    """
+
+    max_logits: bool = False
+    expert_ids: dict[int, Tensor] = field(default_factory=dict)
+    router_scores: dict[int, Tensor] = field(default_factory=dict)
+    max_logit_N: dict[int, Tensor] = field(default_factory=dict)
+
+    def expert_load(self, keep_BT: Tensor | None = None) -> dict[int, Tensor]:
+        """Tokens per expert, int64 [E] per MoE layer; with keep_BT (bool) only the tokens where it is true."""
+        load = {}
+        for layer, ids_BTK in self.expert_ids.items():
+            counted = ids_BTK if keep_BT is None else ids_BTK[keep_BT]
+            load[layer] = torch.bincount(counted.flatten(), minlength=self.router_scores[layer].shape[-1])
+        return load

@@ -1,0 +1,1 @@
+"""What INT4 means here: rounding, scales and packing of K2-Thinking's routed experts."""

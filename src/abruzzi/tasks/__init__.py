@@ -1,0 +1,59 @@
+"""Verifiable tasks with gold trajectories: what trains and measures a small thinking, tool-calling model.
+
+    task = make("word_problems", "trained", seed=7)
+    with task.open_tools() as tools: ...           # fresh tools to answer task.prompt with
+    task.reward("She has 42 marbles left.")        # 1.0 or 0.0
+    task.gold(thinking=True, tools=True)           # the messages of a right answer, tools really run
+    task.validate()                                # raises where the gold does not hold
+
+Splits: `trained` (trained phrasings, new values for every seed), `held_out` (phrasings that training never
+shows), `longer` (trained phrasings, more steps than trained). Everything is deterministic in its seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from . import folder_facts, table_questions, word_problems
+from .audit import GoldError
+from .task import SPLITS, Move, Split, Task
+
+__all__ = ["FAMILIES", "SPLITS", "GoldError", "Move", "Split", "Task", "examples", "make", "stream"]
+
+FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
+    {
+        "word_problems": word_problems.make,
+        "table_questions": table_questions.make,
+        "folder_facts": folder_facts.make,
+    }
+)
+# Chosen by reading: short, typical, each family with and without numbers to combine.
+_EXAMPLES = (("word_problems", 0), ("word_problems", 1))
+
+
+def make(family: str, split: Split, seed: int) -> Task:
+    """One task; its id is "family-split-seed". Raises ValueError for an unknown family or split."""
+    if family not in FAMILIES:
+        raise ValueError(f"task family {family!r} is unknown; expected one of {', '.join(FAMILIES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)}")
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; expected 0 or more")
+    return FAMILIES[family](split, seed, f"{family}-{split}-{seed}")
+
+
+def stream(families: Sequence[str], split: Split, seed: int) -> Iterator[Task]:
+    """Endless tasks, families drawn evenly, seeds from 2**32 up so that they never meet small ones by hand.
+
+    Different seeds give different tasks, but a short question can come up twice: whoever measures on
+    `trained` leaves out questions that training used, by their text."""
+    rng = random.Random(f"stream/{seed}")
+    while True:
+        yield make(rng.choice(families), split, rng.randrange(2**32, 2**62))
+
+
+def examples() -> list[Task]:
+    """A few typical tasks to show what the model can do."""
+    return [make(family, "trained", seed) for family, seed in _EXAMPLES]
