@@ -66,10 +66,12 @@ def test_gradients_equal(name: str) -> None:
     _loss(ours(ids), ids).backward()
     got = _named_gradients(ours)
     assert got.keys() == want.keys()
-    for key, gradient in want.items():
-        largest = gradient.abs().max()
-        assert (got[key] - gradient).abs().max() <= 1e-3 * largest + 1e-8, key
-    assert sum(bool(g.abs().max() > 0) for g in want.values()) > 0.9 * len(want)
+    worst = max(twins.difference(got[k], g) for k, g in want.items() if bool(g.any()))
+    print(f"{name}: gradients differ by at most {worst:.1e} of each tensor's largest")
+    assert worst <= CLOSE
+    silent = {k for k, g in want.items() if not bool(g.any())}
+    assert all(".experts." in k for k in silent)  # experts that no token chose
+    assert all(not bool(got[k].any()) for k in silent)
 
 
 def test_a_file_that_transformers_wrote_loads_strictly(tmp_path: Path) -> None:
@@ -132,7 +134,8 @@ def _their_logits_routed(twin: twins.Twin, ids_BT: torch.Tensor, routing: dict[i
     hooks = []
     for layer, ids_BTK in routing.items():
 
-        def swap(module, args, output, chosen=ids_BTK.flatten(0, 1)):
+        def swap(module, args, output, pinned=ids_BTK):
+            chosen = pinned.flatten(0, 1)
             scores = output[0].sigmoid().gather(1, chosen)
             return output[0], scores / scores.sum(-1, keepdim=True) * module.routed_scaling_factor, chosen
 

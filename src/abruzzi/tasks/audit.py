@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .task import Move, Task
 
 # Sized for a context of 2,048 tokens with a vocabulary of one or two thousand.
-LONGEST_QUESTION = 1000
+LONGEST_QUESTION = 900
 LONGEST_THINKING = 1200
 
 _ROW_LIMIT = re.compile(r"LIMIT 1(?: OFFSET 1)?")

@@ -102,7 +102,7 @@ class Cabinet:
         self.bank = Bank({**scene.asks, **INTRODUCTIONS}, rng, held_out)
         self.layout: Layout = rng.choice(("pointed", "titled", "flat"))
         people = rng.sample(WOMEN + MEN, 12)
-        size = rng.randint(3, 4)
+        size = 3 if self.layout == "pointed" else rng.randint(3, 4)  # pointers make the files long
         entities = rng.sample(scene.entities, size) if scene.entities else people[:size]
         names = rng.sample(scene.names, size) if scene.names else people[4 : 4 + size]
         self.listed = rng.sample(scene.listed, size) if scene.listed else people[8 : 8 + size]

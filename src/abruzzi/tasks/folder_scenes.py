@@ -18,7 +18,8 @@ class Scene:
     """listing: the list's file; line: how it names who and entity ({e} with `title`). folder: where entries live.
 
     people: the list holds people, drawn from vocabulary; otherwise `listed` names the things. title: the
-    entity in a sentence, {e}. The first of `lines` is a full sentence; thinking uses it too. entities: their names, empty for people. names: the pool of name_label's values,
+    entity in a sentence, {e}. The first of `lines` is a full sentence; thinking uses it too. entities: their names,
+        empty for people. names: the pool of name_label's values,
     empty for people. op: what {n} does to the number ("*" times n, "-" take n away). unit: of number_label."""
 
     listing: str
@@ -48,11 +49,13 @@ SCENES = {
         ("Please keep the list of staff up to date.", "The canteen is closed on Sunday."),
         {
             "name": Say(
-                ("Who leads the team that {who} works in?", "{who} needs to talk to the lead of the team. Who is that?"),
+                ("Who leads the team that {who} works in?",
+                 "{who} needs to talk to the lead of the team. Who is that?"),
                 ("Whom does {who} have as team lead?",),
             ),
             "number": Say(
-                ("How many members does the team of {who} have?", "What is the number of members in the team of {who}?"),
+                ("How many members does the team of {who} have?",
+                 "What is the number of members in the team of {who}?"),
                 ("With the team of {who} complete, how many members are there?",),
             ),
             "calc": Say(
@@ -80,7 +83,8 @@ SCENES = {
         ("All vans are washed on Friday.", "Parcels without a name go back to the office."),
         {
             "name": Say(
-                ("Who drives the van with the parcel for {who}?", "{who} is waiting for a parcel. Who is the driver that brings it?"),
+                ("Who drives the van with the parcel for {who}?",
+                 "{who} is waiting for a parcel. Who is the driver that brings it?"),
                 ("Which driver has the parcel for {who} on board?",),
             ),
             "number": Say(
@@ -105,7 +109,8 @@ SCENES = {
     ),
     "loans": Scene(
         "loans.txt", ("{who} has borrowed {t}", "{who} took {t}", "Lent to {who}: {t}"), (),
-        "books", "{e}", ("Salt Road", "Night Ferry", "Iron Garden", "Paper Moon", "Winter Bees", "Quiet Hill", "Glass River"),
+        "books", "{e}", ("Salt Road", "Night Ferry", "Iron Garden", "Paper Moon", "Winter Bees", "Quiet Hill",
+        "Glass River"),
         "Author", (), "Pages", 80, 890, "pages", "-", "pages", "Sequel",
         ("Books come back after four weeks at the latest.", "The reading room is open all day."),
         {
@@ -114,7 +119,8 @@ SCENES = {
                 ("Name the author of the book that is lent to {who}.",),
             ),
             "number": Say(
-                ("How many pages does the book have that {who} has borrowed?", "How long is the book that {who} took, in pages?"),
+                ("How many pages does the book have that {who} has borrowed?",
+                 "How long is the book that {who} took, in pages?"),
                 ("What is the number of pages of the book lent to {who}?",),
             ),
             "calc": Say(
@@ -137,12 +143,14 @@ SCENES = {
         "lent_out.txt", ("The {who} is with {t}", "The {who} was lent to {t}", "The {who}: {t} has it"),
         ("ladder", "drill", "tent", "saw", "wheelbarrow", "projector", "kayak", "hammock", "trailer"),
         "people", "{e}", (),
-        "Street", ("Mill Street", "Park Lane", "Church Road", "Station Street", "Garden Lane", "Bridge Road", "Market Street"),
+        "Street", ("Mill Street", "Park Lane", "Church Road", "Station Street", "Garden Lane", "Bridge Road",
+        "Market Street"),
         "Minutes by bike", 4, 58, "minutes", "*", "minutes", "Neighbour",
         ("Whoever lends something out writes it down.", "Please clean everything before it comes back."),
         {
             "name": Say(
-                ("In which street can I pick up the {who}?", "Somebody has the {who}. In which street does that person live?"),
+                ("In which street can I pick up the {who}?",
+                 "Somebody has the {who}. In which street does that person live?"),
                 ("I want the {who} back. What is the street I have to go to?",),
             ),
             "number": Say(
@@ -174,7 +182,8 @@ SCENES = {
         ("Keep every bill for the tax office.", "Spare parts are in the cellar."),
         {
             "name": Say(
-                ("In which town is the mechanic who repairs the {who}?", "The {who} has to be taken to its mechanic. To which town?"),
+                ("In which town is the mechanic who repairs the {who}?",
+                 "The {who} has to be taken to its mechanic. To which town?"),
                 ("Which town does the mechanic for the {who} come from?",),
             ),
             "number": Say(
@@ -236,7 +245,8 @@ SCENES = {
         ("Take water and a hat.", "In case of rain we meet in the hut."),
         {
             "name": Say(
-                ("Who is the guide of the group that {who} walks with?", "{who} has a question for the guide of the group. Who is that?"),
+                ("Who is the guide of the group that {who} walks with?",
+                 "{who} has a question for the guide of the group. Who is that?"),
                 ("Which guide does {who} follow?",),
             ),
             "number": Say(

@@ -489,7 +489,8 @@ SAVE = {
             "|{Thing_b} costs {g} {money}. If {P} now [save] {b} {money} each week, how many more weeks [do] {p} need?",
         ),
         (
-            "|{P} now [lay] aside {b} {money} a week for {thing_b} that costs {g}. After how many more weeks is that enough?",
+            "|{P} now [lay] aside {b} {money} a week for {thing_b} that costs {g}. "
+            "After how many more weeks is that enough?",
         ),
         plan=("divide by {b} a week",),
         why=("{a} {money} at {b} a week", "{b} {money} take one week, so divide {a}"),

@@ -1,0 +1,123 @@
+"""The operations in plain NumPy: what each one means. Tests compare every fast path with these.
+
+Letters: T tokens, S positions, I inputs, O outputs, D width, E experts, F expert inner, K experts per token
+(in `mla_*`: nope dim), N heads, R kv_lora_rank, P rope dim, H value dim.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def int4_matvec(packed_OW: np.ndarray, scale_OG: np.ndarray, x_I: np.ndarray) -> np.ndarray:
+    """float32 [O] = W [O, I] x [I]; packed int32 [O, I/8], lowest bits first, code + 8; scale bfloat16 bits.
+
+    Accumulates in float64, so that it is the better of the two in any comparison."""
+    words = packed_OW.view(np.uint32)
+    codes = ((words[..., None] >> (np.arange(8, dtype=np.uint32) * 4)) & 15).astype(np.float64) - 8
+    scale = (scale_OG.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    rows = len(words)
+    weight_OI = codes.reshape(rows, -1, 32) * scale[..., None]
+    return (weight_OI.reshape(rows, -1) @ x_I.astype(np.float64)).astype(np.float32)
+
+
+def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight, row by row; float32 in and out, float64 inside."""
+    wide = x_TD.astype(np.float64)
+    return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight_D).astype(np.float32)
+
+def linear(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
+    """x @ W^T: float32 [T, out]. BLAS does this well; it is here so that callers have one place."""
+    return x_TI @ w_OI.T
+
+
+def silu_mul(gate_TF: np.ndarray, up_TF: np.ndarray) -> np.ndarray:
+    """silu(gate) * up, elementwise."""
+    # exp of a large negative number's negative overflows to inf, and 1 / inf is the right 0.
+    with np.errstate(over="ignore"):
+        return gate_TF / (1 + np.exp(-gate_TF)) * up_TF
+
+
+def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Rotate the pairs (0,1), (2,3), ... of the last axis [..., P] by the angles of cos, sin [..., P/2].
+
+    The result holds the even components first, then the odd ones: any order serves, as long as query and
+    key use the same."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return np.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
+
+
+def route(
+    logits_TE: np.ndarray,
+    bias_E: np.ndarray,
+    *,
+    top_k: int,
+    n_group: int,
+    topk_group: int,
+    renormalize: bool,
+    scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chosen experts int64 [T, K] and their weights float32 [T, K] (k2.md 2.2; DeepSeek-V3 eqs. 12-16).
+
+    Sigmoid scores; the bias counts for the choice only; with groups, those with the largest sum of two
+    biased scores are kept."""
+    with np.errstate(over="ignore"):
+        scores_TE = 1 / (1 + np.exp(-logits_TE))
+    choice_TE = scores_TE + bias_E
+    if n_group > 1:
+        tokens, experts = choice_TE.shape
+        grouped_TGM = choice_TE.reshape(tokens, n_group, -1)
+        group_TG = np.sort(grouped_TGM, axis=-1)[..., -2:].sum(-1)
+        kept_TG = np.argsort(-group_TG, axis=-1, kind="stable")[:, :topk_group]
+        mask_TG = np.full((tokens, n_group), -np.inf, np.float32)
+        np.put_along_axis(mask_TG, kept_TG, 0.0, axis=-1)
+        choice_TE = (grouped_TGM + mask_TG[..., None]).reshape(tokens, experts)
+    chosen_TK = np.argsort(-choice_TE, axis=-1, kind="stable")[:, :top_k]
+    weight_TK = np.take_along_axis(scores_TE, chosen_TK, axis=-1)
+    if renormalize:
+        weight_TK = weight_TK / (weight_TK.sum(-1, keepdims=True) + np.float32(1e-20))
+    return chosen_TK, weight_TK * np.float32(scale)
+
+
+def mla_absorbed(
+    q_TNK: np.ndarray,
+    q_pe_TNP: np.ndarray,
+    c_kv_SR: np.ndarray,
+    k_pe_SP: np.ndarray,
+    w_uk_NKR: np.ndarray,
+    w_uv_NHR: np.ndarray,
+    scale: np.float32,
+) -> np.ndarray:
+    """Causal MLA in the latent space: float32 [T, N, H]; the T queries are the last T of S positions.
+
+    The key up-projection is folded into the query, the value up-projection into the output, so that each
+    cached latent is read once for all heads (k2.md 2.1)."""
+    q_NTR = q_TNK.transpose(1, 0, 2) @ w_uk_NKR
+    scores_NTS = (q_NTR @ c_kv_SR.T + q_pe_TNP.transpose(1, 0, 2) @ k_pe_SP.T) * scale
+    u_NTR = _causal_softmax(scores_NTS) @ c_kv_SR
+    return (u_NTR @ w_uv_NHR.transpose(0, 2, 1)).transpose(1, 0, 2)
+
+
+def mla_naive(
+    q_TNK: np.ndarray,
+    q_pe_TNP: np.ndarray,
+    c_kv_SR: np.ndarray,
+    k_pe_SP: np.ndarray,
+    w_uk_NKR: np.ndarray,
+    w_uv_NHR: np.ndarray,
+    scale: np.float32,
+) -> np.ndarray:
+    """The same as `mla_absorbed` with keys and values decompressed first: fewer products for many queries."""
+    k_NKS = w_uk_NKR @ c_kv_SR.T
+    scores_NTS = (q_TNK.transpose(1, 0, 2) @ k_NKS + q_pe_TNP.transpose(1, 0, 2) @ k_pe_SP.T) * scale
+    v_NSH = c_kv_SR @ w_uv_NHR.transpose(0, 2, 1)
+    return (_causal_softmax(scores_NTS) @ v_NSH).transpose(1, 0, 2)
+
+
+def _causal_softmax(scores_NTS: np.ndarray) -> np.ndarray:
+    tokens, positions = scores_NTS.shape[1:]
+    if tokens > 1:
+        future_TS = np.arange(positions) > np.arange(positions - tokens, positions)[:, None]
+        scores_NTS = np.where(future_TS, np.float32(-np.inf), scores_NTS)
+    scores_NTS = np.exp(scores_NTS - scores_NTS.max(-1, keepdims=True))
+    return scores_NTS / scores_NTS.sum(-1, keepdims=True)

@@ -1,0 +1,111 @@
+"""Cached decode against the full forward for every chunking; packed rows against separate documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import twins
+
+from abruzzi.model.k2 import ABSORB_UP_TO, AttentionForm, K2Model
+from abruzzi.model.mla import LatentCache
+
+CLOSE = 1e-5  # of the largest logit: only the order of float32 sums differs
+NAMES = ("lora-g4-s2-yarn", "q-g1-s1-rope")
+
+
+def chunkings(tokens: int) -> Iterator[list[int]]:
+    """Every way to cut a prompt into chunks, as lists of lengths."""
+    for cuts in range(2 ** (tokens - 1)):
+        lengths = [1]
+        for place in range(tokens - 1):
+            if cuts >> place & 1:
+                lengths.append(1)
+            else:
+                lengths[-1] += 1
+        yield lengths
+
+
+def chunked(model: K2Model, ids: torch.Tensor, lengths: list[int], attention: AttentionForm) -> torch.Tensor:
+    cache = LatentCache()
+    parts = [model(chunk, cache=cache, attention=attention) for chunk in ids.split(lengths, 1)]
+    assert cache.length == ids.shape[1]
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("attention", ["naive", "absorbed"])
+@torch.no_grad()
+def test_every_chunking_of_a_prompt(name: str, attention: AttentionForm) -> None:
+    model, ids = twins.twin(name).ours(), twins.twin(name).ids(length=6)
+    full = model(ids, attention="naive")
+    every = list(chunkings(6))
+    assert len(every) == 32 and [6] in every and [1] * 6 in every
+    worst = max(twins.difference(chunked(model, ids, lengths, attention), full) for lengths in every)
+    print(f"{name} {attention}: {worst:.1e}")
+    assert worst <= CLOSE
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_long_chunks_then_single_tokens_switch_the_form(name: str) -> None:
+    """Prefill in chunks on both sides of the switch, then decode; against transformers, not only ourselves."""
+    twin = twins.twin(name)
+    ids = twin.ids(length=2 * ABSORB_UP_TO + 12)
+    lengths = [ABSORB_UP_TO + 1, ABSORB_UP_TO, *[1] * (ids.shape[1] - 2 * ABSORB_UP_TO - 1)]
+    got = chunked(twin.ours(), ids, lengths, "auto")
+    assert twins.difference(got, twins.their_logits(twin, ids)[0]) <= 1e-4
+
+
+@torch.no_grad()
+def test_a_cache_that_forgets_the_position_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted mistake: every chunk starts at position 0."""
+    twin = twins.twin("lora-g4-s2-yarn")
+    ids = twin.ids(length=6)
+    full = twin.ours()(ids)
+    from abruzzi.model import k2
+
+    rotations = k2.rotations
+    monkeypatch.setattr(k2, "rotations", lambda config, p: rotations(config, p - p[:, :1]))
+    assert twins.difference(chunked(twin.ours(), ids, [3, 3], "auto"), full) > 1e-2
+
+
+@pytest.mark.parametrize("attention", ["naive", "absorbed"])
+@torch.no_grad()
+def test_packed_rows_equal_separate_documents(attention: AttentionForm) -> None:
+    """Two rows cut differently, one with padding (-1) and one that repeats a segment number further on."""
+    twin = twins.twin("lora-g4-s2-yarn")
+    model, ids = twin.ours(), twin.ids(batch=2, length=20)
+    segments = torch.tensor([[0] * 7 + [1] * 9 + [-1] * 4, [5] * 3 + [2] * 12 + [5] * 5])
+    packed = model(ids, segments_BT=segments, attention=attention)
+    for row, cuts in ((0, (7, 9, 4)), (1, (3, 12, 5))):
+        alone = torch.cat([model(part[None])[0] for part in ids[row].split(cuts)])
+        assert twins.difference(packed[row], alone) <= CLOSE
+    assert twins.difference(model(ids), packed) > 1e-2  # one document each would be something else
+
+
+@torch.no_grad()
+def test_what_does_not_fit_together_is_refused() -> None:
+    twin = twins.twin("lora-g4-s2-yarn")
+    model, ids = twin.ours(), twin.ids(length=4)
+    cache = LatentCache()
+    model(ids, cache=cache)
+    with pytest.raises(ValueError, match="exclude each other"):
+        model(ids, cache=cache, segments_BT=torch.zeros_like(ids))
+    with pytest.raises(ValueError, match="batch of 2, got one of 1"):
+        model(ids[:1], cache=cache)
+    with pytest.raises(ValueError, match="max_position_embeddings=256"):
+        model(twin.ids(length=257))
+    packed = torch.arange(300).div(100, rounding_mode="floor")[None]
+    assert model(twin.ids(batch=1, length=300), segments_BT=packed).shape == (1, 300, 101)
+    with pytest.raises(ValueError, match="expected 0 to 100"):
+        model(torch.tensor([[101]]))
+    with pytest.raises(ValueError, match=r"integers \[B, T\]"):
+        model(torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="every one of"):
+        model(ids, routing={1: torch.zeros(2, 4, 3, dtype=torch.int64)})
+    with pytest.raises(ValueError, match="layer 2 has shape"):
+        model(ids, routing={1: torch.zeros(2, 4, 3).long(), 2: torch.zeros(2, 4, 2).long()})
+    with pytest.raises(ValueError, match="'sparse' is unknown"):
+        model(ids, attention="sparse")
