@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,13 +42,13 @@ def rope_turned_backwards(patch: Patch, model: K2Model) -> None:
 
 
 def yarn_frequencies_left_out(patch: Patch, model: K2Model) -> None:
-    plain = twins.replace(model.config, rope_scaling=None)
+    plain = replace(model.config, rope_scaling=None)
     rotations = k2.rotations
     patch.setattr(k2, "rotations", lambda config, positions: rotations(plain, positions))
 
 
 def mscale_left_out(patch: Patch, model: K2Model) -> None:
-    for layer in model.model.layers:
+    for layer in model.layers():
         layer.self_attn.softmax_scale = model.config.qk_head_dim**-0.5
 
 
@@ -67,7 +68,7 @@ def rotary_key_normed(patch: Patch, model: K2Model) -> None:
 
 def values_before_keys(patch: Patch, model: K2Model) -> None:
     """kv_b_proj's rows read as value then key."""
-    for layer in model.model.layers:
+    for layer in model.layers():
         attention = layer.self_attn
         heads = attention.kv_b_proj.weight.data.unflatten(0, (attention.heads, -1))
         attention.kv_b_proj.weight.data = heads.roll(attention.value, 1).flatten(0, 1)

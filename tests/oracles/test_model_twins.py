@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 import twins
 from safetensors.torch import load_file
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3TopkRouter
 
 from abruzzi.model.k2 import K2Model
+from abruzzi.model.moe import Router
 from abruzzi.model.trace import Trace
 
 CLOSE = 1e-4  # of the largest logit, float32
@@ -90,7 +91,7 @@ def test_latent_norms_use_1e6_whatever_the_config_says() -> None:
     """On the attention module alone, with inputs so small that eps decides; config eps of 1e-2."""
     config = replace(twins.CONFIGS["lora-g1-s1-rope"], rms_norm_eps=1e-2)
     twin = twins.make_twin(config)
-    ours = twin.ours().model.layers[0].self_attn
+    ours = twin.ours().layers()[0].self_attn
     theirs = twin.theirs.model.layers[0].self_attn
     assert isinstance(theirs, DeepseekV3Attention)
     x_BTD = 1e-3 * torch.randn(1, 5, config.hidden_size, generator=torch.Generator().manual_seed(0))
@@ -104,6 +105,23 @@ def test_latent_norms_use_1e6_whatever_the_config_says() -> None:
         assert twins.difference(got, want) < 1e-5
         ours.kv_a_layernorm.eps = ours.q_a_layernorm.eps = config.rms_norm_eps
         assert twins.difference(ours(x_BTD, rotation, None), want) > 0.5
+
+
+@pytest.mark.parametrize("name", ["lora-g1-s1-rope", "lora-g4-s1-rope"])
+def test_ties_go_where_transformers_sends_them(name: str) -> None:
+    """All scores equal, or equal in blocks that cross the groups' borders."""
+    config = twins.CONFIGS[name]
+    theirs, ours = DeepseekV3TopkRouter(twins.make_twin(config).theirs.config), Router(config)
+    x = torch.randn(40, config.hidden_size, generator=torch.Generator().manual_seed(0))
+    for block in (1, 3, 6):
+        with torch.no_grad():
+            rows = torch.randn(16, config.hidden_size, generator=torch.Generator().manual_seed(1))
+            weight = torch.zeros_like(rows) if block == 1 else rows[torch.arange(16) // block]
+            theirs.weight.copy_(weight)
+            ours.weight.copy_(weight)
+            theirs.e_score_correction_bias.zero_()
+            want = theirs(x)[2]
+        assert torch.equal(ours(x)[0].sort(-1).values, want.sort(-1).values)
 
 
 def test_the_twin_itself_is_loud() -> None:

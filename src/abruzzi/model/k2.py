@@ -15,7 +15,7 @@ K experts per token, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,15 +94,18 @@ class K2Model(nn.Module):
             attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
         )
         x_BTD = self.model.embed_tokens(ids_BT)
-        for number, layer in enumerate(self.model.layers):
+        for number, layer in enumerate(self.layers()):
             pinned_BTK = None if routing is None else routing.get(number)
             x_BTD = layer(x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, cache=cache, trace=trace)
         return self.model.norm(x_BTD)
 
+    def layers(self) -> list[Layer]:
+        """The layers in order: where QK-Clip finds `self_attn`."""
+        return cast("list[Layer]", list(self.model.layers))
+
     def moe_layers(self) -> dict[int, MoE]:
-        """The layers with experts, by layer number: where the selection bias is (`.gate`)."""
-        layers = enumerate(self.model.layers)
-        return {i: layer.mlp for i, layer in layers if isinstance(layer, Layer) and isinstance(layer.mlp, MoE)}
+        """The expert blocks by layer number: where the selection bias is (`.gate`)."""
+        return {i: layer.mlp for i, layer in enumerate(self.layers()) if isinstance(layer.mlp, MoE)}
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:

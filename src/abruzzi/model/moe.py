@@ -68,7 +68,7 @@ class Router(nn.Module):
         if self.groups > 1:
             choice_TGe = choice_TE.unflatten(-1, (self.groups, -1))
             group_score_TG = choice_TGe.topk(2, dim=-1).values.sum(-1)
-            kept = group_score_TG.topk(self.kept_groups, dim=-1).indices
+            kept = group_score_TG.topk(self.kept_groups, dim=-1, sorted=False).indices
             dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter_(-1, kept, False)
             choice_TE = choice_TGe.masked_fill(dropped_TG[..., None], float("-inf")).flatten(-2)
         return choice_TE.topk(self.top_k, dim=-1, sorted=False).indices

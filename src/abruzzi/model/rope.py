@@ -18,7 +18,8 @@ from abruzzi.config import ModelConfig
 def rotations(config: ModelConfig, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [B, T, p], of every pair's angle at every position.
 
-    The angle is formed in float64: at position 262,143 a float32 product is off by up to 0.02 rad."""
+    The angle is formed in float64 (which Apple's MPS lacks): at position 262,143 a float32 product is off by
+    up to 0.02 rad."""
     inv_freq_p = torch.tensor(config.rope_inv_freq(), dtype=torch.float64, device=positions_BT.device)
     angle_BTp = positions_BT.double()[..., None] * inv_freq_p
     factor = config.rope_attention_factor

@@ -30,7 +30,11 @@ FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
     }
 )
 # Chosen by reading: short, typical, each family with and without numbers to combine.
-_EXAMPLES = (("word_problems", 0), ("word_problems", 1))
+_EXAMPLES = (
+    *(("word_problems", 1), ("word_problems", 6)),
+    *(("table_questions", 3), ("table_questions", 12)),
+    *(("folder_facts", 6), ("folder_facts", 10)),
+)
 
 
 def make(family: str, split: Split, seed: int) -> Task:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from . import language
 from .environments import Folder
-from .folder_scenes import INTRODUCTIONS, SCENES, Scene
+from .folder_scenes import INTRODUCTIONS, SCENES
 from .phrasing import Bank
 from .task import Move, Split, Task
 from .vocabulary import MEN, WOMEN

@@ -15,12 +15,14 @@ from .phrasing import Say
 
 @dataclass(frozen=True)
 class Scene:
-    """listing: the list's file; line: how it names who and entity ({e} with `title`). folder: where entries live.
+    """One world. Empty pools of names mean people.
 
-    people: the list holds people, drawn from vocabulary; otherwise `listed` names the things. title: the
-    entity in a sentence, {e}. The first of `lines` is a full sentence; thinking uses it too. entities: their names,
-        empty for people. names: the pool of name_label's values,
-    empty for people. op: what {n} does to the number ("*" times n, "-" take n away). unit: of number_label."""
+    listing: the list's file. lines: how it says that {who} belongs to the entity {t}; the first is a full sentence,
+    which thinking uses too. listed: the things on the list. folder: where the entries live. title: an entity {e}
+    in a sentence. entities: their names. name_label, names: the entry's name and its pool. number_label, low,
+    high, unit: the entry's number. op: what a question's {n} does to it ("*": n times, "-": take n away), and
+    result_unit. link_label: how an entry points to another. notes: lines of a file that says nothing. asks: the
+    questions by kind."""
 
     listing: str
     lines: tuple[str, ...]
@@ -158,7 +160,7 @@ SCENES = {
                 ("By bike, how many minutes away is the {who}?",),
             ),
             "calc": Say(
-                ("I have to go {n} times by bike to the person who has the {who}. How many minutes is that, one way each?",
+                ("I bike {n} times to the person who has the {who}. How many minutes is that, one way each?",
                  "How many minutes do {n} bike rides to the person with the {who} take?"),
                 ("What do {n} rides to whoever has the {who} come to in minutes by bike?",),
             ),
@@ -294,7 +296,7 @@ SCENES = {
             ),
             "pair": Say(
                 ("How many dollars of rent do {who} and {who2} pay together for one month?",
-                 "Add up the rent in the house of {who} and the rent in the house of {who2}. How many dollars is that?"),
+                 "Add up the rents in the houses of {who} and {who2}. How many dollars is that?"),
                 (),
             ),
         },

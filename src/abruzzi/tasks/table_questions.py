@@ -15,17 +15,11 @@ from dataclasses import dataclass, field
 from . import language
 from .environments import OneTable
 from .numbers import plain
-from .phrasing import Bank
-from .table_themes import INTRODUCTIONS, QUESTIONS, THEMES, Measure, Theme
+from .sheet import Row, Sheet, Unfit
 from .task import Move, Split, Task
 from .workings import exact, sum_up, work_out
 
 _SLIP_SHARE = 0.10
-Row = dict[str, str | int]
-
-
-class Unfit(Exception):
-    """The table drawn does not allow the question (a group too small, an inexact average): draw again."""
 
 
 @dataclass
@@ -78,114 +72,6 @@ def _make(split: Split, rng: random.Random, id: str) -> Task:
     )
 
 
-class Sheet:
-    """A filled table, the measure that is asked about, and the words for them."""
-
-    def __init__(self, rng: random.Random, held_out: bool) -> None:
-        self.rng = rng
-        self.bank = Bank({**QUESTIONS, **INTRODUCTIONS}, rng, held_out)
-        self.theme: Theme = rng.choice(THEMES)
-        self.name = rng.choice(self.theme.tables)
-        self.measure: Measure = rng.choice(self.theme.measures)
-        dropped = {m.column for m in self.theme.measures if m is not self.measure and rng.random() < 0.3}
-        self.columns = tuple(c for c in self.theme.columns if c not in dropped)
-        size = rng.randint(4, 8)
-        names = rng.sample(self.theme.names, size)
-        groups = rng.sample(self.theme.groups, 2 if size < 6 else rng.randint(2, 3))
-        numbers = {m.column: rng.sample(range(m.low, m.high + 1), size) for m in self.theme.measures}
-        self.rows: list[Row] = [
-            {self.theme.key: name, self.theme.group: rng.choice(groups), **{c: numbers[c][i] for c in numbers}}
-            for i, name in enumerate(names)
-        ]
-
-    def number(self, row: Row) -> int:
-        value = row[self.measure.column]
-        assert isinstance(value, int)
-        return value
-
-    def label(self, row: Row) -> str:
-        return str(row[self.theme.key])
-
-    def the(self, row: Row) -> str:
-        return self.theme.the + self.label(row)
-
-    def grouped(self, smallest: int = 2) -> tuple[str, list[Row]]:
-        """A group and its rows, not the whole table. Raises Unfit."""
-        members: dict[str, list[Row]] = {}
-        for row in self.rows:
-            members.setdefault(str(row[self.theme.group]), []).append(row)
-        fitting = [(g, rows) for g, rows in members.items() if smallest <= len(rows) < len(self.rows)]
-        if not fitting:
-            raise Unfit
-        return self.rng.choice(fitting)
-
-    def condition(self) -> tuple[str, str, list[Row], int]:
-        """A condition on the measure: in words, in SQL, the rows that meet it (not all), and its threshold."""
-        above = self.rng.random() < 0.5
-        numbers = sorted(self.number(row) for row in self.rows)
-        edge = self.rng.choice(numbers[1:-1]) + (self.rng.randint(-3, 3))
-        edge = max(2, round(edge, -1) if edge > 30 and self.rng.random() < 0.6 else edge)
-        meets = [row for row in self.rows if (self.number(row) > edge if above else self.number(row) < edge)]
-        if not 1 <= len(meets) < len(self.rows):
-            raise Unfit
-        words = (self.measure.more if above else self.measure.less).format(n=edge)
-        return words, f"{self.measure.column} {'>' if above else '<'} {edge}", meets, edge
-
-    def ask(self, kind: str, **slots: object) -> str:
-        theme, measure = self.theme, self.measure
-        words: dict[str, object] = {
-            "row": theme.row,
-            "rows": theme.rows,
-            "noun": measure.noun,
-            "who": self.who,
-            "group_name": theme.group,
-            **slots,
-        }
-        return language.sentence_case(self.bank.draw(kind).format_map(words))
-
-    @property
-    def who(self) -> str:
-        return "who" if self.theme.row in ("person", "athlete") else "that"
-
-    def of_group(self, group: str) -> str:
-        return self.theme.of_group.format(g=group)
-
-    def select(self, what: str, rest: str = "") -> dict[str, str]:
-        return {"sql": f"SELECT {what} FROM {self.name}{' ' + rest if rest else ''}"}
-
-    def where(self, row: Row) -> str:
-        return f"WHERE {self.theme.key} = '{self.label(row)}'"
-
-    def lookup(self, row: Row, first: bool = True) -> Move:
-        """One row's number."""
-        start = "I need" if first else "Next I need"
-        thought = f"{start} the {self.measure.noun} of {self.the(row)}."
-        return Move(thought, "table", self.select(self.measure.column, self.where(row)), str(self.number(row)))
-
-    def lookups(self, rows: list[Row]) -> list[Move]:
-        """The numbers of several rows: all in one query, or one after the other."""
-        if self.rng.random() < 0.5:
-            labels = ", ".join(f"'{self.label(row)}'" for row in rows)
-            thought = f"I need the {self.measure.noun} of {language.listed([self.the(row) for row in rows])}."
-            what = self.select(f"{self.theme.key}, {self.measure.column}", f"WHERE {self.theme.key} IN ({labels})")
-            return [Move(thought, "table", what, f"{self.label(rows[0])}|{self.number(rows[0])}")]
-        moves = [self.lookup(rows[0])]
-        for before, row in zip(rows, rows[1:]):
-            move = self.lookup(row, first=False)
-            moves.append(Move(f"{self.says(before)} {move.thought}", move.tool, move.arguments, move.expect))
-        return moves
-
-    def says(self, row: Row) -> str:
-        """What a row's number is, as a sentence that a thought can begin with."""
-        return f"{self.capital(self.the(row))}: {self.number(row)}."
-
-    def capital(self, text: str) -> str:
-        return text[0].upper() + text[1:]
-
-    def read_out(self, rows: list[Row]) -> str:
-        return "; ".join(f"{self.label(row)} {self.number(row)}" for row in rows)
-
-
 def _calculate(thought: str, a: int, op: str, b: int) -> tuple[Move, int]:
     try:
         result = exact(a, op, b)
@@ -230,14 +116,15 @@ def _count(sheet: Sheet) -> Draft:
         counted += fits
         said.append(f"{sheet.label(row)} {sheet.number(row)} {f'yes, {counted - 1}+1={counted}' if fits else 'no'}")
     side = "above" if ">" in sql else "below"
+    thought = f"Count the rows with the {sheet.measure.noun} {side} {edge}."
     return Draft(
         question=sheet.ask("count", cond=words),
         answer=str(counted),
         sentence=f"The number of {sheet.theme.rows} {sheet.who} {words} is {counted}.",
         alone=f"The {sheet.measure.noun} must be {side} {edge}. {'; '.join(said)}. The count is {counted}.",
         closing=f"The count is {counted}, out of all {sheet.theme.rows}.",
-        moves=[Move(f"Count the rows with the {sheet.measure.noun} {side} {edge}.", "table", sheet.select("COUNT(*)", f"WHERE {sql}"), str(counted))],
-    )  # fmt: skip
+        moves=[Move(thought, "table", sheet.select("COUNT(*)", f"WHERE {sql}"), str(counted))],
+    )
 
 
 def _total(sheet: Sheet) -> Draft:
@@ -275,15 +162,20 @@ def _extreme(sheet: Sheet) -> tuple[Row, str, str, str]:
 def _most(sheet: Sheet) -> Draft:
     best, word, order, gone_through = _extreme(sheet)
     label, end = sheet.label(best), "highest" if "DESC" in order else "lowest"
+    noun, row = sheet.measure.noun, sheet.theme.row
+    thought = f"The {word} {row} has the {end} {noun}: sort by it and take the first row."
+    sentence = sheet.capital(f"{sheet.the(best)} is the {word} {row}.")
+    if row == "train":
+        sentence = f"The {word} train is the one to {label}."
     return Draft(
         question=sheet.ask("most", most=word),
         answer=label,
         others=tuple(sheet.label(row) for row in sheet.rows if row is not best),
-        sentence=sheet.capital(f"{sheet.the(best)} is the {word} {sheet.theme.row}." if sheet.theme.row != "train" else f"The {word} train is the one to {label}."),
-        alone=f"Look for the {end} {sheet.measure.noun}. {gone_through}. The {end} is {label} with {sheet.number(best)}.",
+        sentence=sentence,
+        alone=f"Look for the {end} {noun}. {gone_through}. The {end} is {label} with {sheet.number(best)}.",
         closing=f"The first row in that order is {label}.",
-        moves=[Move(f"The {word} {sheet.theme.row} has the {end} {sheet.measure.noun}: sort by it and take the first row.", "table", sheet.select(sheet.theme.key, order), label)],
-    )  # fmt: skip
+        moves=[Move(thought, "table", sheet.select(sheet.theme.key, order), label)],
+    )
 
 
 def _second(sheet: Sheet) -> Draft:
@@ -309,12 +201,13 @@ def _average(sheet: Sheet) -> Draft:
         raise Unfit
     mean, noun = plain(total // count), sheet.measure.noun
     counting = "; ".join(f"{sheet.label(row)} {n}, {i}+1={i + 1}" for i, (row, n) in enumerate(zip(rows, numbers)))
+    sums = f"{sum_up(numbers)}. {work_out(total, '/', count)}."
     sql = sheet.select(f"AVG({sheet.measure.column})", f"WHERE {sheet.theme.group} = '{group}'")
     return Draft(
         question=sheet.ask("average", group=where),
         answer=mean,
         sentence=f"The average {noun} of the {sheet.theme.rows} {where} is {mean}.",
-        alone=f"{sheet.capital(where)}: {counting}. {sum_up(numbers)}. {work_out(total, '/', count)}. The average is {mean}.",
+        alone=f"{sheet.capital(where)}: {counting}. {sums} The average is {mean}.",
         closing=f"The average over the group {group} is {mean}.",
         moves=[Move(f"Take the average of the {noun} where the {sheet.theme.group} is {group}.", "table", sql, mean)],
     )
@@ -348,13 +241,13 @@ def _group_of(sheet: Sheet) -> Draft:
     if not present:
         raise Unfit
     find = f"First find the {word} {theme.row}: the one with the {end} {sheet.measure.noun}."
-    where = sheet.where(best)
+    look, where = f"Look for the {end} {sheet.measure.noun}", sheet.where(best)
     return Draft(
         question=sheet.ask("group_of", most=word),
         answer=group,
         others=tuple(sorted(present)),
         sentence=f"The {theme.group} of the {word} {theme.row} is {group}.",
-        alone=f"Look for the {end} {sheet.measure.noun}. {gone_through}. That is {label}, and its {theme.group} is {group}.",
+        alone=f"{look}. {gone_through}. That is {label}, and its {theme.group} is {group}.",
         closing=f"So the {theme.group} is {group}.",
         moves=[
             Move(find, "table", sheet.select(theme.key, order), label),
@@ -382,11 +275,12 @@ def _range(sheet: Sheet) -> Draft:
     a, b, column = sheet.number(high), sheet.number(low), sheet.measure.column
     move, result = _calculate(f"The highest is {a} and the lowest {b}", a, "-", b)
     thought = f"I need the highest and the lowest {sheet.measure.noun}."
+    said = f"{sheet.read_out(sheet.rows)}. The highest is {a} and the lowest {b}."
     return Draft(
         question=sheet.ask("range"),
         answer=str(result),
         sentence=f"The highest and the lowest {sheet.measure.noun} differ by {result}.",
-        alone=f"{sheet.read_out(sheet.rows)}. The highest is {a} and the lowest {b}. {work_out(a, '-', b)}. They differ by {result}.",
+        alone=f"{said} {work_out(a, '-', b)}. They differ by {result}.",
         closing=f"They differ by {result}. Check: {result} + {b} = {a}.",
         moves=[Move(thought, "table", sheet.select(f"MAX({column}), MIN({column})"), f"{a}|{b}"), move],
     )
@@ -458,6 +352,7 @@ def _three(sheet: Sheet) -> Draft:
     first, both = _calculate(f"{sheet.says(rows[2])} Now add them up", x, "+", y)
     second, total = _calculate(f"That is {both}. Add the third number", both, "+", z)
     third, result = _calculate(f"The sum is {total}. Take {n} away", total, "-", n)
+    said = " ".join(map(sheet.says, rows))
     labels = {k: sheet.the(row) for k, row in zip("xyz", rows)}
     moves = sheet.lookups(rows)
     if len(moves) > 1:
@@ -466,7 +361,7 @@ def _three(sheet: Sheet) -> Draft:
         question=sheet.ask("three", n=n, **labels),
         answer=str(result),
         sentence=f"What remains is {result}.",
-        alone=f"{' '.join(map(sheet.says, rows))} {sum_up([x, y, z])}. {work_out(total, '-', n)}. What remains is {result}.",
+        alone=f"{said} {sum_up([x, y, z])}. {work_out(total, '-', n)}. What remains is {result}.",
         closing=f"That leaves {result}. Check: {result} + {n} = {total}.",
         moves=[*moves, first, second, third],
     )
@@ -504,11 +399,12 @@ def _weighted(sheet: Sheet) -> Draft:
     first, nx = _calculate(f"{sheet.says(rows[1])} First {n} times {x}", n, "*", x)
     second, my = _calculate(f"That is {nx}. Then {m} times {y}", m, "*", y)
     third, result = _calculate(f"That is {my}. Both together", nx, "+", my)
+    sums = f"{work_out(n, '*', x)}. {work_out(m, '*', y)}. {work_out(nx, '+', my)}."
     return Draft(
         question=sheet.ask("weighted", n=n, m=m, x=sheet.the(rows[0]), y=sheet.the(rows[1])),
         answer=str(result),
         sentence=f"The sum is {result}.",
-        alone=f"{' '.join(map(sheet.says, rows))} {work_out(n, '*', x)}. {work_out(m, '*', y)}. {work_out(nx, '+', my)}. The sum is {result}.",
+        alone=f"{' '.join(map(sheet.says, rows))} {sums} The sum is {result}.",
         closing=f"The sum is {result}. Check: {result} - {my} = {nx}.",
         moves=[*sheet.lookups(rows), first, second, third],
     )

@@ -357,7 +357,11 @@ MAKE = {
         then=("There are {r} {things}.", "That makes {r} {things}."),
     ),
     "crates": Say(
-        ("They ^be^ packed in crates of {b}.", "Each crate <take> {b} of them.", "{b} of them ^go^ into each crate."),
+        (
+            "The {things} ^be^ packed in crates of {b}.",
+            "Each crate <take> {b} {things}.",
+            "{b} {things} ^go^ into each crate.",
+        ),
         ("The {things} ^be^ sent off in crates that ^hold^ {b} each.",),
         plan=("divide by {b} per crate",),
         why=("{b} go into each crate, so divide {a}", "Put {a} into crates of {b}"),

@@ -9,26 +9,16 @@ question in seven mentions a number that does not matter.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from . import language
-from .environments import Arithmetic
-from .language import SPEAKER, Person, told
-from .numbers import in_words
-from .phrasing import Bank
-from .task import Move, Split, Task
-from .vocabulary import GOODS, MEN, MONEY, THINGS, WOMEN
-from .word_phrasings import ASIDE, BANKS, FRAMES
-from .workings import exact, work_out
+from .story import Story, Unfit
+from .task import Split, Task
+from .vocabulary import GOODS, MEN, THINGS, WOMEN
 
 STEPS: dict[Split, tuple[int, ...]] = {"trained": (1, 2, 2, 3, 3), "held_out": (1, 2, 2, 3, 3), "longer": (4, 5)}
-LARGEST = 99_999
-_ASIDE_SHARE, _SLIP_SHARE = 0.15, 0.10
-
-_OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
-_REVERSED = {"+": "-", "-": "+", "*": "/", "/": "*"}
 _PACES = (  # verb, units, per hour, hour, the whole, slowest and fastest
     *(
         ("drive", "kilometres", "an hour", "hour", "trip", 35, 130),
@@ -72,23 +62,6 @@ _PLACES = (  # place, unit, plural, what is wrong with some, what the others are
 )
 
 
-class Unfit(Exception):
-    """The numbers drawn do not make a story (a rest, a negative amount, too large): draw again."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One calculation of a story, and what thinking says around it."""
-
-    a: int
-    op: str
-    b: int
-    result: int
-    plan: str
-    why: str
-    then: str
-
-
 def make(split: Split, seed: int, id: str) -> Task:
     """A word problem. Same arguments, same task."""
     rng = random.Random(f"word_problems/{split}/{seed}")
@@ -100,172 +73,6 @@ def make(split: Split, seed: int, id: str) -> Task:
         except Unfit:
             continue
         return story.task(split, id)
-
-
-class Story:
-    """Sentences and steps as a plot tells them, all in one voice and tense."""
-
-    def __init__(self, rng: random.Random, plot: str, held_out: bool) -> None:
-        self.rng = rng
-        self.bank = Bank({**BANKS[plot], **ASIDE, **FRAMES}, rng, held_out)
-        man = rng.random() < 0.5
-        speaks = plot != "compare" and rng.random() < 0.2
-        mine, theirs = (MEN, WOMEN) if man else (WOMEN, MEN)
-        self.person: Person = SPEAKER if speaks else (language.he if man else language.she)(rng.choice(mine))
-        self.friend = rng.choice(theirs)  # of the other sex, so that a pronoun is never ambiguous
-        self.tense: language.Tense = "past" if rng.random() < 0.35 else "present"
-        self.words = rng.random() < 0.3  # small numbers written out
-        other = rng.choice([name for name in theirs if name != self.friend])
-        self.slots: dict[str, object] = {
-            "Q": self.friend,
-            "R": other,
-            "us": "us" if speaks else "them",
-            "money": rng.choice(MONEY),
-        }
-        self.sentences: list[str] = []
-        self.question = ""
-        self.answer = ""
-        self.steps: list[Step] = []
-
-    def tell(self, kind: str, **slots: object) -> None:
-        """Add a sentence, and the question if the phrasing holds one after a "|"."""
-        shown = {k: self._written(v, k) for k, v in slots.items()}
-        told_part, _, asked = self.bank.draw(kind).partition("|")
-        if told_part:
-            self.sentences.append(self._render(told_part, shown, self.tense))
-        if asked:
-            self.question = self._render(asked, shown, "present")
-
-    def step(self, kind: str, a: int, op: str, b: int, **slots: object) -> int:
-        """Add a calculation with the thinking of `kind`; gives its result. Raises Unfit."""
-        if b < 2 and op in "*/":
-            raise Unfit
-        try:
-            result = exact(a, op, b)
-        except ValueError:
-            raise Unfit from None
-        if not 2 <= result <= LARGEST:
-            raise Unfit
-        facts = {"a": a, "b": b, "r": result, **slots}
-        plan, why, then = (self._think(kind, part, facts) for part in ("plan", "why", "then"))
-        self.steps.append(Step(a, op, b, result, plan, why, then))
-        return result
-
-    def ask(self, kind: str, **slots: object) -> None:
-        """Add the question of `kind`, unless a terminal sentence brought its own, and the answer to it."""
-        if not self.question:
-            self.question = self._render(self.bank.draw(kind), slots, "present")
-        result = self.steps[-1].result
-        self.answer = self._think(kind, "then", {"r": result, **slots})
-
-    def size(self, low: int = 2, high: int = 999) -> int:
-        """A number for the story: small ones, two digits and three digits are all common."""
-        top = self.rng.choices((12, 99, 999), (0.25, 0.5, 0.25))[0]
-        return self.rng.randint(low, max(low, min(top, high)))
-
-    def divisor(self, n: int, low: int = 2, high: int = 24) -> int:
-        """A number that divides n exactly and leaves at least 2. Raises Unfit."""
-        fitting = [d for d in range(low, high + 1) if n % d == 0 and n // d >= 2]
-        if not fitting:
-            raise Unfit
-        return self.rng.choice(fitting)
-
-    def part(self, n: int) -> int:
-        """A number below n that leaves something. Raises Unfit."""
-        if n < 4:
-            raise Unfit
-        return min(self.size(), self.rng.randint(2, n - 2))
-
-    def task(self, split: Split, id: str) -> Task:
-        """The finished task, with a frame, perhaps an aside, and perhaps a slip."""
-        rng = self.rng
-        aside = ""
-        free = [n for n in range(3, 13) if all(n not in (s.a, s.b, s.result) for s in self.steps)]
-        if self.sentences and free and rng.random() < _ASIDE_SHARE:
-            facts = {"d": rng.choice(free)}
-            told_aside = self._render(self.bank.draw("aside"), facts, self.tense)
-            self.sentences.insert(rng.randint(1, len(self.sentences)), told_aside)
-            aside = self._think("aside", "why", facts)
-        question = self.bank.draw("frame").format(" ".join([*self.sentences, self.question]))
-        plan = _plan(self.steps, aside)
-        return Task(
-            id=id,
-            family="word_problems",
-            split=split,
-            templates=tuple(self.bank.used),
-            steps=len(self.steps),
-            prompt=question,
-            prompt_without_tools=question,
-            answer=str(self.steps[-1].result),
-            others=(),
-            environment=Arithmetic(),
-            moves=tuple(_moves(self.steps, plan, rng)),
-            closing=f"{self.steps[-1].then} {_check(self.steps[-1], rng)}",
-            alone=_alone(self.steps, plan),
-            sentence=self.answer,
-        )
-
-    def _written(self, value: object, slot: str) -> object:
-        spelled = self.words and slot in ("k", "h") and isinstance(value, int) and value <= 10
-        return in_words(value) if spelled and isinstance(value, int) else value
-
-    def _render(self, text: str, slots: dict[str, object], tense: language.Tense) -> str:
-        return language.render(text, {**self.slots, **slots}, self.person, tense)
-
-    def _think(self, kind: str, part: str, slots: dict[str, object]) -> str:
-        text = self.bank.thought(kind, part)
-        return language.render(text, {**self.slots, **slots}, told(self.person), opens=part != "plan")
-
-
-def _plan(steps: list[Step], aside: str) -> str:
-    """What is going to be done, said once at the beginning."""
-    said = [aside] if aside else []
-    if len(steps) > 1:
-        said.append(f"Plan: {', then '.join(step.plan for step in steps)}.")
-    return " ".join(said)
-
-
-def _moves(steps: list[Step], plan: str, rng: random.Random) -> list[Move]:
-    moves = []
-    before = plan
-    for i, step in enumerate(steps):
-        expression = f"{step.a} {step.op} {step.b}"
-        thought = f"{before} {step.why}: {expression}.".strip()
-        if i == 0 and rng.random() < _SLIP_SHARE:
-            wrong, remark = _slip(step, rng)
-            moves.append(Move(thought, "calculator", {"expression": wrong}, "", planted=True))
-            thought = f"{remark}: {expression}."
-        moves.append(Move(thought, "calculator", {"expression": expression}, str(step.result)))
-        before = step.then
-    return moves
-
-
-def _slip(step: Step, rng: random.Random) -> tuple[str, str]:
-    """A malformed expression, and what thinking says once the tool has refused it."""
-    a, op, b = step.a, step.op, step.b
-    return rng.choice(
-        (
-            (f"{a} {op} {b} =", "The expression must not end with an equals sign. Again"),
-            (f"{a} {op}", f"The second number, {b}, was missing. Again"),
-            (f"{a} {_OPERATOR_WORDS[op]} {b}", f"The calculator wants the sign {op} and no word. Again"),
-            (f"({a} {op} {b}", "A bracket was left open. It is not needed"),
-        )
-    )
-
-
-def _check(step: Step, rng: random.Random) -> str:
-    """The last step backwards, or a look at the size."""
-    if rng.random() < 0.7:
-        back = step.a
-        return f"Check: {step.result} {_REVERSED[step.op]} {step.b} = {back}."
-    relation = "more" if step.result > step.a else "less"
-    return f"Check: {step.result} is {relation} than {step.a}, as it should be."
-
-
-def _alone(steps: list[Step], plan: str) -> str:
-    said = [plan] if plan else []
-    said += [f"{step.why}. {work_out(step.a, step.op, step.b)}. {step.then}" for step in steps]
-    return " ".join(said)
 
 
 def _collect(story: Story, steps: int) -> None:
@@ -525,7 +332,7 @@ def _compare(story: Story, steps: int) -> None:
     )
     amounts = [story.size(low=4)]
     story.tell("first", A=names[0], As=f"{names[0]}'s", a=amounts[0])
-    for first, second in zip(names, names[1 : relations + 1]):
+    for first, second in itertools.pairwise(names[: relations + 1]):
         amounts.append(_relate(story, first, second, amounts[-1]))
     people = names[: relations + 1]
     if not added:

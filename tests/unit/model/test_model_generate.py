@@ -15,9 +15,7 @@ PROMPT = [3, 1, 4, 1, 5]
 
 @pytest.fixture(scope="module")
 def model() -> K2Model:
-    made = loud(K2Model(CONFIG))
-    assert isinstance(made, K2Model)
-    return made
+    return loud(K2Model(CONFIG))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 import torch
@@ -29,7 +30,11 @@ CONFIG = ModelConfig(
 )
 
 
-def loud(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def loud(model: Module, seed: int = 0) -> Module:
+    """Every parameter normal with 1.5 / sqrt(fan in)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
@@ -183,7 +188,7 @@ def test_max_logit_is_the_largest_softmax_input(q_lora_rank: int | None) -> None
     """Against queries and keys built by hand from the first layer's weights; position 0 alone, so no rotation."""
     config = replace(CONFIG, q_lora_rank=q_lora_rank)
     model = loud(K2Model(config))
-    attention, layer = model.model.layers[0].self_attn, model.model.layers[0]
+    attention, layer = model.layers()[0].self_attn, model.layers()[0]
     ids = torch.tensor([[3], [17], [44]])
     trace = Trace(max_logits=True)
     with torch.no_grad():

@@ -1,0 +1,263 @@
+"""Tasks hold what they promise: every gold validates, splits do not mix, answers cannot be guessed.
+
+`validate()` plays the gold with the real tools, so each generator's own arithmetic is compared with the
+tools'; the tests at the end plant mistakes and demand that validate() sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from abruzzi.tasks import FAMILIES, SPLITS, GoldError, Split, Task, examples, make, stream
+from abruzzi.tasks.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
+from abruzzi.tasks.folder_scenes import SCENES
+from abruzzi.tasks.table_themes import INTRODUCTIONS, QUESTIONS, THEMES
+from abruzzi.tasks.word_phrasings import ASIDE, BANKS, FRAMES
+
+TASKS_EACH = 300
+ALLOWED_STEPS = {
+    "word_problems": {"trained": {1, 2, 3}, "held_out": {1, 2, 3}, "longer": {4, 5}},
+    "table_questions": {"trained": {1, 2, 3}, "held_out": {1, 2, 3}, "longer": {4, 5}},
+    "folder_facts": {"trained": {2, 3, 4}, "held_out": {2, 3, 4}, "longer": {5, 6}},
+}
+EVERY = [(family, split) for family in FAMILIES for split in SPLITS]
+
+
+@pytest.fixture(scope="module")
+def tasks() -> dict[tuple[str, str], list[Task]]:
+    return {(f, s): [make(f, s, seed) for seed in range(TASKS_EACH)] for f, s in EVERY}
+
+
+@pytest.mark.parametrize(("family", "split"), EVERY)
+def test_every_gold_validates(tasks: dict[tuple[str, str], list[Task]], family: str, split: Split) -> None:
+    for task in tasks[family, split]:
+        task.validate()
+
+
+@pytest.mark.parametrize(("family", "split"), EVERY)
+def test_steps_answers_and_slips_are_spread(
+    tasks: dict[tuple[str, str], list[Task]], family: str, split: Split
+) -> None:
+    made = tasks[family, split]
+    steps = Counter(task.steps for task in made)
+    assert set(steps) == ALLOWED_STEPS[family][split]
+    assert min(steps.values()) >= 0.08 * TASKS_EACH
+    (answer, count), *_ = Counter(task.answer for task in made).most_common(1)
+    assert count < 0.05 * TASKS_EACH, f"{answer!r} is right {count} times of {TASKS_EACH}"
+    assert 0.04 <= sum(bool(task.mistakes()) for task in made) / TASKS_EACH <= 0.17
+    assert len({task.prompt for task in made}) == TASKS_EACH
+
+
+def test_a_seed_gives_one_task_and_no_global_state_is_touched() -> None:
+    wanted = [(family, split, seed) for family, split in EVERY for seed in (0, 7, 2**61)]
+    before = random.getstate()
+    first = [make(*w) for w in wanted]
+    traces = [task.gold(thinking=True, tools=True) for task in first]
+    assert random.getstate() == before
+    random.seed(5)
+    assert [make(*w) for w in reversed(wanted)] == first[::-1]
+    assert [task.gold(thinking=True, tools=True) for task in first] == traces
+    assert pickle.loads(pickle.dumps(first)) == first
+
+    def ids(seed: int) -> list[str]:
+        return [task.id for task in islice(stream(list(FAMILIES), "trained", seed), 20)]
+
+    assert ids(3) == ids(3) != ids(4)
+
+
+def test_held_out_phrasings_are_never_trained(tasks: dict[tuple[str, str], list[Task]]) -> None:
+    for family in FAMILIES:
+        seen = {t for split in ("trained", "longer") for task in tasks[family, split] for t in task.templates}
+        held_out = {t for task in tasks[family, "held_out"] for t in task.templates}
+        assert not seen & held_out
+        questions = {split: {task.prompt_without_tools for task in tasks[family, split]} for split in SPLITS}
+        assert not questions["trained"] & questions["held_out"]
+        assert not questions["trained"] & questions["longer"]
+    banks = [*BANKS.values(), ASIDE, QUESTIONS, INTRODUCTIONS, FOLDER_INTRODUCTIONS, *(s.asks for s in SCENES.values())]
+    for bank in banks:
+        trained = {text for say in bank.values() for text in say.trained}
+        assert not trained & {text for say in bank.values() for text in say.held_out}
+    # A question without any words around it belongs to both pools.
+    assert set(FRAMES["frame"].trained) & set(FRAMES["frame"].held_out) == {"{}"}
+
+
+def test_there_are_enough_phrasings_and_a_quarter_is_held_out() -> None:
+    for banks in (BANKS.values(), [QUESTIONS], [scene.asks for scene in SCENES.values()]):
+        says = [say for bank in banks for say in bank.values() if say.trained]
+        trained, held_out = sum(len(s.trained) for s in says), sum(len(s.held_out) for s in says)
+        assert trained + held_out >= 20
+        assert 0.2 <= held_out / (trained + held_out) <= 0.5
+    assert len(THEMES) >= 8
+
+
+@pytest.mark.parametrize(("family", "split"), EVERY)
+def test_the_english_has_no_slips_that_a_pattern_can_find(
+    tasks: dict[tuple[str, str], list[Task]], family: str, split: Split
+) -> None:
+    wrong = {
+        "article": r"\ba [aeiou]\w|\ban [^aeiou\W]",
+        "plural after one": r"\b(?:1|one) (?!of|day|in|way|hour|for)\w+s\b(?<!ss)",
+        "doubled word": r"\b(\w+) \1\b",
+        "I in the third person": r"\bI (?:has|is|buys|gives|does|wants)\b|\byou (?:has|is|does)\b",
+        "a small letter after a full stop": r"[.?!] [a-z]",
+        "a space before punctuation": r" [.,?!;:]",
+    }
+    for task in tasks[family, split]:
+        thoughts = [task.closing, *(move.thought for move in task.moves if not move.planted)]
+        for text in (task.prompt, task.sentence, *thoughts):
+            text = re.sub(r"[\w/]+\.txt", "FILE", text)
+            for name, pattern in wrong.items():
+                found = re.search(pattern, text)
+                assert not found or found.group().split()[0].isdigit(), f"{task.id}: {name}: {text!r}"
+
+
+def test_examples_are_typical() -> None:
+    shown = examples()
+    assert {task.family for task in shown} == set(FAMILIES)
+    for task in shown:
+        task.validate()
+        assert not task.mistakes()
+
+
+def test_unknown_words_are_refused() -> None:
+    for bad in (("sums", "trained", 1), ("word_problems", "test", 1), ("word_problems", "trained", -1)):
+        with pytest.raises(ValueError, match="expected"):
+            make(*bad)  # type: ignore[arg-type]
+
+
+def test_modes_differ_only_where_they_should(tasks: dict[tuple[str, str], list[Task]]) -> None:
+    for made in tasks.values():
+        for task in made[:20]:
+            plain = task.gold(thinking=False, tools=True)
+            assert all(message.reasoning_content is None for message in plain)
+            assert all(len(task.gold(thinking=thinking, tools=False)) == 1 for thinking in (False, True))
+            thought = task.gold(thinking=True, tools=True)
+            slips = {i for m in task.mistakes() for i in (m, m + 1)}
+            kept = [replace(m, reasoning_content=None) for i, m in enumerate(thought) if i not in slips]
+            assert [(m.role, m.content, [c.arguments for c in m.tool_calls]) for m in kept] == [
+                (m.role, m.content, [c.arguments for c in m.tool_calls]) for m in plain
+            ]
+
+
+def test_the_folder_is_removed_afterwards() -> None:
+    task = make("folder_facts", "trained", 1)
+    with task.open_tools() as tools:
+        (files,) = [tool for tool in tools if tool.spec.name == "files"]
+        root = files.root  # type: ignore[attr-defined]
+        assert root.is_dir()
+    assert not root.exists()
+
+
+# Planted mistakes: validate() must see each of them.
+
+
+def _first(family: str, **wanted: int) -> Task:
+    """A task of the family without a slip that has the wanted number of steps, and a number as its answer."""
+    for seed in range(200):
+        task = make(family, "trained", seed)
+        if not task.mistakes() and not task.others and task.steps == wanted.get("steps", 3):
+            return task
+    raise AssertionError("no such task among 200")
+
+
+def _with_move(task: Task, index: int, **changes: object) -> Task:
+    moves = list(task.moves)
+    moves[index] = replace(moves[index], **changes)  # type: ignore[arg-type]
+    return replace(task, moves=tuple(moves))
+
+
+def test_a_wrong_result_is_seen() -> None:
+    for family in FAMILIES:
+        task = _first(family)
+        task.validate()
+        wrong = str(int(task.answer) + 10)
+        with pytest.raises(GoldError, match="returned"):
+            _with_move(task, -1, expect=wrong).validate()
+        other = replace(task, answer=wrong, sentence=task.sentence.replace(task.answer, wrong))
+        with pytest.raises(GoldError, match="leap|does not stand"):
+            other.validate()
+        with pytest.raises(GoldError, match="gets no reward"):
+            replace(task, answer=wrong).validate()
+
+
+def test_a_leap_is_seen() -> None:
+    task = _first("word_problems", steps=2)
+    *_, last = task.moves
+    left, operator, right = last.arguments["expression"].split()
+    # The last step at once, with a number that nobody computed before.
+    leapt = replace(task, moves=(last,), steps=1)
+    with pytest.raises(GoldError, match="a leap"):
+        leapt.validate()
+    unknown = f"{left} {operator} {right} + 7919 - 7919"
+    with pytest.raises(GoldError, match="a leap"):
+        _with_move(task, -1, arguments={"expression": unknown}).validate()
+    with pytest.raises(GoldError, match="a leap"):
+        _with_move(task, 0, thought=task.moves[0].thought + " That will be 7919.").validate()
+    table = _first("table_questions")
+    sql = table.moves[0].arguments["sql"]
+    with pytest.raises(GoldError, match="a leap"):
+        _with_move(table, 0, arguments={"sql": f"{sql} AND 7919 = 7919"}).validate()
+
+
+def test_a_path_that_was_never_seen_is_a_leap() -> None:
+    for seed in range(200):
+        task = make("folder_facts", "trained", seed)
+        if not task.mistakes() and task.moves[1].arguments.get("action") == "read":
+            leapt = replace(task, moves=task.moves[1:], steps=task.steps - 1)
+            with pytest.raises(GoldError, match="the path"):
+                leapt.validate()
+            return
+    raise AssertionError("no task that reads after its first search")
+
+
+def test_wrong_arithmetic_in_thinking_is_seen() -> None:
+    for family in FAMILIES:
+        task = _first(family)
+        result = re.search(r"-> (\d+)|= (\d+)", task.alone)
+        assert result
+        at = result.end() - 1
+        digit = str((int(task.alone[at]) + 1) % 10)
+        with pytest.raises(GoldError, match="wrong arithmetic"):
+            replace(task, alone=task.alone[:at] + digit + task.alone[at + 1 :]).validate()
+
+
+def test_a_lax_verifier_is_seen() -> None:
+    class Lax(Task):
+        def reward(self, text: str) -> float:
+            return float(self.answer in text)  # "42, not 41" and 142 would pass for 42
+
+    class Generous(Task):
+        def reward(self, text: str) -> float:
+            return 1.0
+
+    for family in FAMILIES:
+        task = _first(family)
+        for kind in (Lax, Generous):
+            with pytest.raises(GoldError, match="the verifier accepts"):
+                kind(**vars(task)).validate()
+
+
+def test_tool_errors_must_be_planted_and_planted_slips_must_be_errors() -> None:
+    task = _first("word_problems")
+    broken = {"expression": task.moves[0].arguments["expression"] + " *"}
+    with pytest.raises(GoldError, match="returned"):
+        _with_move(task, 0, arguments=broken).validate()
+    slip = replace(task.moves[0], planted=True)
+    with pytest.raises(GoldError, match="planted slip"):
+        replace(task, moves=(slip, *task.moves)).validate()
+
+
+def test_arguments_are_json(tasks: dict[tuple[str, str], list[Task]]) -> None:
+    for made in tasks.values():
+        for task in made[:20]:
+            for message in task.gold(thinking=True, tools=True):
+                for call in message.tool_calls:
+                    assert json.loads(call.arguments)
