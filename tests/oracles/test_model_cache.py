@@ -10,6 +10,7 @@ import twins
 
 from abruzzi.model.k2 import ABSORB_UP_TO, AttentionForm, K2Model
 from abruzzi.model.mla import LatentCache
+from abruzzi.model.trace import Trace
 
 CLOSE = 1e-5  # of the largest logit: only the order of float32 sums differs
 NAMES = ("lora-g4-s2-yarn", "q-g1-s1-rope")
@@ -78,10 +79,16 @@ def test_packed_rows_equal_separate_documents(attention: AttentionForm) -> None:
     twin = twins.twin("lora-g4-s2-yarn")
     model, ids = twin.ours(), twin.ids(batch=2, length=20)
     segments = torch.tensor([[0] * 7 + [1] * 9 + [-1] * 4, [5] * 3 + [2] * 12 + [5] * 5])
-    packed = model(ids, segments_BT=segments, attention=attention)
+    trace, alone = Trace(max_logits=True), Trace(max_logits=True)
+    largest = torch.full((3, twin.config.num_attention_heads), float("-inf"))
+    packed = model(ids, segments_BT=segments, attention=attention, trace=trace)
     for row, cuts in ((0, (7, 9, 4)), (1, (3, 12, 5))):
-        alone = torch.cat([model(part[None])[0] for part in ids[row].split(cuts)])
-        assert twins.difference(packed[row], alone) <= CLOSE
+        parts = []
+        for part in ids[row].split(cuts):
+            parts.append(model(part[None], trace=alone)[0])
+            largest = largest.maximum(torch.stack(list(alone.max_logit_N.values())))
+        assert twins.difference(packed[row], torch.cat(parts)) <= CLOSE
+    assert torch.allclose(torch.stack(list(trace.max_logit_N.values())), largest, rtol=1e-4)
     assert twins.difference(model(ids), packed) > 1e-2  # one document each would be something else
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import twins
 from safetensors.torch import load_file
+from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3TopkRouter
 
 from abruzzi.model.k2 import K2Model
@@ -105,6 +106,28 @@ def test_latent_norms_use_1e6_whatever_the_config_says() -> None:
         assert twins.difference(got, want) < 1e-5
         ours.kv_a_layernorm.eps = ours.q_a_layernorm.eps = config.rms_norm_eps
         assert twins.difference(ours(x_BTD, rotation, None), want) > 0.5
+
+
+@pytest.mark.parametrize("name", ["lora-g4-s2-yarn", "q-g1-s1-rope"])
+def test_max_logits_are_those_that_transformers_puts_into_its_softmax(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin, seen = twins.twin(name), []
+    eager = modeling_deepseek_v3.eager_attention_forward
+
+    def watch(module, query, key, value, attention_mask, scaling, **more):
+        seen.append((query @ key.mT * scaling + attention_mask).amax((0, 2, 3)))
+        return eager(module, query, key, value, attention_mask, scaling, **more)
+
+    monkeypatch.setattr(modeling_deepseek_v3, "eager_attention_forward", watch)
+    ids = twin.ids()
+    twins.their_logits(twin, ids)
+    trace = Trace(max_logits=True)
+    with torch.no_grad():
+        twin.ours()(ids, trace=trace)
+    assert list(trace.max_logit_N) == [0, 1, 2] and len(seen) == 3
+    for layer, want in enumerate(seen):
+        assert torch.allclose(trace.max_logit_N[layer], want, rtol=CLOSE)
 
 
 @pytest.mark.parametrize("name", ["lora-g1-s1-rope", "lora-g4-s1-rope"])

@@ -93,10 +93,13 @@ class K2Model(nn.Module):
         absorbed = attention == "absorbed" or (
             attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
         )
+        documents = None if segments_BT is None or absorbed else _document_lengths(segments_BT)
         x_BTD = self.model.embed_tokens(ids_BT)
         for number, layer in enumerate(self.layers()):
             pinned_BTK = None if routing is None else routing.get(number)
-            x_BTD = layer(x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, cache=cache, trace=trace)
+            x_BTD = layer(
+                x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, documents=documents, cache=cache, trace=trace
+            )
         return self.model.norm(x_BTD)
 
     def layers(self) -> list[Layer]:
@@ -185,11 +188,14 @@ class Layer(nn.Module):
         pinned_BTK: Tensor | None,
         *,
         absorbed: bool,
+        documents: list[int] | None,
         cache: LatentCache | None,
         trace: Trace | None,
     ) -> Tensor:
         normed = self.input_layernorm(x_BTD)
-        x_BTD = x_BTD + self.self_attn(normed, rotation, mask, absorbed=absorbed, cache=cache, trace=trace)
+        x_BTD = x_BTD + self.self_attn(
+            normed, rotation, mask, absorbed=absorbed, documents=documents, cache=cache, trace=trace
+        )
         normed = self.post_attention_layernorm(x_BTD)
         return x_BTD + (self.mlp(normed, pinned_BTK, trace) if isinstance(self.mlp, MoE) else self.mlp(normed))
 
@@ -209,6 +215,11 @@ def _positions_and_mask(ids_BT: Tensor, start: int, segments_BT: Tensor | None) 
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
     causal_TT = place_T <= place_T[:, None]
     return place_T - first_BT, (same_BTT & causal_TT)[:, None]
+
+
+def _document_lengths(segments_BT: Tensor) -> list[int]:
+    """Lengths of the runs of equal numbers, row after row."""
+    return [n for row in segments_BT for n in torch.unique_consecutive(row, return_counts=True)[1].tolist()]
 
 
 def _check_context(positions_BT: Tensor, start: int, limit: int) -> None:

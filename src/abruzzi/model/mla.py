@@ -80,13 +80,15 @@ class Attention(nn.Module):
         mask: Tensor | None,
         *,
         absorbed: bool = False,
+        documents: list[int] | None = None,
         cache: LatentCache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """Attend from T new tokens to S tokens; returns [B, T, D].
 
         rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
-        [B, 1, T, S]; None = causal over T = S tokens."""
+        [B, 1, T, S]; None = causal over T = S tokens. documents: lengths of the documents that the mask
+        separates, row after row (sum B T): naive attention then costs the sum of their squares only."""
         q_nope_BTNK, q_pe_BTNP = self._queries(x_BTD, rotation)
         c_kv_BSR, k_pe_BSP = self._latents(x_BTD, rotation)
         if cache is not None:
@@ -95,8 +97,10 @@ class Attention(nn.Module):
             with torch.no_grad():
                 logits_BNTS = self._latent_logits(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
                 trace.max_logit_N[self.layer] = logits_BNTS.amax((0, 2, 3))
-        attend = self._absorbed if absorbed else self._naive
-        o_BTNH = attend(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
+        if absorbed:
+            o_BTNH = self._absorbed(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
+        else:
+            o_BTNH = self._naive(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask, documents)
         return self.o_proj(o_BTNH.flatten(2))
 
     def _queries(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -113,7 +117,13 @@ class Attention(nn.Module):
         return self.kv_a_layernorm(c_kv_BTR), rotate(k_pe_BTP, *rotation)  # the rotary key is not normed
 
     def _naive(
-        self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
+        self,
+        q_nope_BTNK: Tensor,
+        q_pe_BTNP: Tensor,
+        c_kv_BSR: Tensor,
+        k_pe_BSP: Tensor,
+        mask: Tensor | None,
+        documents: list[int] | None,
     ) -> Tensor:
         kv = self.kv_b_proj(c_kv_BSR).unflatten(-1, (self.heads, -1))
         k_nope_BSNK, v_BSNH = kv.split((self.nope, self.value), -1)
@@ -122,9 +132,12 @@ class Attention(nn.Module):
         k_BNSA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1).transpose(1, 2)
         # Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change.
         v_BNSA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value))).transpose(1, 2)
-        o_BNTA = F.scaled_dot_product_attention(
-            q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
-        )
+        if documents is not None:
+            o_BNTA = _document_by_document(q_BNTA, k_BNSA, v_BNSA, documents, self.softmax_scale)
+        else:
+            o_BNTA = F.scaled_dot_product_attention(
+                q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
+            )
         return o_BNTA.transpose(1, 2)[..., : self.value]
 
     def _absorbed(
@@ -150,3 +163,16 @@ class Attention(nn.Module):
         """kv_b_proj's rows per head: first the key part [N, K, R], then the value part [N, H, R]."""
         w_uk_NKR, w_uv_NHR = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), 1)
         return w_uk_NKR, w_uv_NHR
+
+
+def _document_by_document(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, documents: list[int], scale: float) -> Tensor:
+    """Causal attention within each document of packed rows, [B, N, T, A]."""
+    # split, not slices: its backward is one concatenation, where each slice would fill a tensor of full size.
+    # On a CPU the fused kernel's backward is faster in float32 than in bfloat16.
+    dtype = torch.float32 if q_BNTA.device.type == "cpu" else q_BNTA.dtype
+    parts = (x.to(dtype).transpose(0, 1).flatten(1, 2).split(documents, dim=1) for x in (q_BNTA, k_BNTA, v_BNTA))
+    attended = [
+        F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=scale)[0]
+        for q, k, v in zip(*parts)
+    ]
+    return torch.cat(attended, dim=1).unflatten(1, (len(q_BNTA), -1)).transpose(0, 1).to(q_BNTA.dtype)

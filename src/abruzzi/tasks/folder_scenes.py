@@ -52,7 +52,7 @@ SCENES = {
         {
             "name": Say(
                 ("Who leads the team that {who} works in?",
-                 "{who} needs to talk to the lead of the team. Who is that?"),
+                 "{who} wants to talk to the team lead. Who is that?"),
                 ("Whom does {who} have as team lead?",),
             ),
             "number": Say(
@@ -310,6 +310,6 @@ INTRODUCTIONS = {
             "Look through the files for this one: {}",
             "{} You will find it in the folder.",
         ),
-        ("My notes are in the folder, please have a look. {}",),
+        ("My notes are in the folder, please have a look. {}", "{} The folder should tell."),
     ),
 }

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 IN_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-_NUMBER = re.compile(r"(?<![\w.])(?<![\d)]-)-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|(?<=[\d)]-)[0-9]+(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"(?<![\w.])(?:(?<!\))-)?[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?")
 _MEANINGS = {
     **{word: Decimal(n) for n, word in enumerate(IN_WORDS)},
     "twice": Decimal(2),

@@ -42,11 +42,3 @@ class Bank:
     def thought(self, kind: str, part: str) -> str:
         """A phrasing for the thinking; part is plan, why or then."""
         return self._rng.choice(getattr(self._says[kind], part))
-
-
-def all_ids(says: Mapping[str, Say], held_out: bool) -> set[str]:
-    """Every id that a split can carry."""
-    mark = "h" if held_out else ""
-    return {
-        f"{kind}.{mark}{i}" for kind, say in says.items() for i in range(len(say.held_out if held_out else say.trained))
-    }

@@ -117,6 +117,10 @@ class Story:
             raise Unfit
         return min(self.size(), self.rng.randint(2, n - 2))
 
+    def unit(self) -> str:
+        """What the story counts."""
+        return str(self.slots.get("units") or self.slots.get("things") or self.slots["money"])
+
     def task(self, split: Split, id: str) -> Task:
         """The finished task, with a frame, perhaps an aside, and perhaps a slip."""
         rng = self.rng
@@ -140,7 +144,7 @@ class Story:
             answer=str(self.steps[-1].result),
             others=(),
             environment=Arithmetic(),
-            moves=tuple(_moves(self.steps, plan, rng)),
+            moves=tuple(_moves(self.steps, plan, self.unit(), rng)),
             closing=f"{self.steps[-1].then} {_check(self.steps[-1], rng)}",
             alone=_alone(self.steps, plan),
             sentence=self.answer,
@@ -166,14 +170,14 @@ def _plan(steps: list[Step], aside: str) -> str:
     return " ".join(said)
 
 
-def _moves(steps: list[Step], plan: str, rng: random.Random) -> list[Move]:
+def _moves(steps: list[Step], plan: str, unit: str, rng: random.Random) -> list[Move]:
     moves = []
     before = plan
     for i, step in enumerate(steps):
         expression = f"{step.a} {step.op} {step.b}"
         thought = f"{before} {step.why}: {expression}.".strip()
         if i == 0 and rng.random() < _SLIP_SHARE:
-            wrong, remark = _slip(step, rng)
+            wrong, remark = _slip(step, unit, rng)
             moves.append(Move(thought, "calculator", {"expression": wrong}, "", planted=True))
             thought = f"{remark}: {expression}."
         moves.append(Move(thought, "calculator", {"expression": expression}, str(step.result)))
@@ -181,11 +185,12 @@ def _moves(steps: list[Step], plan: str, rng: random.Random) -> list[Move]:
     return moves
 
 
-def _slip(step: Step, rng: random.Random) -> tuple[str, str]:
+def _slip(step: Step, unit: str, rng: random.Random) -> tuple[str, str]:
     """A malformed expression, and what thinking says once the tool has refused it."""
     a, op, b = step.a, step.op, step.b
     return rng.choice(
         (
+            (f"{a} {op} {b} {unit}", f"The calculator takes numbers only, without the word {unit.split()[0]}. Again"),
             (f"{a} {op} {b} =", "The expression must not end with an equals sign. Again"),
             (f"{a} {op}", f"The second number, {b}, was missing. Again"),
             (f"{a} {_OPERATOR_WORDS[op]} {b}", f"The calculator wants the sign {op} and no word. Again"),
@@ -196,7 +201,7 @@ def _slip(step: Step, rng: random.Random) -> tuple[str, str]:
 
 def _check(step: Step, rng: random.Random) -> str:
     """The last step backwards, or a look at the size."""
-    if rng.random() < 0.7:
+    if step.op == "*" or rng.random() < 0.7:
         back = step.a
         return f"Check: {step.result} {_REVERSED[step.op]} {step.b} = {back}."
     relation = "more" if step.result > step.a else "less"

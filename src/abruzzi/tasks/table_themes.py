@@ -307,6 +307,9 @@ INTRODUCTIONS = {
             "There is a table {table} with the columns {columns}.",
             "Use the table {table} ({columns}).",
         ),
-        ("You can query the table {table}; its columns are {columns}.",),
+        (
+            "You can query the table {table}; its columns are {columns}.",
+            "The data are in the table {table} with {columns}.",
+        ),
     ),
 }

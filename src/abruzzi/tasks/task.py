@@ -108,7 +108,7 @@ class Task:
                 result = call_tool(opened, call)
                 thought = move.thought if thinking else None
                 messages.append(Message("assistant", reasoning_content=thought, tool_calls=(call,)))
-                messages.append(Message("tool", result.message, tool_call_id=call.id, name=call.name))
+                messages.append(Message("tool", result.message, tool_call_id=call.id))
         return (*messages, self._answer(self.closing if thinking else None))
 
     def mistakes(self) -> tuple[int, ...]:

@@ -283,7 +283,7 @@ PACE = {
     ),
     "whole": Say(
         (
-            "The whole {way} <be> {b} {units} long.",
+            "The whole {way} <be> {b} {metres} long.",
             "There ^be^ {b} {units} to do in all.",
             "The goal <be> {b} {units}.",
         ),
@@ -505,7 +505,7 @@ SAVE = {
 
 COMPARE = {
     "first": Say(
-        ("{A} has {a} {things}.", "{A} owns {a} {things}.", "In {As} album there are {a} {things}."),
+        ("{A} has {a} {things}.", "{A} owns {a} {things}.", "{A} has collected {a} {things}."),
         ("We know that {A} has {a} {things}.", "{a} {things} belong to {A}."),
     ),
     "more": Say(

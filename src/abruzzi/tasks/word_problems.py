@@ -189,6 +189,7 @@ def _pace(story: Story, steps: int) -> None:
     rng = story.rng
     verb, units, per_hour, hour, way, low, high = rng.choice(_PACES)
     story.slots.update(verb=verb, units=units, per_hour=per_hour, hour=hour, hours=hour + "s", way=way)
+    story.slots["metres"] = units.split(" of ")[0]
     v = rng.randint(low, high)
     if steps == 1 and rng.random() < 0.4:
         a = v * rng.randint(2, 19)
@@ -280,7 +281,8 @@ def _rows(story: Story, steps: int) -> None:
 
 def _save(story: Story, steps: int) -> None:
     rng = story.rng
-    cheap, dear = rng.choice(GOODS)[0], rng.choice([g for g in GOODS if g[3] >= 200])[0]
+    cheap, _, low, high = rng.choice(GOODS)
+    dear = rng.choice([good[0] for good in GOODS if good[3] >= 200])
     article = language.with_article(dear)
     story.slots.update(thing_a=language.with_article(cheap), thing_b=article, Thing_b=article)
     n, k = rng.randint(4, 120), rng.randint(2, 20)
@@ -296,7 +298,7 @@ def _save(story: Story, steps: int) -> None:
     asked = "how_much"
     for act in rng.choice(shapes[steps]).split():
         if act in ("had", "spend"):
-            b = story.size() if act == "had" else story.part(have)
+            b = story.size() if act == "had" else rng.randint(low, high)
             story.tell(act, b=b)
             have = story.step(act, have, "+" if act == "had" else "-", b)
         elif act == "goal":
@@ -317,9 +319,7 @@ def _compare(story: Story, steps: int) -> None:
     story.tense = "present"
     names = rng.sample(WOMEN + MEN, 6)
     story.friend = story.slots["Q"] = rng.choice([n for n in WOMEN + MEN if n not in names])
-    story.slots["things"] = rng.choice(
-        ("stickers", "points", "stamps", "marbles", "badges", "postcards", "coins", "photos")
-    )
+    story.slots["things"] = rng.choice(("stickers", "stamps", "marbles", "badges", "postcards", "coins", "photos"))
     # r relations give r steps; to add up the r + 1 people takes r more.
     relations, added = rng.choice(
         {

@@ -69,16 +69,15 @@ def exact(a: int, op: str, b: int) -> int:
 
 def faults(text: str) -> list[str]:
     """What is wrong in the arithmetic that `text` shows: every equation and every working is recomputed."""
-    found = []
-    for head, _body, result in _WORKING.findall(text):
-        if evaluate(head) != Fraction(result):
-            found.append(f"'{head}: ... -> {result}', but it is {evaluate(head)}")
+    found = [
+        f"'{head}: ... -> {result}' is wrong" for head, _, result in _WORKING.findall(text) if not _equal(head, result)
+    ]
     for a, b, quotient, rest in _REST.findall(text):
         if int(b) == 0 or divmod(int(a), int(b)) != (int(quotient), int(rest)):
             found.append(f"'{a}/{b}={quotient} rest {rest}' is wrong")
     for left, right, written, carried in _EQUATION.findall(text):
-        if evaluate(left) != Fraction(right):
-            found.append(f"'{left} = {right}', but it is {evaluate(left)}")
+        if not _equal(left, right):
+            found.append(f"'{left} = {right}' is wrong")
         elif written and divmod(int(right), 10) != (int(carried), int(written)):
             found.append(f"'{right} write {written} carry {carried}' is wrong")
     return found
@@ -101,6 +100,13 @@ def evaluate(expression: str) -> Fraction:
         return _value(ast.parse(expression.strip(), mode="eval").body)
     except (SyntaxError, ZeroDivisionError) as error:
         raise ValueError(f"cannot evaluate {expression!r}: {error}; expected digits and + - * / ( )") from None
+
+
+def _equal(expression: str, result: str) -> bool:
+    try:
+        return evaluate(expression) == Fraction(result)
+    except ValueError:  # a division by zero, or a number with a leading zero: certainly no right arithmetic
+        return False
 
 
 def _columns_added(a: int, b: int) -> str:

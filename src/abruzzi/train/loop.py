@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from abruzzi.checkpoint import save_checkpoint
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import PADDING, Row
-from abruzzi.model import K2Model
+from abruzzi.model import K2Model, Trace
 from abruzzi.train.muonclip import MuonClip, split_parameters
 
 # Rows of shard number k; must be deterministic in k, and may be called from another process.
@@ -69,8 +69,7 @@ class Trainer:
     def __init__(self, config: RunConfig, shard_of: ShardOf, out: Path) -> None:
         self.config, self.shard_of, self.out = config, shard_of, out
         torch.manual_seed(config.seed)
-        self.model = K2Model(config.model)
-        self.model.reset_parameters(torch.Generator().manual_seed(config.seed))
+        self.model = K2Model(config.model, seed=config.seed)
         muon, adamw = split_parameters(self.model)
         self.optimizer = MuonClip(
             [{**muon, "lr": config.lr_muon}, {**adamw, "lr": config.lr_adamw}], weight_decay=config.weight_decay
@@ -127,9 +126,10 @@ class Trainer:
         targets = torch.from_numpy(np.stack([r.loss_T for r in batch]))[:, 1:]
         for group, peak in zip(self.optimizer.param_groups, self._peak):
             group["lr"] = peak * rate(config, self.step)
-        loads: list[torch.Tensor] = []
+        trace = Trace()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-            loss = self._loss(ids, segments, targets, loads)
+            loss = self._loss(ids, segments, targets, trace)
+        loads = trace.expert_load(segments != PADDING)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -137,7 +137,7 @@ class Trainer:
         self.step += 1
         self.tokens += int((segments != PADDING).sum())
         seconds = time.monotonic() - started
-        worst = max((float(load.max() / load.float().mean()) for load in loads), default=0.0)
+        worst = max((float(load.max() / load.float().mean()) for load in loads.values()), default=0.0)
         return {
             "step": self.step,
             "tokens": self.tokens,
@@ -148,20 +148,21 @@ class Trainer:
         }
 
     def _loss(
-        self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, loads: list[torch.Tensor]
+        self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, trace: Trace
     ) -> torch.Tensor:
         """Mean cross-entropy over the sampled tokens; the head runs on those positions only."""
-        hidden = self.model.hidden(ids, segments_BT=segments, loads=loads)
+        hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
         logits = self.model.lm_head(hidden[:, :-1][targets])
         return F.cross_entropy(logits.float(), ids[:, 1:][targets])
 
     @torch.no_grad()
-    def _balance(self, loads: Sequence[torch.Tensor]) -> None:
+    def _balance(self, loads: Mapping[int, torch.Tensor]) -> None:
         """Selection bias up for experts under the mean load, down for those above it (zero-mean)."""
         if not self.config.bias_rate:
             return
-        for moe, load in zip(self.model.moe_layers(), loads):
-            sign = torch.sign(load.float().mean() - load.float())
+        for layer, moe in self.model.moe_layers().items():
+            load = loads[layer].float()
+            sign = torch.sign(load.mean() - load)
             moe.gate.e_score_correction_bias += self.config.bias_rate * (sign - sign.mean())
 
     # state

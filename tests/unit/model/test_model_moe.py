@@ -183,29 +183,6 @@ def test_a_trace_records_and_changes_nothing() -> None:
     assert torch.equal(model(ids, routing=trace.expert_ids), model(ids))
 
 
-@pytest.mark.parametrize("q_lora_rank", [None, 20])
-def test_max_logit_is_the_largest_softmax_input(q_lora_rank: int | None) -> None:
-    """Against queries and keys built by hand from the first layer's weights; position 0 alone, so no rotation."""
-    config = replace(CONFIG, q_lora_rank=q_lora_rank)
-    model = loud(K2Model(config))
-    attention, layer = model.layers()[0].self_attn, model.layers()[0]
-    ids = torch.tensor([[3], [17], [44]])
-    trace = Trace(max_logits=True)
-    with torch.no_grad():
-        model(ids, trace=trace)
-        x = layer.input_layernorm(model.model.embed_tokens(ids))
-        if q_lora_rank is None:
-            q = attention.q_proj(x)
-        else:
-            q = attention.q_b_proj(attention.q_a_layernorm(attention.q_a_proj(x)))
-        latent, k_pe = attention.kv_a_proj_with_mqa(x).split((12, 4), -1)
-        k_nope = attention.kv_b_proj(attention.kv_a_layernorm(latent)).view(3, 1, 2, 18)[..., :8]
-        k = torch.cat((k_nope, k_pe[:, :, None].expand(-1, -1, 2, -1)), -1)
-        want = ((q.view(3, 1, 2, 12) * k).sum(-1) / 12**0.5).amax((0, 1))
-    assert torch.allclose(trace.max_logit_N[0], want, rtol=1e-5)
-    assert trace.max_logit_N.keys() == {0, 1} and trace.max_logit_N[1].shape == (2,)
-
-
 def test_initial_weights_follow_the_seed() -> None:
     a, b, c = (K2Model(CONFIG, seed=s) for s in (3, 3, 4))
     for x, y, z in zip(a.parameters(), b.parameters(), c.parameters()):

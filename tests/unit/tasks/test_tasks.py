@@ -28,23 +28,23 @@ ALLOWED_STEPS = {
     "table_questions": {"trained": {1, 2, 3}, "held_out": {1, 2, 3}, "longer": {4, 5}},
     "folder_facts": {"trained": {2, 3, 4}, "held_out": {2, 3, 4}, "longer": {5, 6}},
 }
-EVERY = [(family, split) for family in FAMILIES for split in SPLITS]
+EVERY: list[tuple[str, Split]] = [(family, split) for family in FAMILIES for split in SPLITS]
 
 
 @pytest.fixture(scope="module")
-def tasks() -> dict[tuple[str, str], list[Task]]:
+def tasks() -> dict[tuple[str, Split], list[Task]]:
     return {(f, s): [make(f, s, seed) for seed in range(TASKS_EACH)] for f, s in EVERY}
 
 
 @pytest.mark.parametrize(("family", "split"), EVERY)
-def test_every_gold_validates(tasks: dict[tuple[str, str], list[Task]], family: str, split: Split) -> None:
+def test_every_gold_validates(tasks: dict[tuple[str, Split], list[Task]], family: str, split: Split) -> None:
     for task in tasks[family, split]:
         task.validate()
 
 
 @pytest.mark.parametrize(("family", "split"), EVERY)
 def test_steps_answers_and_slips_are_spread(
-    tasks: dict[tuple[str, str], list[Task]], family: str, split: Split
+    tasks: dict[tuple[str, Split], list[Task]], family: str, split: Split
 ) -> None:
     made = tasks[family, split]
     steps = Counter(task.steps for task in made)
@@ -53,11 +53,13 @@ def test_steps_answers_and_slips_are_spread(
     (answer, count), *_ = Counter(task.answer for task in made).most_common(1)
     assert count < 0.05 * TASKS_EACH, f"{answer!r} is right {count} times of {TASKS_EACH}"
     assert 0.04 <= sum(bool(task.mistakes()) for task in made) / TASKS_EACH <= 0.17
-    assert len({task.prompt for task in made}) == TASKS_EACH
+    # With tools two questions may read alike, since the data behind the tool differ.
+    assert len({task.prompt_without_tools for task in made}) == TASKS_EACH
+    assert len({task.prompt for task in made}) >= 0.85 * TASKS_EACH
 
 
 def test_a_seed_gives_one_task_and_no_global_state_is_touched() -> None:
-    wanted = [(family, split, seed) for family, split in EVERY for seed in (0, 7, 2**61)]
+    wanted: list[tuple[str, Split, int]] = [(family, split, seed) for family, split in EVERY for seed in (0, 7, 2**61)]
     before = random.getstate()
     first = [make(*w) for w in wanted]
     traces = [task.gold(thinking=True, tools=True) for task in first]
@@ -73,7 +75,7 @@ def test_a_seed_gives_one_task_and_no_global_state_is_touched() -> None:
     assert ids(3) == ids(3) != ids(4)
 
 
-def test_held_out_phrasings_are_never_trained(tasks: dict[tuple[str, str], list[Task]]) -> None:
+def test_held_out_phrasings_are_never_trained(tasks: dict[tuple[str, Split], list[Task]]) -> None:
     for family in FAMILIES:
         seen = {t for split in ("trained", "longer") for task in tasks[family, split] for t in task.templates}
         held_out = {t for task in tasks[family, "held_out"] for t in task.templates}
@@ -100,11 +102,11 @@ def test_there_are_enough_phrasings_and_a_quarter_is_held_out() -> None:
 
 @pytest.mark.parametrize(("family", "split"), EVERY)
 def test_the_english_has_no_slips_that_a_pattern_can_find(
-    tasks: dict[tuple[str, str], list[Task]], family: str, split: Split
+    tasks: dict[tuple[str, Split], list[Task]], family: str, split: Split
 ) -> None:
     wrong = {
-        "article": r"\ba [aeiou]\w|\ban [^aeiou\W]",
-        "plural after one": r"\b(?:1|one) (?!of|day|in|way|hour|for)\w+s\b(?<!ss)",
+        "article": r"\ba [aeiou]\w|\ban (?!hour)[^aeiou\W]",
+        "plural after one": r"(?<![\d.,])1 [a-z]+s\b",
         "doubled word": r"\b(\w+) \1\b",
         "I in the third person": r"\bI (?:has|is|buys|gives|does|wants)\b|\byou (?:has|is|does)\b",
         "a small letter after a full stop": r"[.?!] [a-z]",
@@ -115,8 +117,7 @@ def test_the_english_has_no_slips_that_a_pattern_can_find(
         for text in (task.prompt, task.sentence, *thoughts):
             text = re.sub(r"[\w/]+\.txt", "FILE", text)
             for name, pattern in wrong.items():
-                found = re.search(pattern, text)
-                assert not found or found.group().split()[0].isdigit(), f"{task.id}: {name}: {text!r}"
+                assert not re.search(pattern, text), f"{task.id}: {name}: {text!r}"
 
 
 def test_examples_are_typical() -> None:
@@ -133,7 +134,7 @@ def test_unknown_words_are_refused() -> None:
             make(*bad)  # type: ignore[arg-type]
 
 
-def test_modes_differ_only_where_they_should(tasks: dict[tuple[str, str], list[Task]]) -> None:
+def test_modes_differ_only_where_they_should(tasks: dict[tuple[str, Split], list[Task]]) -> None:
     for made in tasks.values():
         for task in made[:20]:
             plain = task.gold(thinking=False, tools=True)
@@ -182,7 +183,7 @@ def test_a_wrong_result_is_seen() -> None:
         with pytest.raises(GoldError, match="returned"):
             _with_move(task, -1, expect=wrong).validate()
         other = replace(task, answer=wrong, sentence=task.sentence.replace(task.answer, wrong))
-        with pytest.raises(GoldError, match="leap|does not stand"):
+        with pytest.raises(GoldError, match=r"leap|does not stand"):
             other.validate()
         with pytest.raises(GoldError, match="gets no reward"):
             replace(task, answer=wrong).validate()
@@ -255,7 +256,7 @@ def test_tool_errors_must_be_planted_and_planted_slips_must_be_errors() -> None:
         replace(task, moves=(slip, *task.moves)).validate()
 
 
-def test_arguments_are_json(tasks: dict[tuple[str, str], list[Task]]) -> None:
+def test_arguments_are_json(tasks: dict[tuple[str, Split], list[Task]]) -> None:
     for made in tasks.values():
         for task in made[:20]:
             for message in task.gold(thinking=True, tools=True):

@@ -1,0 +1,223 @@
+"""nano: the model that ships with abruzzi. Tokenizer, data and training in one file.
+
+    python -m abruzzi.recipes.nano --out runs/nano --time-limit 90m     # again to go on where it stopped
+    python -m abruzzi.recipes.nano --out runs/nano --export DIR         # the checkpoint, experts in INT4
+
+Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
+tools, in equal numbers), rendered as the product renders it; only tokens that the model would sample
+are trained on, and slips that a gold trajectory makes on purpose are not. No other text is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from abruzzi import tokenizer
+from abruzzi.config import ModelConfig
+from abruzzi.data.packing import Row, pack
+from abruzzi.tasks import Task, make
+from abruzzi.tokenizer import ChatDefaults, Tokenizer
+from abruzzi.tokenizer.train import train_bpe
+from abruzzi.train.loop import RunConfig, Trainer, append_metrics
+from abruzzi.types import Message
+
+SYSTEM = "You are nano, a very small model. You think, use tools and answer."
+VOCAB_SIZE = 1536
+CONTEXT = 4096
+ROW_LENGTH = 1280
+SHARD = 512  # samples
+FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
+# Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
+FIRST_SEED = 1_000_000_000
+_DEFAULTS = ChatDefaults(system=SYSTEM, preserve_thinking=True, cut_long_runs=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A rendered conversation."""
+
+    ids: list[int]
+    sampled: list[bool]
+
+
+def model_config(vocab: Tokenizer) -> ModelConfig:
+    """K2's architecture at 1.9 M active parameters (without embedding and head)."""
+    return ModelConfig(
+        vocab_size=vocab.vocab_size,
+        hidden_size=192,
+        intermediate_size=512,
+        moe_intermediate_size=128,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        n_routed_experts=16,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        # The rule that K2's 2.827 follows: the routed sum keeps the size of a dense MLP's output.
+        routed_scaling_factor=1.4,
+        q_lora_rank=96,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        rope_theta=50000.0,
+        rms_norm_eps=1e-6,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=vocab.id_of("[BOS]"),
+        eos_token_id=vocab.id_of("<|im_end|>"),
+        pad_token_id=vocab.id_of("[PAD]"),
+    )
+
+
+def build_tokenizer() -> Tokenizer:
+    """nano's own BPE, from the text of four thousand samples."""
+    return tokenizer.from_json(train_bpe(_texts(4000), VOCAB_SIZE), _DEFAULTS)
+
+
+def sample(vocab: Tokenizer, number: int) -> Sample:
+    """Training sample `number`: which task and which mode follow from it alone."""
+    thinking, tools = number % 2 == 0, number // 2 % 2 == 0
+    task = training_task(number)
+    messages, specs = conversation(task, thinking, tools)
+    rendered = tokenizer.render(vocab, messages, specs, add_generation_prompt=False)
+    if thinking and tools:
+        for slip in task.mistakes():
+            _forget(vocab, messages, specs, slip + 1, rendered.sampled)
+    return Sample(rendered.ids, rendered.sampled)
+
+
+def training_task(number: int) -> Task:
+    """The task of a training sample: four samples in a row cover the four modes of different tasks."""
+    return make(FAMILIES[number // 4 % len(FAMILIES)], "trained", FIRST_SEED + number)
+
+
+def conversation(task: Task, thinking: bool, tools: bool) -> tuple[list[Message], list]:
+    """The messages of a gold trajectory, and the tools that are declared."""
+    prompt = task.prompt if tools else task.prompt_without_tools
+    specs = []
+    if tools:
+        with task.open_tools() as opened:
+            specs = [tool.spec for tool in opened]
+    return [Message("user", prompt), *task.gold(thinking, tools)], specs
+
+
+def shard(tokenizer_json: str, number: int) -> list[Row]:
+    """Rows of shard `number`; a function of its arguments, so it can run in another process."""
+    vocab = tokenizer.from_json(tokenizer_json, _DEFAULTS)
+    samples = (sample(vocab, i) for i in range(number * SHARD, (number + 1) * SHARD))
+    fitting = ((s.ids, s.sampled) for s in samples if len(s.ids) <= ROW_LENGTH)
+    pad = vocab.id_of("[PAD]")
+    assert pad is not None
+    return list(pack(fitting, ROW_LENGTH, pad))
+
+
+class Shards:
+    """Shards by number, the next ones already being made in another process."""
+
+    def __init__(self, tokenizer_json: str, ahead: int = 2) -> None:
+        self._json = tokenizer_json
+        self._ahead = ahead
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self._waiting: dict[int, Future[list[Row]]] = {}
+
+    def __call__(self, number: int) -> Sequence[Row]:
+        for n in range(number, number + self._ahead + 1):
+            if n not in self._waiting:
+                self._waiting[n] = self._pool.submit(shard, self._json, n)
+        return self._waiting.pop(number).result()
+
+    def close(self) -> None:
+        """End the other process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
+    """nano on two CPU cores: 5,120 tokens a step."""
+    return RunConfig(
+        model=model_config(vocab),
+        steps=steps,
+        rows_per_step=4,
+        row_length=ROW_LENGTH,
+        lr_muon=1e-2,
+        lr_adamw=4e-3,
+        weight_decay=0.02,
+        warmup=60,
+        decay=max(1, steps // 4),
+        save_every=100,
+        log_every=10,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, go on, or export; see the header."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where state, metrics and tokenizer live")
+    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps of the whole run")
+    parser.add_argument("--time-limit", type=_seconds, default=None, help="stop after so long (30s, 90m, 2h)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", type=Path, default=None, help="write the checkpoint of the saved state, then leave")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    vocab_file = given.out / "tokenizer.json"
+    if not vocab_file.exists():
+        vocab_file.write_text(build_tokenizer().to_json(), encoding="utf-8")
+    text = vocab_file.read_text(encoding="utf-8")
+    vocab = tokenizer.from_json(text, _DEFAULTS)
+    shards = Shards(text)
+    trainer = Trainer(run_config(vocab, given.steps), shards, given.out)
+    resumed = trainer.resume()
+    if given.export is not None:
+        if not resumed:
+            parser.error(f"{given.out} holds no state to export")
+        trainer.export(given.export, tokenizer.chat_files(vocab, max_context=CONTEXT))
+        shards.close()
+        return 0
+    write = append_metrics(given.out / "metrics.jsonl")
+
+    def report(metrics: dict[str, object]) -> None:
+        write(metrics)
+        print(json.dumps(metrics), flush=True)  # noqa: T201 - this is the command's output
+
+    finished = trainer.train(given.time_limit, report)
+    shards.close()
+    return 0 if finished else 3
+
+
+def _texts(count: int) -> Iterator[str]:
+    for number in range(count):
+        messages, specs = conversation(training_task(number), number % 2 == 0, number // 2 % 2 == 0)
+        yield from (json.dumps(s.to_openai(), sort_keys=True, separators=(",", ":")) for s in specs)
+        for message in messages:
+            yield from filter(None, (message.content, message.reasoning_content))
+            yield from (c.arguments for c in message.tool_calls)
+            yield from (f"functions.{c.name}:0" for c in message.tool_calls)
+            yield from (message.role, f"## Return of functions.calculator:0\n{message.content}")
+        yield from (SYSTEM, "tool_declare", "system")
+
+
+def _forget(vocab: Tokenizer, messages: list[Message], specs: list, index: int, sampled: list[bool]) -> None:
+    """Take message `index` out of the loss. Rendering is append-only, so its span is between two lengths."""
+    start, end = (
+        len(tokenizer.render(vocab, messages[:upto], specs, add_generation_prompt=False).ids)
+        for upto in (index, index + 1)
+    )
+    sampled[start:end] = [False] * (end - start)
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    if text[-1:] in units:
+        return float(text[:-1]) * units[text[-1]]
+    return float(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
