@@ -4,4 +4,22 @@ Importing this package is cheap on purpose: it pulls in neither numpy nor torch.
 when they are asked for.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from abruzzi.engine.llm import LLM
+
 __version__ = "0.1.0.dev0"
+
+__all__ = ["__version__", "load"]
+
+
+def load(path: str) -> LLM:
+    """A model that runs on this machine: `nano`, which ships with abruzzi, or a directory in Hugging Face layout.
+
+    Raises FileNotFoundError or ValueError with a hint. Needs no torch."""
+    from abruzzi.engine.llm import LLM
+
+    return LLM.load(path)

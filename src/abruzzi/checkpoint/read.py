@@ -104,7 +104,7 @@ class Checkpoint:
         rows, width = spec.shape
         return Int4Matrix(self.raw(packed_name), scale, (rows, width))
 
-    def _spec(self, name: str):  # noqa: ANN202 - TensorSpec, private
+    def _spec(self, name: str):
         if name not in self._specs:
             raise KeyError(f"no tensor {name!r} in {self.folder}")
         return self._specs[name]

@@ -96,9 +96,9 @@ def _entry(path: Path, name: str, fields: Any, data_bytes: int) -> Entry:
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{path}: tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if not _naturals(shape) or len(shape) > 8:
+    if shape is None or not _naturals(shape) or len(shape) > 8:
         raise ValueError(f"{path}: tensor {name!r} has shape {_brief(shape)}; hint: corrupt file")
-    if not _naturals(offsets) or len(offsets) != 2:
+    if offsets is None or not _naturals(offsets) or len(offsets) != 2:
         raise ValueError(f"{path}: tensor {name!r} has data_offsets {_brief(offsets)}; hint: corrupt file")
     begin, end = offsets
     want = math.prod(shape) * DTYPES[dtype].itemsize

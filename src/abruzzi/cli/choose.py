@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
+from abruzzi.engine.llm import LLM, NANO
 from abruzzi.types import ChatModel
 
 
@@ -23,14 +23,9 @@ def is_url(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def nano_path() -> Path:
-    """The checkpoint that ships inside the package."""
-    return Path(str(resources.files("abruzzi"))) / "nano"
-
-
 def checkpoint_path(model: str) -> Path:
     """The directory that `--model` names. Raises FileNotFoundError that says what would be accepted."""
-    path = nano_path() if model == "nano" else Path(model).expanduser()
+    path = NANO if model == "nano" else Path(model).expanduser()
     if not (path / "config.json").is_file():
         given = f"model {model!r} is not there" if not path.exists() else f"{path} holds no config.json"
         raise FileNotFoundError(
@@ -52,8 +47,6 @@ def choose(model: str, served_model: str | None = None, api_key: str | None = No
         return Chosen(client, client.model, local=False)
     if served_model or api_key:
         raise ValueError("--served-model and --api-key go with --model http(s)://..., not with a local model")
-    from abruzzi.engine.llm import LLM
-
     path = checkpoint_path(model)
     llm = LLM.load(path)
     llm.thinking = thinking

@@ -43,8 +43,9 @@ class Terminal:
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False) -> None:
         self.out = out or sys.stdout
-        err = err or sys.stderr
-        self.console = Console(file=err, highlight=False, markup=False, soft_wrap=True, quiet=quiet or not err.isatty())
+        shown = err if err is not None else sys.stderr
+        silent = quiet or not shown.isatty()
+        self.console = Console(file=shown, highlight=False, markup=False, soft_wrap=True, quiet=silent)
         self.live = self.out.isatty()
         self._mid_line = False
         self._thought_tokens = 0

@@ -39,6 +39,7 @@ from abruzzi.types import (
 # A thought is closed early enough that at least this share of max_tokens is left for the answer.
 ANSWER_SHARE = 0.25
 PREFILL_CHUNK = 512
+NANO = Path(__file__).resolve().parent.parent / "nano"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class LLM:
         self.config = config
         self.tokenizer = tok
         self.name = name
+        self.thinking = True  # the default of `chat`
         self.max_context = config.max_position_embeddings
         self._runner = runner
         self._cache = LatentCache(config, self.max_context)
@@ -64,7 +66,10 @@ class LLM:
 
     @classmethod
     def load(cls, path: str | Path) -> LLM:
-        """A directory in Hugging Face layout. Raises FileNotFoundError or ValueError with a hint."""
+        """`nano` (inside the package) or a directory in Hugging Face layout.
+
+        Raises FileNotFoundError or ValueError with a hint."""
+        path = NANO if str(path) == "nano" else Path(path)
         with open_checkpoint(path) as checkpoint:
             tok = tokenizer.load(path)
             if tok.vocab_size > checkpoint.config.vocab_size:
@@ -113,16 +118,16 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         stream: bool = True,
-        thinking: bool = True,
+        thinking: bool | None = None,
         **options: Any,
     ) -> Iterator[Event]:
         """Answer a conversation: events as they come, then one MessageEnd with the whole message.
 
-        stream=False gives only the MessageEnd. thinking=False closes the thought before it begins.
-        Stop strings apply to the answer, not to the thought. Raises ValueError for messages of a wrong
-        shape and for a prompt that does not fit the context."""
+        stream=False gives only the MessageEnd. thinking: None = `self.thinking`; False closes the thought
+        before it begins. Stop strings apply to the answer, not to the thought.
+        Raises ValueError for messages of a wrong shape and for a prompt that does not fit the context."""
         params = _params(params, options)
-        events = self._chat(messages, tools, params, thinking)
+        events = self._chat(messages, tools, params, self.thinking if thinking is None else thinking)
         return events if stream else (e for e in events if isinstance(e, MessageEnd))
 
     def _chat(

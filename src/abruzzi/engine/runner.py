@@ -133,8 +133,8 @@ def _swiglu(w: Mlp, x_TD: np.ndarray) -> np.ndarray:
 
 def _apply(w: Matrix, x_TI: np.ndarray) -> np.ndarray:
     """x @ W^T -> float32 [T, out]."""
-    if w.packed is not None and w.scale is not None and len(x_TI) <= MATVEC_UP_TO:
-        return np.stack([ops.int4_matvec(w.packed, w.scale, x) for x in np.ascontiguousarray(x_TI)])
+    if w.int4 is not None and len(x_TI) <= MATVEC_UP_TO:
+        return np.stack([ops.int4_matvec(w.int4.packed, w.int4.scale, x) for x in np.ascontiguousarray(x_TI)])
     return ops.linear(x_TI, w.as_float())
 
 

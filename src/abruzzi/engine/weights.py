@@ -16,23 +16,22 @@ import numpy as np
 
 from abruzzi.checkpoint import Checkpoint
 from abruzzi.config import ModelConfig
-from abruzzi.quant.int4 import dequantize_packed
+from abruzzi.quant.int4 import Int4Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One [out, in] matrix: float32 `dense`, or INT4 `packed` int32 [out, in/8] with bf16 `scale` bits."""
+    """One [out, in] matrix, float32 or INT4: exactly one of the two is there."""
 
     dense: np.ndarray | None = None
-    packed: np.ndarray | None = None
-    scale: np.ndarray | None = None
+    int4: Int4Matrix | None = None
 
     def as_float(self) -> np.ndarray:
         """float32 [out, in]; for INT4 a fresh array each time (it is used and dropped)."""
         if self.dense is not None:
             return self.dense
-        assert self.packed is not None and self.scale is not None
-        return dequantize_packed(self.packed, self.scale, (self.packed.shape[0], self.packed.shape[1] * 8))
+        assert self.int4 is not None
+        return self.int4.dequantize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,8 @@ def _matrix(checkpoint: Checkpoint, name: str) -> Matrix:
     if not checkpoint.is_int4(name):
         return Matrix(dense=_float(checkpoint, name))
     stored = checkpoint.packed(name)
-    return Matrix(packed=np.ascontiguousarray(stored.packed), scale=np.ascontiguousarray(stored.scale))
+    # Copies: the file may be replaced or on a slow disk, and its tensors need not be aligned.
+    return Matrix(int4=Int4Matrix(stored.packed.copy(), stored.scale.copy(), stored.shape))
 
 
 def _mlp(checkpoint: Checkpoint, prefix: str) -> Mlp:

@@ -26,6 +26,7 @@ def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float) -> np.ndarray:
     wide = x_TD.astype(np.float64)
     return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight_D).astype(np.float32)
 
+
 def linear(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
     """x @ W^T: float32 [T, out]. BLAS does this well; it is here so that callers have one place."""
     return x_TI @ w_OI.T

@@ -11,7 +11,8 @@ heads share; only those two are cached. Two ways to attend, the same numbers up 
 Not here: dropout, padding masks, sliding windows.
 
 Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
-N heads, Q q_lora_rank, R kv_lora_rank, K nope dim (qk_nope_head_dim), P rope dim, A = K + P, H value dim.
+N heads, Q q_lora_rank, R kv_lora_rank, K nope dim (qk_nope_head_dim), P rope dim, A = K + P, L = R + P,
+H value dim.
 """
 
 from __future__ import annotations
@@ -94,9 +95,7 @@ class Attention(nn.Module):
         if cache is not None:
             c_kv_BSR, k_pe_BSP = cache.append(self.layer, c_kv_BSR, k_pe_BSP)
         if trace is not None and trace.max_logits:
-            with torch.no_grad():
-                logits_BNTS = self._latent_logits(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
-                trace.max_logit_N[self.layer] = logits_BNTS.amax((0, 2, 3))
+            trace.max_logit_N[self.layer] = self._max_logit(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
         if absorbed:
             o_BTNH = self._absorbed(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
         else:
@@ -143,26 +142,41 @@ class Attention(nn.Module):
     def _absorbed(
         self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
     ) -> Tensor:
-        logits_BNTS = self._latent_logits(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
-        weights_BNTS = logits_BNTS.softmax(-1).to(q_nope_BTNK.dtype)
-        u_BTNR = torch.einsum("bnts,bsr->btnr", weights_BNTS, c_kv_BSR)
+        q_BTNL, c_BSL = self._latent_queries(q_nope_BTNK, q_pe_BTNP), torch.cat((c_kv_BSR, k_pe_BSP), -1)
+        logits_BNTS = torch.einsum("btnl,bsl->bnts", q_BTNL, c_BSL).float() * self.softmax_scale
+        weights_BNTS = logits_BNTS.masked_fill(_unseen(mask, logits_BNTS), float("-inf")).softmax(-1)
+        u_BTNR = torch.einsum("bnts,bsr->btnr", weights_BNTS.to(q_nope_BTNK.dtype), c_kv_BSR)
         return torch.einsum("btnr,nhr->btnh", u_BTNR, self._kv_b_parts()[1])
 
-    def _latent_logits(
+    @torch.no_grad()
+    def _max_logit(
         self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Softmax inputs, float32 [B, N, T, S]; -inf where a token may not look."""
+        """The largest softmax input of each head, float32 [N]; one head at a time: twice as fast as all at once."""
+        q_BTNL, c_BSL = self._latent_queries(q_nope_BTNK, q_pe_BTNP), torch.cat((c_kv_BSR, k_pe_BSP), -1)
+        largest = []
+        for q_BTL in q_BTNL.unbind(2):
+            logits_BTS = q_BTL @ c_BSL.to(q_BTL.dtype).mT
+            unseen = _unseen(mask if mask is None or mask.ndim == 2 else mask[:, 0], logits_BTS)
+            largest.append(logits_BTS.masked_fill_(unseen, float("-inf")).amax())
+        return torch.stack(largest).float() * self.softmax_scale
+
+    def _latent_queries(self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor) -> Tensor:
+        """Queries for [c_kv; k_pe]: the key part of kv_b_proj folded in; [B, T, N, L]."""
         q_latent_BTNR = torch.einsum("btnk,nkr->btnr", q_nope_BTNK, self._kv_b_parts()[0])
-        logits_BNTS = torch.einsum("btnr,bsr->bnts", q_latent_BTNR, c_kv_BSR)
-        logits_BNTS = logits_BNTS + torch.einsum("btnp,bsp->bnts", q_pe_BTNP, k_pe_BSP)
-        if mask is None:
-            mask = torch.ones(logits_BNTS.shape[-2:], dtype=torch.bool, device=logits_BNTS.device).tril()
-        return (logits_BNTS.float() * self.softmax_scale).masked_fill(~mask, float("-inf"))
+        return torch.cat((q_latent_BTNR, q_pe_BTNP.to(q_latent_BTNR.dtype)), -1)
 
     def _kv_b_parts(self) -> tuple[Tensor, Tensor]:
         """kv_b_proj's rows per head: first the key part [N, K, R], then the value part [N, H, R]."""
         w_uk_NKR, w_uv_NHR = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), 1)
         return w_uk_NKR, w_uv_NHR
+
+
+def _unseen(mask: Tensor | None, logits: Tensor) -> Tensor:
+    """Where a query may not look: the mask turned round; for None everything after the query itself."""
+    if mask is not None:
+        return ~mask
+    return torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
 
 
 def _document_by_document(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, documents: list[int], scale: float) -> Tensor:

@@ -69,7 +69,7 @@ def dequantize(codes_OI: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
 def pack(codes_OI: np.ndarray) -> np.ndarray:
     """int32 [O, ceil(I/8)] from codes int8 [O, I] in -8..7, lowest bits first."""
     rows, width = codes_OI.shape
-    if codes_OI.size and not (-8 <= int(codes_OI.min()) and int(codes_OI.max()) <= 7):
+    if codes_OI.size and not (int(codes_OI.min()) >= -8 and int(codes_OI.max()) <= 7):
         raise ValueError(f"codes from {codes_OI.min()} to {codes_OI.max()}; expected -8..7")
     nibbles = np.zeros((rows, -(-width // PER_WORD) * PER_WORD), np.uint32)
     nibbles[:, :width] = (codes_OI.astype(np.int32) + 8).astype(np.uint32)

@@ -1,38 +1,21 @@
-"""Text <-> token ids, over `tokenizer.json` (library tokenizers) or Kimi's `tiktoken.model` (tiktoken).
+"""Text <-> token ids: one class over `tokenizer.json` and over Kimi's `tiktoken.model`.
 
-Text can never become a control token: both backends encode with a vocabulary from which control tokens
-were taken out, and only an explicit `allow_special=True` reads control strings in text. Byte-level BPE
-only, so that every text is encodable and decode(encode(text)) == text.
+Text can never become a control token: the backends do not know control tokens, and only an explicit
+`allow_special=True` reads control strings in text. decode(encode(text)) == text for every text.
+Not here: the chat format (chat.py, parser.py), and training a vocabulary (train.py).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-# Kimi's split pattern (k2.md 5.1): Han runs; letters without Han, with an English contraction; one to
-# three digits; punctuation; line ends; other white space.
-_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
-_BEFORE, _AFTER = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-KIMI_PATTERN = "|".join(
-    [
-        r"[\p{Han}]+",
-        f"{_BEFORE}{_UPPER}*{_LOWER}+{_AFTER}",
-        f"{_BEFORE}{_UPPER}+{_LOWER}*{_AFTER}",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-)
+from abruzzi.tokenizer.backends import Backend, JsonBackend, TiktokenBackend, read_ranks
+
 KIMI_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
 KIMI_CONTROL_IDS = 256  # reserved behind the learned ranks
 # Kimi's tokenizer cuts very long texts before the pattern sees them (k2.md 5.1).
@@ -45,25 +28,19 @@ class ChatDefaults:
     """What a checkpoint fixes about its chat format; kept in tokenizer_config.json under "abruzzi".
 
     system: the line that stands first when a conversation brings none ("" = none). preserve_thinking:
-    whether thinking stays in the history once a final answer exists. cut_long_runs: Kimi's cuts."""
+    whether thinking stays in the history once a final answer exists. cut_long_runs: Kimi's cuts.
+    The defaults are Kimi's."""
 
     system: str = KIMI_SYSTEM
     preserve_thinking: bool = False
     cut_long_runs: bool = True
 
 
-class Backend(Protocol):
-    """Learned tokens only: no control tokens."""
-
-    def encode(self, text: str) -> list[int]: ...
-    def token_bytes(self, token_id: int) -> bytes | None: ...
-    def to_json(self, control: Mapping[str, int], visible: frozenset[str]) -> str: ...
-
-
 class Tokenizer:
-    """Ids of learned tokens and of control tokens, never confused.
+    """Ids of learned tokens and of control tokens, never confused. Immutable in use.
 
-    control: text -> id of every control token. visible: those that are not flagged special."""
+    control: text -> id of every control token. visible: those that are not flagged special.
+    vocab_size: the largest id + 1. Raises ValueError when an id is both learned and control."""
 
     def __init__(
         self,
@@ -80,18 +57,22 @@ class Tokenizer:
         self.defaults = defaults
         self.control_ids = frozenset(self.control.values())
         self.end_ids = frozenset(self.control[t] for t in END_TOKENS if t in self.control)
-        self._text_of = {i: t for t, i in self.control.items()}
+        self.control_text = {i: t for t, i in self.control.items()}
+        if len(self.control_text) != len(self.control) or any(backend.token_bytes(i) for i in self.control_text):
+            raise ValueError("a control token shares its id with another token; hint: two files of different models?")
         self._bytes: dict[int, bytes] = {}
         longest_first = sorted(self.control, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def __deepcopy__(self, _: Any) -> Tokenizer:
-        return self  # immutable in use; parsers that are copied share it
+        return self  # parsers that are copied share it
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Ids of a text. Control strings in it stay text unless `allow_special`.
 
-        Raises ValueError for text that is not valid Unicode (lone surrogates)."""
+        Raises ValueError for what is no text, or not valid Unicode (lone surrogates)."""
+        if not isinstance(text, str):
+            raise ValueError(f"text must be a str, got {type(text).__name__}; hint: decode bytes, or str(value)")
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -108,17 +89,22 @@ class Tokenizer:
         return ids + self._encode_text(text[at:])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; control tokens by their name, bytes that are no UTF-8 as U+FFFD."""
+        """Text of ids; control tokens by their name, bytes that are no UTF-8 as U+FFFD.
+
+        Raises ValueError for an id outside the vocabulary."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token. Raises ValueError for an id outside the vocabulary."""
         known = self._bytes.get(token_id)
         if known is None:
-            text = self._text_of.get(token_id)
+            text = self.control_text.get(token_id)
             known = text.encode("utf-8") if text is not None else self._backend.token_bytes(token_id)
             if known is None:
-                raise ValueError(f"token id {token_id} is not in this vocabulary of {self.vocab_size}")
+                raise ValueError(
+                    f"token id {token_id!r} is not in this vocabulary of {self.vocab_size}; "
+                    "hint: the tokenizer files belong to another checkpoint"
+                )
             self._bytes[token_id] = known
         return known
 
@@ -126,9 +112,33 @@ class Tokenizer:
         """The id of a control token; None when this tokenizer lacks it."""
         return self.control.get(control_text)
 
+    def with_defaults(self, defaults: ChatDefaults) -> Tokenizer:
+        """The same tokens with another default system line or rule about thinking."""
+        return Tokenizer(self._backend, self.control, self.vocab_size, self.visible, defaults)
+
     def to_json(self) -> str:
-        """An equivalent tokenizer.json."""
+        """An equivalent tokenizer.json. (A tiktoken tokenizer: 1.5 s, 8 MB.)"""
         return self._backend.to_json(self.control, self.visible)
+
+    def settings(self) -> dict[str, Any]:
+        """tokenizer_config.json: what transformers needs, and our defaults."""
+        special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("bos", "pad", "unk")}
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **{key: text for key, text in special.items() if text in self.control},
+            "abruzzi": asdict(self.defaults),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json to a directory, from which `load` gives this back.
+
+        A whole checkpoint has two more files: template.write_chat_files writes all four."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        settings = json.dumps(self.settings(), indent=2, ensure_ascii=False)
+        (folder / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8")
 
     def _encode_text(self, text: str) -> list[int]:
         if not text:
@@ -141,17 +151,21 @@ class Tokenizer:
 def load(path: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint directory: tokenizer.json, else tiktoken.model.
 
-    Raises FileNotFoundError or ValueError with the path and a hint."""
+    Where config.json stands beside it, its vocab_size must hold every id.
+    Raises ValueError with the path and a hint for files that are absent, damaged or of another kind."""
     folder = Path(path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no such directory: {folder}; hint: give the directory that holds tokenizer.json")
-    settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    defaults = _defaults(folder, settings)
+        raise ValueError(f"no such directory: {folder}; hint: give the directory that holds tokenizer.json")
+    settings = _read_json(folder / "tokenizer_config.json")
     if (folder / "tokenizer.json").is_file():
-        return _load_json(folder / "tokenizer.json", defaults)
-    if (folder / "tiktoken.model").is_file():
-        return _load_tiktoken(folder / "tiktoken.model", settings, defaults)
-    raise FileNotFoundError(f"{folder} holds neither tokenizer.json nor tiktoken.model; hint: download not complete?")
+        # Kimi's cuts belong to Kimi's own file; in a tokenizer.json they must be asked for.
+        tok = _load_json(folder / "tokenizer.json", _defaults(folder, settings, ChatDefaults(cut_long_runs=False)))
+    elif (folder / "tiktoken.model").is_file():
+        tok = _load_tiktoken(folder / "tiktoken.model", settings, _defaults(folder, settings, ChatDefaults()))
+    else:
+        raise ValueError(f"{folder} holds neither tokenizer.json nor tiktoken.model; hint: download not complete?")
+    _require_fit(folder, tok.vocab_size)
+    return tok
 
 
 def from_json(text: str, defaults: ChatDefaults = ChatDefaults(), where: str = "tokenizer.json") -> Tokenizer:
@@ -160,125 +174,10 @@ def from_json(text: str, defaults: ChatDefaults = ChatDefaults(), where: str = "
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}; hint: fetch it again") from None
-    backend = _JsonBackend(data, where)
-    added = [(t["content"], t["id"], bool(t.get("special"))) for t in data.get("added_tokens") or []]
-    control = {content: token_id for content, token_id, _ in added}
-    visible = frozenset(content for content, _, special in added if not special)
-    top = max((*control.values(), *backend.vocab.values()), default=-1)
-    return Tokenizer(backend, control, top + 1, visible, defaults)
-
-
-class _JsonBackend:
-    """tokenizer.json with its added tokens taken out of reach of text."""
-
-    def __init__(self, data: Any, where: str) -> None:
-        from tokenizers import Tokenizer as Library
-
-        model = data.get("model") if isinstance(data, dict) else None
-        if not isinstance(model, dict) or model.get("type") != "BPE":
-            kind = model.get("type") if isinstance(model, dict) else None
-            raise ValueError(f"{where}: model type {kind!r} is not supported; expected byte-level 'BPE'")
-        if data.get("normalizer") is not None:
-            raise ValueError(f"{where}: a normalizer ({data['normalizer'].get('type')!r}) changes text; expected none")
-        if not _has_byte_level(data.get("pre_tokenizer")):
-            raise ValueError(f"{where}: the pre-tokenizer is not byte-level; only byte-level BPE is supported")
-        self._data = data
-        controls = {t["content"] for t in data.get("added_tokens") or []}
-        # With `ignore_merges`, or a merge that spells it, text could still become a control token.
-        self.vocab: dict[str, int] = {t: i for t, i in model["vocab"].items() if t not in controls}
-        merges = [m for m in model["merges"] if "".join(m if isinstance(m, list) else m.split(" ", 1)) not in controls]
-        lacking = [b for b, char in _CHAR_OF_BYTE.items() if char not in self.vocab]
-        if lacking:
-            raise ValueError(f"{where}: the vocabulary lacks {len(lacking)} of the 256 bytes (first: {lacking[0]})")
-        stripped = {
-            **data,
-            "added_tokens": [],
-            "post_processor": None,
-            "truncation": None,
-            "padding": None,
-            "model": {**model, "vocab": self.vocab, "merges": merges},
-        }
-        try:
-            self._library = Library.from_str(json.dumps(stripped))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{where} cannot be read: {error}; hint: fetch it again") from None
-        self._token_of = {i: t for t, i in self.vocab.items()}
-
-    def encode(self, text: str) -> list[int]:
-        return self._library.encode(text, add_special_tokens=False).ids
-
-    def token_bytes(self, token_id: int) -> bytes | None:
-        token = self._token_of.get(token_id)
-        if token is None:
-            return None
-        return bytes(_BYTE_OF_CHAR[c] for c in token)
-
-    def to_json(self, control: Mapping[str, int], visible: frozenset[str]) -> str:
-        return json.dumps(self._data, ensure_ascii=False)
-
-
-class _TiktokenBackend:
-    """Kimi's ranks under Kimi's pattern."""
-
-    def __init__(self, ranks: dict[bytes, int]) -> None:
-        import tiktoken
-
-        self._ranks = ranks
-        self._encoding = tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=ranks, special_tokens={})
-        self._bytes_of = {i: b for b, i in ranks.items()}
-
-    def encode(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
-
-    def token_bytes(self, token_id: int) -> bytes | None:
-        return self._bytes_of.get(token_id)
-
-    def to_json(self, control: Mapping[str, int], visible: frozenset[str]) -> str:
-        """tiktoken joins whichever neighbours form the lowest rank; so every split of a token into two
-        known tokens is a merge, ordered by the rank of what it makes."""
-        spelled = {b: "".join(_CHAR_OF_BYTE[x] for x in b) for b in self._ranks}
-        merges = []
-        for token in sorted(self._ranks, key=self._ranks.__getitem__):
-            if len(token) == 1:
-                continue
-            splits = [(token[:at], token[at:]) for at in range(1, len(token))]
-            known = [(a, b) for a, b in splits if a in self._ranks and b in self._ranks]
-            known.sort(key=lambda pair: (self._ranks[pair[0]], self._ranks[pair[1]]))
-            merges += [[spelled[a], spelled[b]] for a, b in known]
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": KIMI_PATTERN}, "behavior": "Isolated", "invert": False}
-        return json.dumps(
-            {
-                "version": "1.0",
-                "truncation": None,
-                "padding": None,
-                "added_tokens": [
-                    _added_token(t, i, t not in visible) for t, i in sorted(control.items(), key=lambda p: p[1])
-                ],
-                "normalizer": None,
-                "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-                "post_processor": None,
-                "decoder": byte_level,
-                "model": {
-                    "type": "BPE",
-                    "dropout": None,
-                    "unk_token": None,
-                    "continuing_subword_prefix": None,
-                    "end_of_word_suffix": None,
-                    "fuse_unk": False,
-                    "byte_fallback": False,
-                    "ignore_merges": False,
-                    "vocab": {spelled[b]: i for b, i in self._ranks.items()},
-                    "merges": merges,
-                },
-            },
-            ensure_ascii=False,
-        )
-
-
-def _added_token(content: str, token_id: int, special: bool) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
-    return {"id": token_id, "content": content, **flags}
+    backend = JsonBackend(data, where)
+    control = {content: token_id for content, token_id, _ in backend.added}
+    visible = frozenset(content for content, _, special in backend.added if not special)
+    return Tokenizer(backend, control, max(backend.top_id, *control.values(), -1) + 1, visible, defaults)
 
 
 def _load_json(file: Path, defaults: ChatDefaults) -> Tokenizer:
@@ -290,54 +189,67 @@ def _load_json(file: Path, defaults: ChatDefaults) -> Tokenizer:
 
 
 def _load_tiktoken(file: Path, settings: dict[str, Any], defaults: ChatDefaults) -> Tokenizer:
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except (ValueError, binascii.Error):
-            raise ValueError(f"{file}:{number} is not 'base64 rank'; hint: truncated? fetch it again") from None
-    if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
-        raise ValueError(f"{file} holds {len(ranks)} ranks that are not 0..n-1 with all bytes; hint: truncated?")
-    control = {f"<|reserved_token_{i}|>": i for i in range(len(ranks), len(ranks) + KIMI_CONTROL_IDS)}
-    names = {i: t for t, i in control.items()}
+    ranks = read_ranks(file)
+    size = len(ranks) + KIMI_CONTROL_IDS
+    names = {i: f"<|reserved_token_{i}|>" for i in range(len(ranks), size)}
     visible = set()
-    for key, token in (settings.get("added_tokens_decoder") or {}).items():
-        if not key.isdigit() or int(key) not in names or not isinstance(token.get("content"), str):
-            raise ValueError(f"{file.parent}/tokenizer_config.json: added token {key!r} is not one of the reserved ids")
-        names[int(key)] = token["content"]
+    where = f"{file.parent}/tokenizer_config.json"
+    given = settings.get("added_tokens_decoder") or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: added_tokens_decoder must be an object; hint: fetch it again")
+    for key, token in given.items():
+        content = token.get("content") if isinstance(token, dict) else None
+        if not key.isdecimal() or int(key) not in names or not isinstance(content, str) or not content:
+            raise ValueError(
+                f"{where}: added token {key!r} ({content!r}) is not one of the reserved ids "
+                f"{len(ranks)}..{size - 1}; hint: it belongs to another tiktoken.model"
+            )
+        names[int(key)] = content
         if not token.get("special"):
-            visible.add(token["content"])
+            visible.add(content)
+    if len(set(names.values())) != len(names):
+        raise ValueError(f"{where}: two added tokens share a name; hint: fetch it again")
     control = {t: i for i, t in names.items()}
-    return Tokenizer(_TiktokenBackend(ranks), control, len(ranks) + KIMI_CONTROL_IDS, frozenset(visible), defaults)
+    return Tokenizer(TiktokenBackend(ranks), control, size, frozenset(visible), defaults)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}; hint: fetch it again") from None
     if not isinstance(given, dict):
-        raise ValueError(f"{file} holds no JSON object; hint: fetch it again")
+        raise ValueError(f"{file} holds {type(given).__name__}, expected an object; hint: fetch it again")
     return given
 
 
-def _defaults(folder: Path, settings: dict[str, Any]) -> ChatDefaults:
+def _defaults(folder: Path, settings: dict[str, Any], otherwise: ChatDefaults) -> ChatDefaults:
     own = settings.get("abruzzi")
     if own is None:
-        return ChatDefaults()
+        return otherwise
     try:
-        return ChatDefaults(**own)
+        read = replace(otherwise, **own)
     except TypeError:
-        raise ValueError(f"{folder}/tokenizer_config.json: 'abruzzi' is {own!r}; expected the chat defaults") from None
+        read = None
+    if read is None or not isinstance(read.system, str) or type(read.preserve_thinking) is not bool:
+        raise ValueError(
+            f"{folder}/tokenizer_config.json: 'abruzzi' is {own!r}; expected an object with "
+            f"{', '.join(asdict(otherwise))}; hint: it was written by another version"
+        )
+    return read
 
 
-def _has_byte_level(pre_tokenizer: Any) -> bool:
-    if not isinstance(pre_tokenizer, dict):
-        return False
-    if pre_tokenizer.get("type") == "ByteLevel":
-        return not pre_tokenizer.get("add_prefix_space")
-    return any(_has_byte_level(p) for p in pre_tokenizer.get("pretokenizers") or [])
+def _require_fit(folder: Path, vocab_size: int) -> None:
+    config = _read_json(folder / "config.json")
+    nested = config.get("text_config")
+    rows = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
+    if isinstance(rows, int) and vocab_size > rows:
+        raise ValueError(
+            f"{folder}: the tokenizer has {vocab_size} ids but the model {rows}; "
+            "hint: the tokenizer files belong to another checkpoint"
+        )
 
 
 def _cut(text: str) -> Iterator[str]:
@@ -355,14 +267,3 @@ def _cut(text: str) -> Iterator[str]:
                     yield piece[begin:at]
                     begin, run = at, 1
         yield piece[begin:]
-
-
-def _byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-ins for bytes: themselves where they print, else from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
-
-
-_CHAR_OF_BYTE = _byte_characters()
-_BYTE_OF_CHAR = {c: b for b, c in _CHAR_OF_BYTE.items()}

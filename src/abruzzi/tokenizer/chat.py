@@ -135,7 +135,8 @@ class _Writer:
         if label is None:
             raise ValueError(
                 f"tool result with tool_call_id {message.tool_call_id!r} answers no earlier call; "
-                f"known ids: {', '.join(self._label_of) or 'none'}; hint: keep the assistant message with its tool_calls"
+                f"known ids: {', '.join(self._label_of) or 'none'}; "
+                "hint: keep the assistant message with its tool_calls"
             )
         self.turn(SYSTEM_OPENER, message.name or "tool", f"## Return of {label}\n{message.content or ''}")
 

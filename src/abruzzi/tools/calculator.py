@@ -124,7 +124,9 @@ class _Parser:
                 continue
             if right == 0:
                 raise CalculatorError("division by zero")
-            value = _small(value / right if sign == "/" else Fraction(value // right) if sign == "//" else value % right)
+            value = _small(
+                value / right if sign == "/" else Fraction(value // right) if sign == "//" else value % right
+            )
         return value
 
     def unary(self) -> Fraction:
@@ -165,7 +167,9 @@ class _Parser:
 
     def _function(self, name: str) -> Fraction:
         if name not in FUNCTIONS:
-            raise CalculatorError(f"unknown word {name[:30]!r}; use numbers, + - * / // % ** ( ) and {', '.join(FUNCTIONS)}")
+            raise CalculatorError(
+                f"unknown word {name[:30]!r}; use numbers, + - * / // % ** ( ) and {', '.join(FUNCTIONS)}"
+            )
         self.at += 1
         if self._take("(") is None:
             raise CalculatorError(f"{name} needs parentheses: {name}(...)")
@@ -259,7 +263,7 @@ def _round(value: Fraction, places: Fraction = Fraction(0)) -> Fraction:
 
 FUNCTIONS: dict[str, tuple[int, int, Callable[..., Fraction]]] = {
     "sqrt": (1, 1, _sqrt),
-    "abs": (1, 1, abs),
+    "abs": (1, 1, lambda v: Fraction(abs(v))),
     "round": (1, 2, _round),
     "floor": (1, 1, lambda v: Fraction(math.floor(v))),
     "ceil": (1, 1, lambda v: Fraction(math.ceil(v))),

@@ -117,7 +117,9 @@ class Files:
                     short = line.strip()
                     hits.append(f"{name}:{number}: {short if len(short) <= MAX_LINE else short[:MAX_LINE] + ' ...'}")
             if len(hits) > MAX_HITS or searched >= MAX_SEARCHED or time.monotonic() > deadline:
-                notes.append(f"(the search stopped after {searched} files; search in a narrower path or for rarer words)")
+                notes.append(
+                    f"(the search stopped after {searched} files; search in a narrower path or for rarer words)"
+                )
                 break
         if len(hits) > MAX_HITS:
             notes.insert(0, f"(only the first {MAX_HITS} hits are shown)")

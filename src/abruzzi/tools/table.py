@@ -23,9 +23,12 @@ MAX_CHARS = 4_000
 MAX_SECONDS = 2.0
 MAX_VALUE = 100_000  # bytes of one string or blob that a query may make
 FUNCTIONS = frozenset(
-    "abs avg coalesce count group_concat ifnull iif instr length like lower max min nullif round substr substring "
-    "sum total trim ltrim rtrim upper typeof date time datetime julianday strftime cast row_number rank dense_rank "
-    "lag lead first_value last_value ntile sign floor ceil ceiling mod sqrt power pow".split()
+    [
+        *("abs", "avg", "coalesce", "count", "group_concat", "ifnull", "iif", "instr", "length", "like", "lower"),
+        *("max", "min", "nullif", "round", "substr", "substring", "sum", "total", "trim", "ltrim", "rtrim", "upper"),
+        *("typeof", "date", "time", "datetime", "julianday", "strftime", "sign", "floor", "ceil", "ceiling", "mod"),
+        *("sqrt", "power", "pow", "row_number", "rank", "dense_rank", "lag", "lead", "first_value", "last_value"),
+    ]
 )
 _NAME = re.compile(r"[A-Za-z_]\w*")
 Value = str | int | float | None

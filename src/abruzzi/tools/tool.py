@@ -109,7 +109,7 @@ def _int(text: str) -> int:
 
 def _check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """The part of JSON Schema that tools here use: flat objects."""
-    properties: Mapping[str, Mapping[str, Any]] = schema.get("properties", {})
+    properties: Mapping[str, Mapping[str, Any]] = schema.get("properties") or {}
     for name in schema.get("required", ()):
         if name not in arguments:
             raise ValueError(f"argument {name!r} is missing")
@@ -121,7 +121,9 @@ def _check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
             raise ValueError(f"there is no argument {name[:60]!r}")
         wanted = rule.get("type")
         if wanted is not None:
-            fits = isinstance(value, _TYPES[wanted]) and not (isinstance(value, bool) and wanted in ("integer", "number"))
+            fits = isinstance(value, _TYPES[wanted]) and not (
+                isinstance(value, bool) and wanted in ("integer", "number")
+            )
             if not fits:
                 raise ValueError(f"argument {name!r} must be of type {wanted}")
         if "enum" in rule and value not in rule["enum"]:
@@ -130,7 +132,7 @@ def _check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
             raise ValueError(f"argument {name!r} must be at least {rule['minimum']}")
         if "maximum" in rule and value > rule["maximum"]:
             raise ValueError(f"argument {name!r} must be at most {rule['maximum']}")
-        if "maxLength" in rule and len(value) > rule["maxLength"]:
+        if isinstance(value, str) and len(value) > rule.get("maxLength", MAX_ARGUMENTS):
             raise ValueError(f"argument {name!r} has {len(value)} characters, more than {rule['maxLength']}")
 
 

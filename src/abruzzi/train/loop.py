@@ -147,9 +147,7 @@ class Trainer:
             "expert_load_max_over_mean": worst,
         }
 
-    def _loss(
-        self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, trace: Trace
-    ) -> torch.Tensor:
+    def _loss(self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, trace: Trace) -> torch.Tensor:
         """Mean cross-entropy over the sampled tokens; the head runs on those positions only."""
         hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
         logits = self.model.lm_head(hidden[:, :-1][targets])
@@ -193,7 +191,7 @@ class Trainer:
         self.step, self.tokens = state["step"], state["tokens"]
         return True
 
-    def export(self, path: Path, extra_files: dict[str, str | bytes] | None = None, int4: bool = True) -> None:
+    def export(self, path: Path, extra_files: Mapping[str, str | bytes] | None = None, int4: bool = True) -> None:
         """Write the model as a checkpoint in Hugging Face layout, routed experts in INT4 if asked for."""
         tensors = {n: t.detach().float().numpy() for n, t in self.model.state_dict().items()}
         save_checkpoint(path, self.config.model, tensors, int4=int4, extra_files=extra_files or {}, overwrite=True)

@@ -19,6 +19,7 @@ import pytest
 from abruzzi.tasks import FAMILIES, SPLITS, GoldError, Split, Task, examples, make, stream
 from abruzzi.tasks.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
 from abruzzi.tasks.folder_scenes import SCENES
+from abruzzi.tasks.phrasing import Bank
 from abruzzi.tasks.table_themes import INTRODUCTIONS, QUESTIONS, THEMES
 from abruzzi.tasks.word_phrasings import ASIDE, BANKS, FRAMES
 
@@ -89,6 +90,15 @@ def test_held_out_phrasings_are_never_trained(tasks: dict[tuple[str, Split], lis
         assert not trained & {text for say in bank.values() for text in say.held_out}
     # A question without any words around it belongs to both pools.
     assert set(FRAMES["frame"].trained) & set(FRAMES["frame"].held_out) == {"{}"}
+
+
+def test_a_bank_draws_from_the_pool_of_its_split() -> None:
+    for bank in (*BANKS.values(), ASIDE, QUESTIONS, INTRODUCTIONS, FOLDER_INTRODUCTIONS):
+        for held_out in (False, True):
+            for kind, say in bank.items():
+                pool = say.held_out if held_out else say.trained
+                drawing = Bank(bank, random.Random(1), held_out)
+                assert {drawing.draw(kind) for _ in range(60 if pool else 0)} == set(pool)
 
 
 def test_there_are_enough_phrasings_and_a_quarter_is_held_out() -> None:
