@@ -2,7 +2,8 @@
 
 Sampled messages bring their ids, which are spliced as they are; only what has no ids is encoded. Control
 tokens are placed by id, so no text of anybody can forge a turn. With `preserve_thinking` the result is
-append-only: what was rendered before a turn is a prefix of what is rendered after it.
+append-only: what was rendered before a turn is a prefix of what is rendered after it (provided that the
+assistant's header was not given another name in between).
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abruzzi.tokenizer.bpe import Tokenizer
+from abruzzi.tokenizer.control import (
+    ARGUMENTS,
+    CALL,
+    END_CALL,
+    END_SECTION,
+    END_THINK,
+    IM_END,
+    IM_MIDDLE,
+    OPENERS,
+    SECTION,
+    SYSTEM_OPENER,
+    THINK,
+    marker,
+    require_chat_tokens,
+    spelling,
+)
+from abruzzi.tokenizer.parser import ids_without_thought
 from abruzzi.types import Message, ToolSpec
-
-THINK, END_THINK = "<think>", "</think>"
-SECTION, END_SECTION = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
-CALL, ARGUMENTS, END_CALL = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
-IM_END, IM_MIDDLE = "<|im_end|>", "<|im_middle|>"
-OPENERS = {"user": "<|im_user|>", "assistant": "<|im_assistant|>"}
-SYSTEM_OPENER = "<|im_system|>"
-NEEDED = (*OPENERS.values(), SYSTEM_OPENER, IM_MIDDLE, IM_END, SECTION, END_SECTION, CALL, ARGUMENTS, END_CALL)
 
 
 @dataclass(slots=True)
@@ -50,17 +60,16 @@ def render(
     messages: abruzzi's or OpenAI-shaped, mixed. preserve_thinking: None = the checkpoint's default; False
     drops the thinking of everything up to the last final answer, as K2-Thinking's template does.
     thinking=False: the generation prompt closes the thought before it begins.
+    A tool result answers the latest open call with its id; without an id, the oldest open call.
     Raises ValueError for messages of a wrong shape, results that answer no call, ids outside the
     vocabulary, and a tokenizer without the control tokens."""
     require_chat_tokens(tok)
-    if isinstance(messages, (str, bytes, Mapping)):
-        raise ValueError(f"messages must be a list of messages, got {type(messages).__name__}")
-    history = [Message.from_openai(m) for m in messages]
+    history = [Message.from_openai(m) for m in _listed("messages", messages)]
     keep = tok.defaults.preserve_thinking if preserve_thinking is None else preserve_thinking
     finals = [i for i, m in enumerate(history) if m.role == "assistant" and not m.tool_calls]
     last_final = finals[-1] if finals else -1
     writer = _Writer(tok)
-    if tools:
+    if tools is not None and len(_listed("tools", tools)):
         writer.turn(SYSTEM_OPENER, "tool_declare", tools_text(tools))
     if tok.defaults.system and (not history or history[0].role not in ("system", "developer")):
         writer.turn(SYSTEM_OPENER, "system", tok.defaults.system)
@@ -71,8 +80,7 @@ def render(
             writer.tool_result(message)
         else:
             role = "system" if message.role == "developer" else message.role
-            opener = OPENERS.get(role, SYSTEM_OPENER)
-            writer.turn(opener, message.name or role, message.content or "")
+            writer.turn(OPENERS.get(role, SYSTEM_OPENER), message.name or role, message.content or "")
     if add_generation_prompt:
         writer.header(OPENERS["assistant"], "assistant")
         writer.out.add(generation_prefix(tok, thinking), False)
@@ -82,43 +90,51 @@ def render(
 def generation_prefix(tok: Tokenizer, thinking: bool = True) -> tuple[int, ...]:
     """Ids that we put after the assistant's header: nothing, or the empty thought of a no-think turn.
 
-    The Message of such a completion carries them in front of its ids, with sampled=False."""
+    The message of such a completion carries them in front of its ids, with sampled=False:
+    parser.message_from_completion(tok, generation_prefix(tok, thinking=False), completion.ids)."""
     return () if thinking else (*marker(tok, THINK), *marker(tok, END_THINK))
 
 
 def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]]) -> str:
-    """The declaration's JSON: OpenAI's tools array, keys sorted at every level, no spaces."""
+    """The declaration's JSON: OpenAI's tools array, keys sorted at every level, no spaces.
+
+    Raises ValueError for a tool without a function and for what JSON cannot hold."""
     listed = [t.to_openai() if isinstance(t, ToolSpec) else t for t in tools]
     for tool in listed:
-        if not isinstance(tool, Mapping):
-            raise ValueError(f"a tool must be an object, got {tool!r:.80}")
-    return json.dumps(listed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ValueError(
+                f"tool {tool!r:.80} names no function; "
+                'hint: {"type": "function", "function": {"name": "...", "parameters": {...}}}'
+            )
+    try:
+        return json.dumps(listed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"tools are not JSON: {error}; hint: text keys; only dict, list, text, number, bool") from None
 
 
-def marker(tok: Tokenizer, text: str) -> tuple[int, ...]:
-    """A think marker: its token, or for tokenizers that have none its spelling."""
-    token_id = tok.id_of(text)
-    return (token_id,) if token_id is not None else tuple(tok.encode(text))
+def _listed(what: str, given: Any) -> Sequence[Any]:
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        raise ValueError(f"{what} must be a list, got {type(given).__name__}; hint: put it in [ ]")
+    return given
 
 
-def require_chat_tokens(tok: Tokenizer) -> None:
-    """Raises ValueError when control tokens of the chat format are absent."""
-    missing = [t for t in NEEDED if tok.id_of(t) is None]
-    if missing:
-        raise ValueError(
-            f"this tokenizer lacks {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}; "
-            "hint: it is not of the Kimi family, so it cannot render chats (text works)"
-        )
+@dataclass(slots=True)
+class _OpenCall:
+    """A call that no result has answered yet."""
+
+    id: str
+    label: str
 
 
 class _Writer:
-    """Appends turns; knows which call has which label."""
+    """Appends turns; knows which calls are open and how they are labelled."""
 
     def __init__(self, tok: Tokenizer) -> None:
         self.tok = tok
         self.out = Rendered()
         self._calls = 0
-        self._label_of: dict[str, str] = {}
+        self._open: list[_OpenCall] = []
 
     def header(self, opener: str, name: str) -> None:
         self._control(opener)
@@ -131,14 +147,18 @@ class _Writer:
         self._control(IM_END)
 
     def tool_result(self, message: Message) -> None:
-        label = self._label_of.get(message.tool_call_id or "")
-        if label is None:
+        wanted = message.tool_call_id
+        fitting = [c for c in self._open if c.id == wanted][-1:] if wanted else self._open[:1]
+        if not fitting:
+            known = ", ".join(repr(c.id) for c in self._open[:8]) or "none"
             raise ValueError(
-                f"tool result with tool_call_id {message.tool_call_id!r} answers no earlier call; "
-                f"known ids: {', '.join(self._label_of) or 'none'}; "
-                "hint: keep the assistant message with its tool_calls"
+                f"tool result with tool_call_id {wanted!r} answers no open call; open calls: {known}; "
+                "hint: keep the assistant message with its tool_calls before it, and one result for each call"
             )
-        self.turn(SYSTEM_OPENER, message.name or "tool", f"## Return of {label}\n{message.content or ''}")
+        # By identity: two open calls may look the same.
+        self._open = [c for c in self._open if c is not fitting[0]]
+        text = f"## Return of {fitting[0].label}\n{message.content or ''}"
+        self.turn(SYSTEM_OPENER, message.name or "tool", text)
 
     def assistant(self, message: Message, drop_thinking: bool) -> None:
         self.header(OPENERS["assistant"], message.name or "assistant")
@@ -165,51 +185,51 @@ class _Writer:
         self._control(IM_END, True)
 
     def _spliced(self, message: Message, drop_thinking: bool) -> None:
-        ids = message.ids or ()
-        flags = message.sampled or (True,) * len(ids)
-        outside = [i for i in ids if not 0 <= i < self.tok.vocab_size]
+        ids: Sequence[int] = message.ids or ()
+        flags: Sequence[bool] = message.sampled or (True,) * len(ids)
+        outside = [i for i in ids if not hasattr(i, "__index__") or not 0 <= i < self.tok.vocab_size]
         if outside:
-            raise ValueError(f"message carries id {outside[0]}, outside the vocabulary of {self.tok.vocab_size}")
-        calls = sum(i == self.tok.control[CALL] for i in ids)
+            raise ValueError(
+                f"message carries id {outside[0]!r}, outside the vocabulary of {self.tok.vocab_size}; "
+                "hint: it was sampled by another model"
+            )
+        calls = _calls_in(self.tok, ids)
         if calls != len(message.tool_calls):
-            raise ValueError(f"message has {len(message.tool_calls)} tool_calls but its ids hold {calls}")
-        start = 0
+            raise ValueError(
+                f"message has {len(message.tool_calls)} tool_calls but its ids hold {calls}; "
+                "hint: build it with parse(tok, ids)"
+            )
         if drop_thinking:
-            start = _end_of_thought(self.tok, ids)
+            ids, flags = ids_without_thought(self.tok, ids, flags)
             self.out.add((*marker(self.tok, THINK), *marker(self.tok, END_THINK)), False)
-        self.out.ids.extend(ids[start:])
-        self.out.sampled.extend(flags[start:])
+        self.out.ids.extend(ids)
+        self.out.sampled.extend(flags)
         if not ids or ids[-1] not in self.tok.end_ids:
             self._control(IM_END)
 
     def _number_calls(self, message: Message) -> list[str]:
-        labels = []
         ids = [c.id for c in message.tool_calls if c.id]
         if len(set(ids)) != len(ids):
             raise ValueError(
-                f"two calls of one message share an id ({', '.join(ids)}); results could not be told apart"
+                f"two calls of one message share an id ({', '.join(ids)}), so results could not be told apart; "
+                "hint: give each call its own"
             )
+        labels = []
         for call in message.tool_calls:
-            index = self._calls if call.index is None else call.index
-            labels.append(f"functions.{call.name}:{index}")
-            self._label_of[call.id] = labels[-1]
+            labels.append(f"functions.{call.name}:{self._calls if call.index is None else call.index}")
+            self._open.append(_OpenCall(call.id, labels[-1]))
             self._calls += 1
         return labels
 
-    def _control(self, text: str, sampled: bool = False) -> None:
-        self.out.add((self.tok.control[text],), sampled)
+    def _control(self, name: str, sampled: bool = False) -> None:
+        self.out.add((self.tok.control[spelling(self.tok, name)],), sampled)
 
 
-def _end_of_thought(tok: Tokenizer, ids: Sequence[int]) -> int:
-    """Where in sampled ids the thought is over: behind its end marker, or before a call that cut it off."""
-    opened, closed = marker(tok, THINK), marker(tok, END_THINK)
-    stops = {tok.control[SECTION], tok.control[CALL]}
-    thinking = tuple(ids[: len(opened)]) == opened
-    if not thinking:
-        return 0
-    for at, token_id in enumerate(ids):
-        if tuple(ids[at : at + len(closed)]) == closed:
-            return at + len(closed)
-        if token_id in stops or token_id in tok.end_ids:
-            return at
-    return len(ids)
+def _calls_in(tok: Tokenizer, ids: Sequence[int]) -> int:
+    """How many calls sampled ids hold, up to the end of the turn."""
+    call, count = tok.control[CALL], 0
+    for token_id in ids:
+        if token_id in tok.end_ids:
+            break
+        count += token_id == call
+    return count
