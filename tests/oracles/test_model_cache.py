@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import twins
 
 from abruzzi.model.k2 import ABSORB_UP_TO, AttentionForm, K2Model
 from abruzzi.model.mla import LatentCache
 from abruzzi.model.trace import Trace
+from tests.oracles import twins
 
 CLOSE = 1e-5  # of the largest logit: only the order of float32 sums differs
 NAMES = ("lora-g4-s2-yarn", "q-g1-s1-rope")

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-import twins
 from torch import Tensor
 
 from abruzzi.model import k2, mla
@@ -17,6 +16,7 @@ from abruzzi.model.k2 import K2Model
 from abruzzi.model.mla import Attention
 from abruzzi.model.moe import Router
 from abruzzi.model.norm import RMSNorm
+from tests.oracles import twins
 
 LOUD = 1e-2  # of the largest logit; the oracle's limit is 1e-4
 

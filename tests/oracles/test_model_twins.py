@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import twins
 from safetensors.torch import load_file
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3TopkRouter
@@ -17,6 +16,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Atten
 from abruzzi.model.k2 import K2Model
 from abruzzi.model.moe import Router
 from abruzzi.model.trace import Trace
+from tests.oracles import twins
 
 CLOSE = 1e-4  # of the largest logit, float32
 

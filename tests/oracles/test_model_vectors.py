@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import twins
 
 from abruzzi.config import ModelConfig, YarnScaling
 from abruzzi.model.moe import Router
 from abruzzi.model.rope import rotate, rotations
+from tests.oracles import twins
 
 
 def _yarn_config(vector: dict) -> ModelConfig:

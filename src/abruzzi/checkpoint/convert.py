@@ -1,49 +1,58 @@
-"""bf16 or fp32 checkpoint -> the same model with routed experts in INT4, as K2-Thinking ships."""
+"""Float checkpoint -> the same model with routed experts in INT4, as K2-Thinking ships."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
+from abruzzi.checkpoint.read import open_checkpoint
+from abruzzi.checkpoint.write import write_checkpoint
 
-from abruzzi.checkpoint.read import Checkpoint, open_checkpoint
-from abruzzi.checkpoint.write import save_checkpoint
-
-# What travels along: text files and Kimi's vocabulary. Code and pickles do not.
-_CARRIED = (".json", ".jinja", ".txt", ".md")
-_NOT_CARRIED = ("config.json", "model.safetensors.index.json")
+# What travels along: text files and Kimi's vocabulary. Code, pickles and the files written anew do not.
+_CARRIED_SUFFIXES = (".json", ".jinja", ".txt", ".md")
+_CARRIED_NAMES = ("tiktoken.model", "LICENSE", "NOTICE")
 
 
-def quantize_checkpoint(source: str | Path, target: str | Path, *, overwrite: bool = False) -> None:
-    """Write `source` to `target` with INT4 experts; one shard at a time is in memory.
+def quantize_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
+) -> None:
+    """Write `source` to `target` with INT4 experts; one tensor at a time is in memory.
 
-    Raises ValueError for a source that is INT4 already, and what reading and writing raise."""
+    dtype: of what stays unquantized, "bfloat16" or "float32"; None = no number changes: bfloat16 where all
+    of it is stored so, else float32. Raises ValueError for a source that is INT4 already or is the target,
+    and what reading and writing raise; the source is only read."""
+    source, target = Path(source), Path(target)
     with open_checkpoint(source) as checkpoint:
         if checkpoint.config.int4 is not None:
             raise ValueError(f"{source} is stored in INT4 already; hint: quantize the bf16 checkpoint it came from")
-        carried = {
-            f.name: f.read_bytes()
-            for f in sorted(Path(source).iterdir())
-            if (f.suffix in _CARRIED or f.name == "tiktoken.model") and f.name not in _NOT_CARRIED
-        }
-        save_checkpoint(
-            target, checkpoint.config, _Lazy(checkpoint), int4=True, extra_files=carried, overwrite=overwrite
+        if target.exists() and target.resolve() == source.resolve():
+            raise ValueError(f"{target} is the source itself; hint: write to another directory")
+        if dtype is None:
+            weights = (n for n in checkpoint.names() if n.endswith(".weight"))
+            only_bf16 = all(checkpoint.stored_dtype(n) == "bfloat16" for n in weights)
+            dtype = "bfloat16" if only_bf16 else "float32"
+        write_checkpoint(
+            target,
+            checkpoint.config,
+            checkpoint.array,
+            dtype=dtype,
+            int4=True,
+            max_shard_bytes=max_shard_bytes,
+            extra_files=_carried(source),
+            overwrite=overwrite,
         )
 
 
-class _Lazy(Mapping[str, np.ndarray]):
-    """A checkpoint as a mapping that reads an array when it is asked for."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._names = checkpoint.names()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._checkpoint.array(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _carried(source: Path) -> dict[str, bytes]:
+    return {
+        file.name: file.read_bytes()
+        for file in sorted(source.iterdir())
+        if file.is_file()
+        and (file.suffix in _CARRIED_SUFFIXES or file.name in _CARRIED_NAMES)
+        and file.name != "config.json"
+        and not file.name.endswith(".index.json")
+    }

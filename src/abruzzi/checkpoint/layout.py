@@ -1,7 +1,8 @@
-"""Which tensors a config calls for: names, shapes, and which are stored in INT4 (k2.md 1.2).
+"""Which tensors a config calls for: names, shapes, which are stored in INT4, and in which dtype.
 
 A *logical* tensor is what the model computes with (`...up_proj.weight`). A *stored* tensor is what lies
 in the file: the same, or for an INT4 matrix the three parts weight_packed, weight_scale, weight_shape.
+Names are those of DeepSeek-V3 in Hugging Face's layout; the torch modules carry the same ones.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from abruzzi.config import Int4Scheme, ModelConfig
-from abruzzi.quant.int4 import GROUP_SIZE, PER_WORD, is_quantized
+from abruzzi.quant.int4 import PER_WORD, is_quantized
 
-FLOATS = ("F32", "BF16", "F16")
+WRITABLE = {"bfloat16": "BF16", "float32": "F32"}
+_READABLE = ("F32", "BF16", "F16")
+# The selection bias decides which expert is chosen; rounding it would change routes.
+_ALWAYS_FLOAT32 = ".e_score_correction_bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +37,34 @@ class StoredSpec:
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """Every logical tensor of the model, in file order."""
+    """Every logical tensor of the model, from the embedding to the head.
+
+    Raises ValueError where the config asks for INT4 on a width that its groups do not divide."""
     scheme = config.int4
     return {name: TensorSpec(shape, _is_int4(name, shape, scheme)) for name, shape in _shapes(config)}
 
 
 def stored_tensors(config: ModelConfig) -> dict[str, StoredSpec]:
     """Every tensor that the files must hold, and no other."""
+    scheme = config.int4
     stored: dict[str, StoredSpec] = {}
     for name, spec in expected_tensors(config).items():
-        if spec.int4:
-            packed, scale, shape = int4_parts(name)
-            rows, width = spec.shape
-            stored[packed] = StoredSpec((rows, -(-width // PER_WORD)), ("I32",))
-            stored[scale] = StoredSpec((rows, width // GROUP_SIZE), ("BF16",))
-            stored[shape] = StoredSpec((2,), ("I64", "I32"))
-        else:
-            stored[name] = StoredSpec(spec.shape, FLOATS)
+        if scheme is None or not spec.int4:
+            stored[name] = StoredSpec(spec.shape, _READABLE)
+            continue
+        packed, scale, shape = int4_parts(name)
+        rows, width = spec.shape
+        stored[packed] = StoredSpec((rows, -(-width // PER_WORD)), ("I32",))
+        stored[scale] = StoredSpec((rows, width // scheme.group_size), ("BF16",))
+        stored[shape] = StoredSpec((2,), ("I64", "I32"))
     return stored
+
+
+def written_dtype(stored_name: str, spec: StoredSpec, dtype: str) -> str:
+    """The safetensors dtype that a checkpoint of `dtype` ("bfloat16", "float32") is written with."""
+    if spec.dtypes != _READABLE:
+        return spec.dtypes[0]
+    return "F32" if stored_name.endswith(_ALWAYS_FLOAT32) else WRITABLE[dtype]
 
 
 def int4_parts(name: str) -> tuple[str, str, str]:
@@ -58,15 +72,14 @@ def int4_parts(name: str) -> tuple[str, str, str]:
     return f"{name}_packed", f"{name}_scale", f"{name}_shape"
 
 
-def is_ignored(name: str, config: ModelConfig) -> bool:
+def is_ignored(stored_name: str, config: ModelConfig) -> bool:
     """Stored tensors that this model does not use, by rule: layers of multi-token prediction, and the
     rotary frequencies that old checkpoints carry although they follow from the config."""
-    layer = re.match(r"model\.layers\.(\d+)\.", name)
-    if layer is not None:
-        beyond = int(layer[1]) - config.num_hidden_layers
-        if 0 <= beyond < config.num_nextn_predict_layers:
-            return True
-    return name.endswith("rotary_emb.inv_freq")
+    layer = re.match(r"model\.layers\.(\d+)\.", stored_name)
+    if layer is None:
+        return False
+    beyond = int(layer[1]) - config.num_hidden_layers
+    return 0 <= beyond < config.num_nextn_predict_layers or stored_name.endswith(".self_attn.rotary_emb.inv_freq")
 
 
 def _is_int4(name: str, shape: tuple[int, ...], scheme: Int4Scheme | None) -> bool:

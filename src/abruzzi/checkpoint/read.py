@@ -1,20 +1,25 @@
 """Read a checkpoint directory: config, then named arrays straight from mapped files.
 
+    with open_checkpoint("models/mini") as checkpoint:
+        for name in checkpoint.names():
+            use(name, checkpoint.array(name))
+
 Opening checks all that can be checked without reading weights: every tensor that the config calls for is
 there once, with its shape and a dtype that can be read, and nothing else is. Values are checked when they
-are read: NaN and infinity are refused. Pickle files are never opened.
+are read: NaN and infinity are refused. Pickle files are never opened. A writer that is killed leaves
+directories beside the checkpoint (write.py); they are not read, but named when the checkpoint is absent.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from abruzzi.checkpoint.layout import expected_tensors, int4_parts, is_ignored, stored_tensors
+from abruzzi.checkpoint.layout import StoredSpec, TensorSpec, expected_tensors, int4_parts, is_ignored, stored_tensors
 from abruzzi.checkpoint.safetensors_file import SafetensorsFile
 from abruzzi.config import ModelConfig
 from abruzzi.quant.int4 import Int4Matrix
@@ -23,27 +28,34 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _LISTED = 10  # problems per message
+_BLOCK = 1 << 20  # elements that are checked at once
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open and check a directory in Hugging Face layout.
 
-    Raises FileNotFoundError for what is absent, ValueError that lists tensors and files for what is wrong."""
+    Raises FileNotFoundError for a directory or file that is absent; ValueError, in one line that lists up to
+    ten tensors with their files and a hint, for whatever does not fit."""
     folder = Path(path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no such directory: {folder}; hint: give the directory that holds config.json")
-    config = ModelConfig.load(folder)
-    return Checkpoint(config, folder)
+        raise FileNotFoundError(f"no such directory: {folder}; hint: {_hint_for_absent(folder)}")
+    return Checkpoint(ModelConfig.load(folder), folder)
 
 
 class Checkpoint:
-    """Named arrays of one checkpoint. A context manager; arrays stay valid after it is closed."""
+    """Named arrays of one checkpoint. A context manager; arrays stay valid after it is closed.
+
+    config: config.json. files: the safetensors files. skipped: stored tensors that the model does not use
+    and that are left alone by rule (multi-token prediction, old rotary frequencies)."""
 
     def __init__(self, config: ModelConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
         self._specs = expected_tensors(config)
-        self.files, self._shards, self._where = _open_files(config, folder)
+        shards = _open_shards(folder, stored_tensors(config), config)
+        self.files = [shard.path for shard in shards]
+        self._where = {name: shard for shard in shards for name in shard.entries}
+        self.skipped = tuple(name for name in self._where if is_ignored(name, config))
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -53,16 +65,12 @@ class Checkpoint:
 
     def close(self) -> None:
         """Unmap the files (once no array uses them)."""
-        for shard in self._shards:
+        for shard in self._where.values():
             shard.close()
-        self._shards = []
 
     def names(self) -> list[str]:
         """Logical tensor names, an INT4 matrix under its `.weight` name."""
         return list(self._specs)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._specs)
 
     def is_int4(self, name: str) -> bool:
         """Whether the matrix is stored packed."""
@@ -72,17 +80,21 @@ class Checkpoint:
         """The logical shape."""
         return self._spec(name).shape
 
+    def stored_dtype(self, name: str) -> str:
+        """How a logical tensor is stored: "float32", "bfloat16", "float16", or "int4"."""
+        return "int4" if self.is_int4(name) else self.raw(name).dtype.name
+
     def raw(self, stored_name: str) -> np.ndarray:
-        """A stored tensor as a read-only view of the file, unchecked."""
+        """A stored tensor (`...weight`, `...weight_packed`, ...) as a read-only view of the file, unchecked."""
         if stored_name not in self._where:
             raise KeyError(f"no stored tensor {stored_name!r} in {self.folder}")
         return self._where[stored_name].view(stored_name)
 
     def array(self, name: str, check_finite: bool = True) -> np.ndarray:
-        """A logical tensor: as stored (float32, float16 or bfloat16), or float32 from INT4.
+        """A logical tensor: a view as stored (float32, float16 or bfloat16), or float32 from INT4.
 
         Raises ValueError that names tensor, file and place for NaN or infinity."""
-        if self._spec(name).int4:
+        if self.is_int4(name):
             return self.packed(name, check_finite).dequantize()
         array = self.raw(name)
         if check_finite:
@@ -90,103 +102,153 @@ class Checkpoint:
         return array
 
     def packed(self, name: str, check_finite: bool = True) -> Int4Matrix:
-        """The stored parts of an INT4 matrix, views of the file. Raises ValueError for one that is not."""
-        spec = self._spec(name)
-        if not spec.int4:
+        """The stored parts of an INT4 matrix, views of the file.
+
+        Raises ValueError for a matrix that is not INT4, for a weight_shape that says something else than the
+        config, and for scales that are not finite."""
+        rows_width = self.shape(name)
+        if not self.is_int4(name):
             raise ValueError(f"{name} is not stored in INT4; hint: use array()")
         packed_name, scale_name, shape_name = int4_parts(name)
-        said = tuple(int(n) for n in self.raw(shape_name))
-        if said != spec.shape:
-            raise ValueError(f"{self._where[shape_name].path}: {shape_name} says {said}, expected {spec.shape}")
+        said = [int(n) for n in self.raw(shape_name)]
+        if said != list(rows_width):
+            raise ValueError(
+                f"{self._where[shape_name].path}: {shape_name} says {said}, but config.json means {list(rows_width)}; "
+                "hint: files of two checkpoints mixed?"
+            )
         scale = self.raw(scale_name)
         if check_finite:
             self._refuse_non_finite(scale_name, scale)
-        rows, width = spec.shape
+        rows, width = rows_width
         return Int4Matrix(self.raw(packed_name), scale, (rows, width))
 
-    def _spec(self, name: str):
+    def _spec(self, name: str) -> TensorSpec:
         if name not in self._specs:
             raise KeyError(f"no tensor {name!r} in {self.folder}")
         return self._specs[name]
 
-    def _refuse_non_finite(self, name: str, array: np.ndarray) -> None:
-        finite = np.isfinite(array)
-        if not finite.all():
-            first = tuple(int(i) for i in np.argwhere(~finite)[0])
+    def _refuse_non_finite(self, stored_name: str, array: np.ndarray) -> None:
+        place = first_non_finite(array)
+        if place is not None:
             raise ValueError(
-                f"{self._where[name].path}: {name} holds NaN or infinity, first at {list(first)} "
-                f"({int((~finite).sum())} in all); hint: the weights are damaged, fetch or train them again"
+                f"{self._where[stored_name].path}: {stored_name} holds NaN or infinity, first at {place}; "
+                "hint: the weights are damaged, fetch or train them again"
             )
 
 
-def _open_files(
-    config: ModelConfig, folder: Path
-) -> tuple[list[Path], list[SafetensorsFile], dict[str, SafetensorsFile]]:
-    files, weight_map = _files(folder)
-    shards = [SafetensorsFile(f) for f in files]
-    problems: list[str] = []
-    where: dict[str, SafetensorsFile] = {}
+def first_non_finite(array: np.ndarray) -> list[int] | None:
+    """Index of the first NaN or infinity, or None. Works in blocks: no mask of the array's size."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        finite = np.isfinite(flat[start : start + _BLOCK])
+        if not finite.all():
+            return [int(i) for i in np.unravel_index(start + int(np.argmin(finite)), array.shape)]
+    return None
+
+
+def _hint_for_absent(folder: Path) -> str:
+    if folder.is_file():
+        return "that is a file; give the directory that holds it"
+    aside = sorted(folder.parent.glob(f".{folder.name}.old-*")) if folder.parent.is_dir() else []
+    if aside:
+        return f"a writer was killed while it replaced it; the former one is whole: rename {aside[-1]} back"
+    return "give the directory that holds config.json"
+
+
+def _open_shards(folder: Path, stored: dict[str, StoredSpec], config: ModelConfig) -> list[SafetensorsFile]:
+    """Map all files, and hold them against the config; all problems go into one ValueError."""
+    names, weight_map = _file_names(folder)
+    shards: list[SafetensorsFile] = []
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            shards.append(SafetensorsFile(folder / name))
+        except FileNotFoundError:
+            broken[name] = f"{name} is not there, although {INDEX} names it"
+        except ValueError as error:
+            broken[name] = str(error)
+    problems = [*broken.values(), *_misplaced(shards, weight_map, set(broken))]
+    where = {name: shard for shard in shards for name in shard.entries}
+    if weight_map or not broken:
+        listing = INDEX if weight_map else SINGLE
+        problems += [f"{n} is missing from {listing}" for n in stored if n not in where and n not in weight_map]
     for shard in shards:
-        for name in shard.entries:
-            if name in where:
-                problems.append(f"{name} is in {where[name].path.name} and again in {shard.path.name}")
-            where.setdefault(name, shard)
-    for name, file in weight_map.items():
-        if name not in where or where[name].path.name != file:
-            problems.append(f"{name} is not in {file}, where {INDEX} says it is")
-    stored = stored_tensors(config)
-    problems += [f"{name} is missing" for name in stored if name not in where and name not in weight_map]
-    for name, shard in where.items():
-        if is_ignored(name, config):
-            continue
-        if name not in stored:
-            problems.append(f"{name} in {shard.path.name} is not part of this model")
-            continue
-        entry, spec = shard.entries[name], stored[name]
-        if entry.shape != spec.shape:
-            problems.append(f"{name} in {shard.path.name} has shape {list(entry.shape)}, expected {list(spec.shape)}")
-        if entry.dtype not in spec.dtypes:
-            problems.append(f"{name} in {shard.path.name} is {entry.dtype}, expected {' or '.join(spec.dtypes)}")
+        problems += _unfit(shard, stored, config)
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise ValueError(
             f"{folder} does not fit its config.json: {'; '.join(problems[:_LISTED])}{more}; "
             "hint: files of two checkpoints mixed, or a download that is not complete?"
         )
-    return files, shards, where
+    return shards
 
 
-def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The safetensors files and, for a sharded checkpoint, the index's map from tensor to file name."""
-    index = folder / INDEX
-    if index.is_file():
-        weight_map = _weight_map(index)
-        names = sorted(set(weight_map.values()))
-        absent = [n for n in names if not (folder / n).is_file()]
-        if absent:
-            raise FileNotFoundError(f"{index} names {', '.join(absent[:5])}, not there; hint: download not complete?")
-        return [folder / n for n in names], weight_map
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE], {}
+def _misplaced(shards: list[SafetensorsFile], weight_map: dict[str, str], broken: set[str]) -> list[str]:
+    """Tensors that two files hold, and those that are not where the index says they are."""
+    problems: list[str] = []
+    where: dict[str, str] = {}
+    for shard in shards:
+        for name in shard.entries:
+            if name in where:
+                problems.append(f"{name} is in {where[name]} and again in {shard.path.name}")
+            elif weight_map and name not in weight_map:
+                problems.append(f"{name} is in {shard.path.name}, but {INDEX} does not name it")
+            where.setdefault(name, shard.path.name)
+    for name, file in weight_map.items():
+        if file not in broken and where.get(name) != file:
+            found = f"; it is in {where[name]}" if name in where else ""
+            problems.append(f"{name} is not in {file}, where {INDEX} says it is{found}")
+    return problems
+
+
+def _unfit(shard: SafetensorsFile, stored: dict[str, StoredSpec], config: ModelConfig) -> list[str]:
+    """Tensors of one file that the model does not have, or has with another shape or dtype."""
+    problems: list[str] = []
+    for name, entry in shard.entries.items():
+        if is_ignored(name, config):
+            continue
+        spec, at = stored.get(name), shard.path.name
+        if spec is None:
+            problems.append(f"{name} in {at} is not part of this model")
+            continue
+        if entry.shape != spec.shape:
+            problems.append(f"{name} in {at} has shape {list(entry.shape)}, expected {list(spec.shape)}")
+        if entry.dtype not in spec.dtypes:
+            problems.append(f"{name} in {at} is {entry.dtype}, expected {' or '.join(spec.dtypes)}")
+    return problems
+
+
+def _file_names(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of the files to read and, for a sharded checkpoint, the index's map from tensor to file name."""
+    has_index, has_single = (folder / INDEX).is_file(), (folder / SINGLE).is_file()
+    if has_index and has_single:
+        raise ValueError(
+            f"{folder} holds both {SINGLE} and {INDEX}, and readers disagree on which counts; hint: remove one"
+        )
+    if has_index:
+        weight_map = _weight_map(folder / INDEX)
+        return sorted(set(weight_map.values())), weight_map
+    if has_single:
+        return [SINGLE], {}
     pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
     if pickles:
         raise ValueError(
-            f"{folder} holds pickle files only ({', '.join(pickles[:3])}); unpickling can run any code, so they are "
-            "refused; hint: convert the checkpoint to safetensors"
+            f"{folder} holds weights as pickle only ({', '.join(pickles[:3])}); unpickling can run any code, so they "
+            "are refused; hint: convert the checkpoint to safetensors"
         )
     raise FileNotFoundError(f"{folder} holds neither {SINGLE} nor {INDEX}; hint: download not complete?")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        given = json.loads(index.read_text(encoding="utf-8"))
+        given: Any = json.loads(index.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{index} is not valid JSON: {error}; hint: fetch it again") from None
+        raise ValueError(f"{index} is not valid JSON ({type(error).__name__}); hint: fetch it again") from None
     weight_map = given.get("weight_map") if isinstance(given, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-        raise ValueError(f"{index} has no weight_map from tensor names to file names")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise ValueError(f"{index} has no weight_map from tensor names to file names; hint: fetch it again")
     for file in set(weight_map.values()):
         # A name with a path in it could lead out of the directory.
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise ValueError(f"{index} names {file!r}; expected the name of a .safetensors file in the same directory")
+        if Path(file).name != file or not file.endswith(".safetensors") or not file.isprintable():
+            raise ValueError(f"{index} names {ascii(file)}; expected a .safetensors file in the same directory")
     return weight_map

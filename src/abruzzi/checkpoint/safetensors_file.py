@@ -1,14 +1,18 @@
-"""One safetensors file, mapped: its header checked to the last byte, its tensors as views.
+"""One safetensors file: read by mmap with its header checked to the last byte, or written tensor by tensor.
 
-The format is eight bytes of header length, a JSON header, then the data. Everything that the header
-claims is checked against the file's size before any view is made, so that no header, however broken or
-hostile, leads to a read out of bounds. Data pages are touched only when a tensor is used.
+The format is eight bytes of header length, a JSON header, then the data without a gap. Everything that the
+header claims is checked against the file's size before any view is made, so that no header, however broken
+or hostile, leads to a read out of bounds. Data pages are touched only when a tensor is used. Not here: which
+tensors there should be (layout.py). A file that another process shortens while it is mapped is beyond help:
+the kernel ends whoever touches the lost pages, which is why write.py never writes into a file in place.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +30,15 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-    "F8_E4M3": np.dtype("u1"),  # named in FP8 checkpoints; only ever refused, never computed on
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),  # FP8 checkpoints: mapped, so that they can be refused by name
 }
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies: dtype by its safetensors name, shape, first byte behind the header."""
+    """Where a tensor lies: dtype by its safetensors name, shape, bytes begin..end behind the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,78 +54,140 @@ class SafetensorsFile:
         size = path.stat().st_size
         if size < 8:
             raise ValueError(f"{path} has {size} bytes and no safetensors header; hint: truncated? fetch it again")
-        self._bytes = np.memmap(path, np.uint8, mode="r")
+        self._bytes: np.ndarray | None = np.asarray(np.memmap(path, np.uint8, mode="r"))
         length = int.from_bytes(self._bytes[:8].tobytes(), "little")
-        if length > min(size - 8, MAX_HEADER_BYTES):
+        if length > min(size - 8, _MAX_HEADER_BYTES):
             raise ValueError(
                 f"{path} claims a header of {length} bytes in a file of {size}; hint: truncated or not safetensors"
             )
         self._start = 8 + length
-        self.entries = _entries(path, self._bytes[8 : self._start].tobytes(), size - self._start)
+        try:
+            self.entries = _read_header(self._bytes[8 : self._start].tobytes(), size - self._start)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def view(self, name: str) -> np.ndarray:
-        """The stored tensor without a copy, read-only."""
+        """The stored tensor, read-only, without a copy (but one when the file does not align it).
+
+        Raises ValueError after `close`."""
+        if self._bytes is None:
+            raise ValueError(f"{self.path} is closed; hint: read arrays before the checkpoint is closed")
         entry = self.entries[name]
         raw = self._bytes[self._start + entry.begin : self._start + entry.end]
-        return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+        array = raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+        return array if array.flags.aligned else array.copy()
 
     def close(self) -> None:
         """Forget the mapping; views that are still in use keep it alive."""
-        del self._bytes
+        self._bytes = None
 
 
-def _entries(path: Path, header: bytes, data_bytes: int) -> dict[str, Entry]:
+def write_safetensors(
+    path: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Write a new file and flush it to disk; one array at a time is in memory.
+
+    entries: name -> (dtype, shape), for all of `arrays`, which may come in any order. Raises ValueError for
+    an array that does not fit its entry, comes twice or does not come; FileExistsError for an old file."""
+    laid = _lay_out(entries)
+    header: dict[str, Any] = {_METADATA: {"format": "pt"}}  # transformers refuses files without this mark
+    for name, entry in laid.items():
+        header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [entry.begin, entry.end]}
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    start = 8 + len(text)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, array in arrays:
+            if name not in laid:
+                raise ValueError(f"{name} is not planned for {path.name}, or comes twice")
+            entry = laid.pop(name)
+            if array.shape != entry.shape or array.dtype != DTYPES[entry.dtype]:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}; expected {entry.dtype} {entry.shape}")
+            file.seek(start + entry.begin)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        if laid:
+            raise ValueError(f"{next(iter(laid))} is planned for {path.name} but does not come")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lay_out(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Entry]:
+    """Widest items first, so that every tensor is aligned; otherwise in the order that is given."""
+    laid: dict[str, Entry] = {}
+    at = 0
+    for name, (dtype, shape) in sorted(entries.items(), key=lambda item: -DTYPES[item[1][0]].itemsize):
+        end = at + math.prod(shape) * DTYPES[dtype].itemsize
+        laid[name] = Entry(dtype, shape, at, end)
+        at = end
+    return laid
+
+
+def _read_header(header: bytes, data_bytes: int) -> dict[str, Entry]:
     try:
-        given = json.loads(header, object_pairs_hook=lambda pairs: _unique(path, pairs))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} has a header that is not JSON ({type(error).__name__}); hint: corrupt file") from None
+        given = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
+    except _TwiceError as error:
+        raise ValueError(f"its header names {error} twice; hint: corrupt file") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its header is not JSON ({type(error).__name__}); hint: corrupt, fetch it again") from None
     if not isinstance(given, dict):
-        raise ValueError(f"{path} has a header that is no JSON object; hint: corrupt file")
-    given.pop("__metadata__", None)
-    entries = {name: _entry(path, name, fields, data_bytes) for name, fields in given.items()}
+        raise ValueError("its header is no JSON object; hint: corrupt file")
+    metadata = given.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError(f"its {_METADATA} does not map text to text; hint: corrupt file")
+    entries = {name: _read_entry(name, fields, data_bytes) for name, fields in given.items()}
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:
-            what = "overlaps what is before it" if entry.begin < at else "leaves a hole before it"
-            raise ValueError(f"{path}: tensor {name} {what}; hint: corrupt file")
+            what = "overlaps the tensor before it" if entry.begin < at else "leaves a hole before it"
+            raise ValueError(f"tensor {name} {what}; hint: corrupt file")
         at = entry.end
     if at != data_bytes:
-        raise ValueError(f"{path} has {data_bytes} bytes of data but its tensors take {at}; hint: corrupt file")
+        raise ValueError(f"it has {data_bytes} bytes of data but its tensors take {at}; hint: corrupt file")
     return entries
 
 
-def _entry(path: Path, name: str, fields: Any, data_bytes: int) -> Entry:
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: tensor {name!r} has no description; hint: corrupt file")
-    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+def _read_entry(name: str, fields: Any, data_bytes: int) -> Entry:
+    if not name.isprintable():  # would garble a message, or a terminal
+        raise ValueError(f"tensor name {_brief(name)} is not printable; hint: corrupt file")
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {name} is described by {_brief(fields)}; expected dtype, shape and data_offsets")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"{path}: tensor {name!r} has dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if shape is None or not _naturals(shape) or len(shape) > 8:
-        raise ValueError(f"{path}: tensor {name!r} has shape {_brief(shape)}; hint: corrupt file")
-    if offsets is None or not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"{path}: tensor {name!r} has data_offsets {_brief(offsets)}; hint: corrupt file")
+        raise ValueError(f"tensor {name} has dtype {_brief(dtype)}; expected one of {', '.join(DTYPES)}")
+    if not _naturals(shape) or len(shape) > 8:
+        raise ValueError(f"tensor {name} has shape {_brief(shape)}; hint: corrupt file")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {name} has data_offsets {_brief(offsets)}; hint: corrupt file")
     begin, end = offsets
     want = math.prod(shape) * DTYPES[dtype].itemsize
-    if not begin <= end or end - begin != want:
-        raise ValueError(f"{path}: tensor {name!r} takes bytes {begin}..{end}, but its shape needs {want}")
+    if end - begin != want:
+        raise ValueError(f"tensor {name} takes bytes {begin}..{end}, but its shape needs {want}; hint: corrupt file")
     if end > data_bytes:
         raise ValueError(
-            f"{path}: tensor {name!r} ends at byte {end} of {data_bytes}; hint: the file is truncated, fetch it again"
+            f"tensor {name} ends at byte {end} of {data_bytes}; hint: the file is truncated, fetch it again"
         )
     return Entry(dtype, tuple(shape), begin, end)
 
 
-def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError(f"{path} names a key twice in its header; hint: corrupt file")
+class _TwiceError(ValueError):
+    """A JSON object names a key twice: readers would disagree on which one counts."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise _TwiceError(_brief(key))
+        out[key] = value
     return out
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
+    """Whether it is a list of integers that fit a 64-bit size."""
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 
 def _brief(value: object) -> str:
-    text = repr(value)
+    text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,9 +1,12 @@
 """Write a checkpoint directory, whole or not at all.
 
-Everything goes into a hidden directory beside the target, is flushed to disk, and is then renamed into
-place; an older checkpoint is set aside first and removed last. Whoever reads the target sees the old one
-or the new one. A writer that is killed leaves a directory `.NAME.writing-*` (or `.NAME.old-*`, complete)
-beside the target and nothing else.
+Everything goes into a hidden directory beside the target and is flushed to disk; then that directory is
+renamed to the target's name. With `overwrite`, the former checkpoint is first renamed aside and removed
+last. So a reader finds the former one or the new one, complete; between the two renames it finds none.
+Whatever fails, the former one is put back. A writer that is *killed* leaves `.NAME.writing-*` (incomplete,
+may be deleted) or `.NAME.old-*` (the former one, complete) beside the target, and the target itself is the
+former one, the new one, or, if the kill fell between the renames, absent: then the reader's error names
+what to rename back. Not here: optimizer state, which lies beside a checkpoint, never inside.
 """
 
 from __future__ import annotations
@@ -12,22 +15,28 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
-from abruzzi.checkpoint.layout import TensorSpec, expected_tensors, int4_parts, stored_tensors
-from abruzzi.checkpoint.read import INDEX, SINGLE
+from abruzzi.checkpoint.layout import (
+    WRITABLE,
+    StoredSpec,
+    TensorSpec,
+    expected_tensors,
+    int4_parts,
+    stored_tensors,
+    written_dtype,
+)
+from abruzzi.checkpoint.read import INDEX, PICKLES, SINGLE, first_non_finite
+from abruzzi.checkpoint.safetensors_file import DTYPES, write_safetensors
 from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.quant.int4 import quantize_matrix
 
-DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-# The selection bias decides which expert is chosen; rounding it would change routes.
-ALWAYS_FLOAT32 = "e_score_correction_bias"
+_FLOATS = (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
 def save_checkpoint(
@@ -36,135 +45,199 @@ def save_checkpoint(
     tensors: Mapping[str, np.ndarray],
     *,
     dtype: str = "bfloat16",
-    int4: bool = False,
+    int4: bool | None = None,
     max_shard_bytes: int = 5_000_000_000,
     extra_files: Mapping[str, str | bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write config.json, safetensors and `extra_files` (tokenizer, template) to the directory `path`.
 
-    tensors: float arrays by logical name; looked up one at a time, so a lazy mapping keeps memory at one
-    shard. dtype: how unquantized tensors are stored. int4: store routed experts in K2-Thinking's INT4
-    (config.json says so). Raises ValueError for missing, surplus, misshapen or non-finite tensors before
-    anything is replaced, FileExistsError for an existing target unless `overwrite`."""
-    target = Path(path)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(DTYPES)}")
-    if target.exists() and not overwrite and not (target.is_dir() and not any(target.iterdir())):
-        raise FileExistsError(f"{target} exists; hint: choose another name, or ask to overwrite it")
-    config = config.with_int4(Int4Scheme() if int4 else None)
-    config = replace(config, raw={**config.to_dict(), "torch_dtype": dtype})
-    _refuse_other_names(config, tensors)
-    extras = dict(extra_files or {})
-    bad = [n for n in extras if Path(n).name != n or n == "config.json" or n.endswith(".safetensors")]
-    if bad:
-        raise ValueError(f"extra file {bad[0]!r}; expected a plain file name that the checkpoint itself does not use")
+    tensors: float arrays by logical name. dtype: how unquantized tensors are stored (the selection bias:
+    always float32). int4: store routed experts in INT4; None = as the config says. max_shard_bytes: a
+    larger model becomes several files with an index. Raises ValueError for missing, surplus or misshapen
+    tensors before anything is written, and for NaN and infinity before anything is replaced;
+    FileExistsError for an existing target unless `overwrite`."""
+    expected = expected_tensors(_stored_config(config, dtype, int4))
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} is not part of this model" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {list(np.shape(tensors[name]))}, expected {list(spec.shape)}"
+        for name, spec in expected.items()
+        if name in tensors and np.shape(tensors[name]) != spec.shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"tensors do not fit the config: {'; '.join(problems[:10])}{more}; hint: nothing is written")
+    write_checkpoint(
+        path,
+        config,
+        tensors.__getitem__,
+        dtype=dtype,
+        int4=int4,
+        max_shard_bytes=max_shard_bytes,
+        extra_files=extra_files or {},
+        overwrite=overwrite,
+    )
+
+
+def write_checkpoint(
+    path: str | Path,
+    config: ModelConfig,
+    read: Callable[[str], np.ndarray],
+    *,
+    dtype: str,
+    int4: bool | None,
+    max_shard_bytes: int,
+    extra_files: Mapping[str, str | bytes],
+    overwrite: bool,
+) -> None:
+    """`save_checkpoint` for arrays that `read` fetches by logical name, each once: one is in memory at a time."""
+    target = Path(os.path.realpath(path))  # through a symlink: its target is replaced, not the link
+    config = _stored_config(config, dtype, int4)
+    if max_shard_bytes < 1:
+        raise ValueError(f"max_shard_bytes={max_shard_bytes}; expected 1 or more")
+    _refuse_target(target, overwrite)
+    _refuse_extras(extra_files)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.writing-{os.getpid()}-{secrets.token_hex(4)}"
     temporary.mkdir()
     try:
         config.save(temporary)
-        for name, content in extras.items():
-            data = content.encode("utf-8") if isinstance(content, str) else content
-            (temporary / name).write_bytes(data)
-        _write_shards(temporary, config, tensors, dtype, max_shard_bytes)
-        _flush(temporary)
+        for name, content in extra_files.items():
+            (temporary / name).write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        _write_shards(temporary, config, read, dtype, max_shard_bytes)
+        for entry in [*temporary.iterdir(), temporary]:
+            _flush(entry)
         _put_in_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_other_names(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
-    expected = expected_tensors(config)
-    missing = [n for n in expected if n not in tensors]
-    surplus = [n for n in tensors if n not in expected]
-    if missing or surplus:
-        named = {"missing": missing, "surplus": surplus}
-        said = ", ".join(f"{len(names)} {what} (first: {names[0]})" for what, names in named.items() if names)
-        raise ValueError(f"tensors do not fit the config: {said}")
+def _stored_config(config: ModelConfig, dtype: str, int4: bool | None) -> ModelConfig:
+    """The config that goes into the file: says INT4 or not, and the dtype."""
+    if dtype not in WRITABLE:
+        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(WRITABLE)}")
+    if int4 is False:
+        config = config.with_int4(None)
+    elif int4 and config.int4 is None:
+        config = config.with_int4(Int4Scheme())
+    raw = config.to_dict()
+    # transformers 4 writes and reads torch_dtype; 5 writes dtype and reads both.
+    raw["dtype" if "dtype" in raw else "torch_dtype"] = dtype
+    if "dtype" in raw and "torch_dtype" in raw:
+        raw["torch_dtype"] = dtype
+    return replace(config, raw=raw)
 
 
-def _plan(config: ModelConfig, dtype: str, max_shard_bytes: int) -> list[list[str]]:
-    """Logical names per shard, in order; a shard exceeds the limit only for one tensor larger than it."""
-    stored = stored_tensors(config)
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, spec in expected_tensors(config).items():
-        parts = int4_parts(name) if spec.int4 else (name,)
-        item = 4 if spec.int4 or name.endswith(ALWAYS_FLOAT32) else DTYPES[dtype].itemsize
-        size = sum(int(np.prod(stored[p].shape)) * item for p in parts)
-        if shards[-1] and used + size > max_shard_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += size
-    return shards
+def _refuse_target(target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{target} exists; hint: choose another name, or ask to overwrite it")
+    if not (target / "config.json").is_file():
+        raise FileExistsError(f"{target} is not a checkpoint (no config.json) and is not replaced; hint: another name?")
+
+
+def _refuse_extras(extra_files: Mapping[str, str | bytes]) -> None:
+    for name in extra_files:
+        plain = name == Path(name).name and name not in ("", "..")
+        if not plain or name in ("config.json", INDEX) or Path(name).suffix in (".safetensors", *PICKLES):
+            raise ValueError(
+                f"extra file {name!r}; expected a plain file name that the checkpoint itself does not use, no pickle"
+            )
 
 
 def _write_shards(
-    folder: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray], dtype: str, max_shard_bytes: int
+    folder: Path, config: ModelConfig, read: Callable[[str], np.ndarray], dtype: str, max_shard_bytes: int
 ) -> None:
-    shards = _plan(config, dtype, max_shard_bytes)
-    specs = expected_tensors(config)
+    specs, stored = expected_tensors(config), stored_tensors(config)
+    entries = {name: (written_dtype(name, spec, dtype), spec.shape) for name, spec in stored.items()}
+    shards, total = _plan(specs, entries, max_shard_bytes)
     weight_map: dict[str, str] = {}
-    total = 0
     for number, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        arrays = {}
-        for name in names:
-            arrays.update(_stored(name, specs[name], tensors[name], dtype))
-        # transformers refuses files without this mark.
-        save_file(arrays, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(arrays, file))
-        total += sum(a.nbytes for a in arrays.values())
+        mine = {part: entries[part] for name in names for part in _parts(name, specs[name])}
+        arrays = (pair for name in names for pair in _stored(name, specs[name], read(name), entries, stored))
+        write_safetensors(folder / file, mine, arrays)
+        weight_map.update(dict.fromkeys(mine, file))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _stored(name: str, spec: TensorSpec, array: np.ndarray, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _plan(
+    specs: Mapping[str, TensorSpec], entries: Mapping[str, tuple[str, tuple[int, ...]]], limit: int
+) -> tuple[list[list[str]], int]:
+    """Logical names per shard, in order, and the bytes of all. A shard exceeds the limit only if it holds one
+    tensor; the parts of an INT4 matrix stay together."""
+    shards: list[list[str]] = [[]]
+    used = total = 0
+    for name, spec in specs.items():
+        parts = [entries[part] for part in _parts(name, spec)]
+        size = sum(int(np.prod(shape)) * DTYPES[dtype].itemsize for dtype, shape in parts)
+        if shards[-1] and used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+        total += size
+    return shards, total
+
+
+def _parts(name: str, spec: TensorSpec) -> tuple[str, ...]:
+    return int4_parts(name) if spec.int4 else (name,)
+
+
+def _stored(
+    name: str,
+    spec: TensorSpec,
+    array: np.ndarray,
+    entries: Mapping[str, tuple[str, tuple[int, ...]]],
+    stored: Mapping[str, StoredSpec],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """A logical array as what is stored of it. Raises ValueError that names the tensor."""
+    if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
+        raise ValueError(f"{name} is {getattr(array, 'dtype', type(array).__name__)}; expected a NumPy array of floats")
     if array.shape != spec.shape:
         raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(spec.shape)}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinity; it is not written")
+    place = first_non_finite(array)
+    if place is not None:
+        raise ValueError(f"{name} holds NaN or infinity, first at {place}; it is not written")
     if spec.int4:
         packed_name, scale_name, shape_name = int4_parts(name)
-        matrix = quantize_matrix(array)
+        rows, width = spec.shape
+        matrix = quantize_matrix(array, width // stored[scale_name].shape[1])
         yield packed_name, matrix.packed
         yield scale_name, matrix.scale
         yield shape_name, np.array(matrix.shape, np.int64)
         return
-    wanted = np.dtype(np.float32) if name.endswith(ALWAYS_FLOAT32) else DTYPES[dtype]
-    stored = np.ascontiguousarray(array.astype(wanted))
-    if not np.isfinite(stored).all():
-        raise ValueError(f"{name} holds values too large for {dtype}; it is not written")
-    yield name, stored
-
-
-def _flush(folder: Path) -> None:
-    for entry in [*folder.iterdir(), folder]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with np.errstate(over="ignore"):  # looked for right below
+        rounded = array.astype(DTYPES[entries[name][0]], copy=False)
+    place = first_non_finite(rounded)
+    if place is not None:
+        raise ValueError(f"{name} holds a value too large for {rounded.dtype}, first at {place}; it is not written")
+    yield name, rounded
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    aside = None
-    if target.exists():
-        aside = target.parent / f".{target.name}.old-{secrets.token_hex(4)}"
-        target.rename(aside)
+    aside = target.parent / f".{target.name}.old-{os.getpid()}-{secrets.token_hex(4)}"
+    replaces = target.exists() and any(target.iterdir())
+    if replaces:
+        os.rename(target, aside)
     try:
-        temporary.rename(target)
+        os.rename(temporary, target)  # an empty directory there is replaced by this alone
     except BaseException:
-        if aside is not None:
-            aside.rename(target)
+        if replaces:
+            os.rename(aside, target)
         raise
-    handle = os.open(target.parent, os.O_RDONLY)
+    _flush(target.parent)
+    if replaces:
+        shutil.rmtree(aside)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-    if aside is not None:
-        shutil.rmtree(aside)

@@ -233,7 +233,8 @@ def _defaults(folder: Path, settings: dict[str, Any], otherwise: ChatDefaults) -
         read = replace(otherwise, **own)
     except TypeError:
         read = None
-    if read is None or not isinstance(read.system, str) or type(read.preserve_thinking) is not bool:
+    kinds = () if read is None else tuple(map(type, asdict(read).values()))
+    if read is None or kinds != (str, bool, bool):
         raise ValueError(
             f"{folder}/tokenizer_config.json: 'abruzzi' is {own!r}; expected an object with "
             f"{', '.join(asdict(otherwise))}; hint: it was written by another version"

@@ -22,7 +22,9 @@ _TEMPLATE = """\
 {%- else -%}{%- for part in content -%}{{ part.text }}{%- endfor -%}{%- endif -%}
 {%- endmacro -%}
 {%- set keep = PRESERVE -%}
-{%- if preserve_thinking is defined and preserve_thinking is not none -%}{%- set keep = preserve_thinking -%}{%- endif -%}
+{%- if preserve_thinking is defined and preserve_thinking is not none -%}
+{%- set keep = preserve_thinking -%}
+{%- endif -%}
 {%- set ns = namespace(last=-1, calls=0, open=[], at=-1) -%}
 {%- for m in messages -%}
 {%- if m.role == 'assistant' and not m.tool_calls -%}{%- set ns.last = loop.index0 -%}{%- endif -%}
@@ -36,10 +38,11 @@ _TEMPLATE = """\
 {%- endif -%}
 {%- for m in messages -%}
 {%- set role = 'system' if m.role == 'developer' else m.role -%}
-{%- if role == 'user' -%}<|im_user|>{%- elif role == 'assistant' -%}<|im_assistant|>{%- else -%}<|im_system|>{%- endif -%}
-{{ m.name or role }}<|im_middle|>
+{{ '<|im_user|>' if role == 'user' else '<|im_assistant|>' if role == 'assistant' else '<|im_system|>' }}
+{{- m.name or role }}<|im_middle|>
 {%- if role == 'assistant' -%}
-{%- set thought = m.reasoning_content if m.reasoning_content is defined and m.reasoning_content is not none else (m.reasoning or '') -%}
+{%- set thought = m.reasoning_content -%}
+{%- if thought is not defined or thought is none -%}{%- set thought = m.reasoning or '' -%}{%- endif -%}
 <think>{%- if keep or loop.index0 > ns.last -%}{{ thought }}{%- endif -%}</think>{{ text_of(m.content) }}
 {%- if m.tool_calls -%}
 <|tool_calls_section_begin|>

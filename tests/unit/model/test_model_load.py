@@ -20,6 +20,8 @@ def write(path: Path, dtype: torch.dtype, drop: str = "") -> K2Model:
     """A loud model as a checkpoint in `path`; returns the model, its numbers rounded to dtype."""
     config = replace(CONFIG, moe_intermediate_size=32)
     model = loud(K2Model(config))
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = 2.0**10 if dtype == torch.float16 else 2.0**100  # beyond float16
     model.to(dtype).float()
     model.moe_layers()[1].gate.e_score_correction_bias.copy_(torch.linspace(-0.5, 0.777, 6))
     bias = "e_score_correction_bias"
