@@ -58,15 +58,17 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
-    import click
-
     if os.environ.get("ABRUZZI_DEBUG") == "1":
         raise error
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    if isinstance(error, (click.Abort, click.exceptions.Exit)):
-        return getattr(error, "exit_code", INTERRUPTED)
+    # typer may carry a click of its own, so its exceptions are known by what they can do.
+    show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show is not None and isinstance(exit_code, int):
+        show()
+        return exit_code
+    if isinstance(exit_code, int):
+        return exit_code
+    if type(error).__name__ == "Abort":
+        return INTERRUPTED
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "EndpointError":
         text = f"unexpected {type(error).__name__}: {text}; hint: ABRUZZI_DEBUG=1 shows where"
