@@ -1,0 +1,69 @@
+"""Sampling: what may be drawn, how often it is, and that a draw depends on seed and position alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abruzzi.engine.sampler import candidates, log_softmax, sample
+from abruzzi.types import SamplingParams
+
+
+def logits(seed: int, size: int = 50) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=size) * 3).astype(np.float32)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    top_k=st.integers(0, 60),
+    top_p=st.floats(0.05, 1.0),
+    min_p=st.floats(0.0, 1.0),
+)
+def test_candidates_are_what_the_definitions_say(seed: int, top_k: int, top_p: float, min_p: float) -> None:
+    logprobs = log_softmax(logits(seed))
+    kept = candidates(logprobs, SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p))
+    order = np.argsort(-logprobs, kind="stable")[: top_k or None]
+    probs = np.exp(logprobs[order].astype(np.float64))
+    want = []
+    for rank, token in enumerate(order):
+        reached = rank > 0 and probs[:rank].sum() / probs.sum() >= top_p - 1e-12
+        if top_p < 1 and reached:
+            break
+        if min_p == 0 or probs[rank] >= min_p * probs[0]:
+            want.append(token)
+    assert kept.tolist() == want
+    assert kept[0] == logprobs.argmax()
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    values = logits(1, size=8)
+    params = SamplingParams(temperature=1.7)
+    draws = [sample(values, params, seed=5, position=p)[0] for p in range(20_000)]
+    counts = np.bincount(draws, minlength=8)
+    probs = np.exp(log_softmax(values / np.float32(1.7)).astype(np.float64))
+    chi_square = ((counts - 20_000 * probs) ** 2 / (20_000 * probs)).sum()
+    assert chi_square < 24.3  # 99.9 % quantile for 7 degrees of freedom
+    wrong = np.exp(log_softmax(values).astype(np.float64))  # temperature ignored
+    assert ((counts - 20_000 * wrong) ** 2 / (20_000 * wrong)).sum() > 100
+
+
+def test_a_draw_depends_on_seed_and_position_alone() -> None:
+    values, params = logits(2), SamplingParams()
+    one = [sample(values, params, 7, p) for p in range(50)]
+    assert one == [sample(values, params, 7, p) for p in reversed(range(50))][::-1]
+    assert one != [sample(values, params, 8, p) for p in range(50)]
+    assert len({token for token, _ in one}) > 5
+
+
+def test_greedy_takes_the_first_of_the_largest_and_reports_its_probability() -> None:
+    values = np.array([1.0, 3.0, 3.0, 0.0], np.float32)
+    token, logprob = sample(values, SamplingParams(temperature=0), 0, 0)
+    assert token == 1
+    assert logprob == pytest.approx(3 - np.log(np.exp([1, 3, 3, 0]).sum()), abs=1e-6)
+
+
+def test_log_softmax_of_large_logits_is_finite() -> None:
+    out = log_softmax(np.array([[1e30, 0, -1e30], [5, 5, 5]], np.float32))
+    assert np.isfinite(out[:, 0]).all() and out[1].tolist() == pytest.approx([-np.log(3)] * 3)
