@@ -74,7 +74,9 @@ def test_rounding_is_the_best_that_the_stored_scale_allows(seed: int, groups: in
     # Quantizing what was dequantized changes nothing: a checkpoint can be re-exported without drift.
     again = quantize_matrix(matrix.dequantize())
     full = np.abs(codes.reshape(3, -1, 32)).max(-1) == 7
-    np.testing.assert_array_equal(again.dequantize().reshape(3, -1, 32)[full], matrix.dequantize().reshape(3, -1, 32)[full])
+    np.testing.assert_array_equal(
+        again.dequantize().reshape(3, -1, 32)[full], matrix.dequantize().reshape(3, -1, 32)[full]
+    )
 
 
 def test_groups_without_a_usable_scale_become_zeros() -> None:
@@ -92,7 +94,9 @@ def mistakes(weight: np.ndarray) -> dict[str, np.ndarray]:
     packed = pack(codes)
     wide = weight.astype(np.float32).reshape(len(weight), -1, 32)
     by_75 = (np.abs(wide).max(-1) / np.float32(7.5)).astype(ml_dtypes.bfloat16)
-    by_75_codes = np.clip(np.rint(wide / by_75.astype(np.float32)[..., None]), -8, 7).astype(np.int8).reshape(weight.shape)
+    by_75_codes = (
+        np.clip(np.rint(wide / by_75.astype(np.float32)[..., None]), -8, 7).astype(np.int8).reshape(weight.shape)
+    )
     reversed_ = codes.reshape(len(codes), -1, 8)[..., ::-1].reshape(codes.shape)
     return {
         "nibbles reversed": dequantize(reversed_, scale),

@@ -97,7 +97,7 @@ def bias_in_the_weights(patch: Patch, model: K2Model) -> None:
 def softmax_scores(patch: Patch, model: K2Model) -> None:
     for moe in model.moe_layers().values():
         weigh = moe.gate.weigh
-        moe.gate.weigh = lambda score, chosen, weigh=weigh: weigh(score.logit().softmax(-1), chosen)
+        moe.gate.weigh = lambda score_TE, expert_TK, weigh=weigh: weigh(score_TE.logit().softmax(-1), expert_TK)
 
 
 def no_renormalization(patch: Patch, model: K2Model) -> None:

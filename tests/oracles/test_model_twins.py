@@ -11,10 +11,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3TopkRouter
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
+    DeepseekV3Attention,
+    DeepseekV3RMSNorm,
+    DeepseekV3TopkRouter,
+)
 
 from abruzzi.model.k2 import K2Model
 from abruzzi.model.moe import Router
+from abruzzi.model.norm import RMSNorm
 from abruzzi.model.trace import Trace
 from tests.oracles import twins
 
@@ -145,6 +150,15 @@ def test_ties_go_where_transformers_sends_them(name: str) -> None:
             theirs.e_score_correction_bias.zero_()
             want = theirs(x)[2]
         assert torch.equal(ours(x)[0].sort(-1).values, want.sort(-1).values)
+
+
+def test_the_norm_in_bfloat16_equals_theirs_exactly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(50, 64, generator=generator) * 3, torch.rand(64, generator=generator) + 0.5
+    theirs, ours = DeepseekV3RMSNorm(64, eps=1e-5), RMSNorm(64, eps=1e-5)
+    for norm in (theirs, ours):
+        norm.weight.data = weight.bfloat16()
+    assert torch.equal(ours(x.bfloat16()), theirs(x.bfloat16()))
 
 
 def test_the_twin_itself_is_loud() -> None:

@@ -4,6 +4,7 @@ With ordinary initialization a twin notices neither an ignored norm weight nor a
 here norm weights are uniform in 0.5..1.5, matrices normal with 1.5 / sqrt(fan in), biases normal with 0.5.
 All sizes of a config differ from each other, so that a mixed-up axis cannot fit by accident.
 
+    from tests.oracles import twins
     twin = twins.twin("lora-g4-s2-yarn")     # built once per process; do not change it
     twin.config, twin.weights                # HF tensor name -> float32 tensor, as in a checkpoint
     twin.theirs                              # the transformers model
@@ -15,6 +16,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,7 @@ class Twin:
     """The same random model twice."""
 
     config: ModelConfig
-    theirs: DeepseekV3ForCausalLM
+    theirs: Any  # DeepseekV3ForCausalLM, whose types are too loose to follow its attributes
     weights: dict[str, Tensor]
 
     def ours(self, config: ModelConfig | None = None) -> K2Model:
@@ -105,9 +107,9 @@ def twin(name: str, seed: int = 0) -> Twin:
 
 def make_twin(config: ModelConfig, seed: int = 0) -> Twin:
     """A twin of any config, all tensors random and loud."""
-    given = config.to_dict(rope_style="rope_parameters")
     eager = {"attn_implementation": "eager", "experts_implementation": "eager"}  # transformers' own slow paths
-    theirs = DeepseekV3ForCausalLM(DeepseekV3Config(**given, **eager)).eval()
+    given: dict[str, Any] = {**config.to_dict(rope_style="rope_parameters"), **eager}
+    theirs = DeepseekV3ForCausalLM(DeepseekV3Config(**given)).eval()
     randomize(theirs, torch.Generator().manual_seed(seed))
     return Twin(config, theirs, hf_tensors(theirs, config))
 

@@ -164,9 +164,9 @@ def _open_shards(folder: Path, stored: dict[str, StoredSpec], config: ModelConfi
         try:
             shards.append(SafetensorsFile(folder / name))
         except FileNotFoundError:
-            broken[name] = f"{name} is not there, although {INDEX} names it"
+            broken[name] = f"{name} is not there, although {INDEX} names it; hint: download not complete?"
         except ValueError as error:
-            broken[name] = str(error)
+            broken[name] = str(error).replace(str(folder / name), name, 1)
     problems = [*broken.values(), *_misplaced(shards, weight_map, set(broken))]
     where = {name: shard for shard in shards for name in shard.entries}
     if weight_map or not broken:
@@ -176,9 +176,10 @@ def _open_shards(folder: Path, stored: dict[str, StoredSpec], config: ModelConfi
         problems += _unfit(shard, stored, config)
     if problems:
         more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        hint = "; hint: files of two checkpoints mixed, or a download that is not complete?"
         raise ValueError(
-            f"{folder} does not fit its config.json: {'; '.join(problems[:_LISTED])}{more}; "
-            "hint: files of two checkpoints mixed, or a download that is not complete?"
+            f"{folder} cannot be read as its config.json says: {'; '.join(problems[:_LISTED])}{more}"
+            f"{'' if broken else hint}"
         )
     return shards
 
@@ -250,5 +251,5 @@ def _weight_map(index: Path) -> dict[str, str]:
     for file in set(weight_map.values()):
         # A name with a path in it could lead out of the directory.
         if Path(file).name != file or not file.endswith(".safetensors") or not file.isprintable():
-            raise ValueError(f"{index} names {ascii(file)}; expected a .safetensors file in the same directory")
+            raise ValueError(f"{index} names {file!a}; expected a .safetensors file in the same directory")
     return weight_map

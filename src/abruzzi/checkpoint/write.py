@@ -24,7 +24,6 @@ import numpy as np
 
 from abruzzi.checkpoint.layout import (
     WRITABLE,
-    StoredSpec,
     TensorSpec,
     expected_tensors,
     int4_parts,
@@ -36,7 +35,7 @@ from abruzzi.checkpoint.safetensors_file import DTYPES, write_safetensors
 from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.quant.int4 import quantize_matrix
 
-_FLOATS = (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
 def save_checkpoint(
@@ -123,10 +122,8 @@ def _stored_config(config: ModelConfig, dtype: str, int4: bool | None) -> ModelC
         config = config.with_int4(Int4Scheme())
     raw = config.to_dict()
     # transformers 4 writes and reads torch_dtype; 5 writes dtype and reads both.
-    raw["dtype" if "dtype" in raw else "torch_dtype"] = dtype
-    if "dtype" in raw and "torch_dtype" in raw:
-        raw["torch_dtype"] = dtype
-    return replace(config, raw=raw)
+    keys = [key for key in ("dtype", "torch_dtype") if key in raw] or ["torch_dtype"]
+    return replace(config, raw={**raw, **dict.fromkeys(keys, dtype)})
 
 
 def _refuse_target(target: Path, overwrite: bool) -> None:
@@ -150,14 +147,15 @@ def _refuse_extras(extra_files: Mapping[str, str | bytes]) -> None:
 def _write_shards(
     folder: Path, config: ModelConfig, read: Callable[[str], np.ndarray], dtype: str, max_shard_bytes: int
 ) -> None:
-    specs, stored = expected_tensors(config), stored_tensors(config)
-    entries = {name: (written_dtype(name, spec, dtype), spec.shape) for name, spec in stored.items()}
+    specs = expected_tensors(config)
+    entries = {name: (written_dtype(name, spec, dtype), spec.shape) for name, spec in stored_tensors(config).items()}
     shards, total = _plan(specs, entries, max_shard_bytes)
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         mine = {part: entries[part] for name in names for part in _parts(name, specs[name])}
-        arrays = (pair for name in names for pair in _stored(name, specs[name], read(name), entries, stored))
+        dtypes = {name: None if specs[name].int4 else entries[name][0] for name in names}
+        arrays = (pair for name in names for pair in _stored(name, specs[name], read(name), dtypes[name]))
         write_safetensors(folder / file, mine, arrays)
         weight_map.update(dict.fromkeys(mine, file))
     if len(shards) > 1:
@@ -188,31 +186,25 @@ def _parts(name: str, spec: TensorSpec) -> tuple[str, ...]:
     return int4_parts(name) if spec.int4 else (name,)
 
 
-def _stored(
-    name: str,
-    spec: TensorSpec,
-    array: np.ndarray,
-    entries: Mapping[str, tuple[str, tuple[int, ...]]],
-    stored: Mapping[str, StoredSpec],
-) -> Iterator[tuple[str, np.ndarray]]:
-    """A logical array as what is stored of it. Raises ValueError that names the tensor."""
+def _stored(name: str, spec: TensorSpec, array: np.ndarray, dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """A logical array as what is stored of it; dtype None: INT4. Raises ValueError that names the tensor."""
     if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
-        raise ValueError(f"{name} is {getattr(array, 'dtype', type(array).__name__)}; expected a NumPy array of floats")
+        given = getattr(array, "dtype", type(array).__name__)
+        raise ValueError(f"{name} is {given}; expected a NumPy array of float32, float16 or bfloat16")
     if array.shape != spec.shape:
         raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(spec.shape)}")
     place = first_non_finite(array)
     if place is not None:
         raise ValueError(f"{name} holds NaN or infinity, first at {place}; it is not written")
-    if spec.int4:
+    if dtype is None:
         packed_name, scale_name, shape_name = int4_parts(name)
-        rows, width = spec.shape
-        matrix = quantize_matrix(array, width // stored[scale_name].shape[1])
+        matrix = quantize_matrix(array)
         yield packed_name, matrix.packed
         yield scale_name, matrix.scale
         yield shape_name, np.array(matrix.shape, np.int64)
         return
     with np.errstate(over="ignore"):  # looked for right below
-        rounded = array.astype(DTYPES[entries[name][0]], copy=False)
+        rounded = array.astype(DTYPES[dtype], copy=False)
     place = first_non_finite(rounded)
     if place is not None:
         raise ValueError(f"{name} holds a value too large for {rounded.dtype}, first at {place}; it is not written")
@@ -232,7 +224,8 @@ def _put_in_place(temporary: Path, target: Path) -> None:
         raise
     _flush(target.parent)
     if replaces:
-        shutil.rmtree(aside)
+        # Under the temporary's name it is removed by the caller, so that `.old-*` is never half a checkpoint.
+        os.rename(aside, temporary)
 
 
 def _flush(path: Path) -> None:

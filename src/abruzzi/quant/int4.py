@@ -106,7 +106,7 @@ def pack(codes_OI: np.ndarray) -> np.ndarray:
     """int32 [O, ceil(I/8)] from codes int8 [O, I] in -8..7, lowest bits first. Raises ValueError."""
     if codes_OI.ndim != 2 or codes_OI.dtype != np.int8:
         raise ValueError(f"codes are {codes_OI.dtype} of shape {codes_OI.shape}; expected int8 [out, in]")
-    if codes_OI.size and not (-8 <= codes_OI.min() and codes_OI.max() <= 7):
+    if codes_OI.size and (codes_OI.min() < -8 or codes_OI.max() > 7):
         raise ValueError(f"codes run from {codes_OI.min()} to {codes_OI.max()}; expected -8..7")
     rows, width = codes_OI.shape
     nibbles = np.zeros((rows, -(-width // PER_WORD) * PER_WORD), np.uint8)

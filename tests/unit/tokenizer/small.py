@@ -77,9 +77,9 @@ def spelled() -> Tokenizer:
 
 CONTROL_TEXTS = (*CONTROL_TOKENS, RESERVED, "<|im_", "end|>", "<|tool_call", "</th", "ink>", "<", "|>")
 # Texts that lean to control strings, white space and several scripts.
-texts = st.lists(st.one_of(st.sampled_from(CONTROL_TEXTS), st.text(max_size=6), st.sampled_from(LINES)), max_size=5).map(
-    "".join
-)
+texts = st.lists(
+    st.one_of(st.sampled_from(CONTROL_TEXTS), st.text(max_size=6), st.sampled_from(LINES)), max_size=5
+).map("".join)
 names = st.text(alphabet="abcXYZ019_.-", min_size=1, max_size=12).filter(
     # "functions." and ":n" are what a label adds; a name that begins with the former cannot be told from it.
     lambda name: not name.startswith("functions.")
@@ -88,7 +88,9 @@ solid = texts.map(str.strip)  # arguments lose white space around them
 
 
 @st.composite
-def assistant_turns(draw: st.DrawFn, thoughts: st.SearchStrategy[str] = texts, with_calls: bool | None = None) -> Message:
+def assistant_turns(
+    draw: st.DrawFn, thoughts: st.SearchStrategy[str] = texts, with_calls: bool | None = None
+) -> Message:
     """An assistant message without ids; 0 to 3 calls with foreign ids."""
     least = 1 if with_calls else 0
     count = 0 if with_calls is False else draw(st.integers(least, 3))

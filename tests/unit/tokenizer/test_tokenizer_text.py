@@ -162,7 +162,7 @@ def test_a_bare_tiktoken_file_encodes_but_renders_nothing(tmp_path: Path) -> Non
     ("change", "says"),
     [
         (lambda lines: lines[:-5] + lines[-4:], "each once"),
-        (lambda lines: lines[:300] + [lines[300][:-4] + b"=="] + lines[301:], "base64 rank|each once"),
+        (lambda lines: [*lines[:300], lines[300][:-4] + b"==", *lines[301:]], "base64 rank|each once"),
         (lambda lines: [*lines, b"AAAA"], "base64 rank"),
         (lambda lines: [*lines, b"!!!! 9"], "base64 rank"),
         (lambda lines: lines[:100], "lacks 156 of the 256 bytes"),
@@ -221,9 +221,9 @@ def test_tiktoken_with_a_foreign_config(tmp_path: Path, decoder: Any, says: str)
 
 
 def test_absent_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither tokenizer.json nor tiktoken.model; hint"):
+    with pytest.raises(ValueError, match=r"neither tokenizer.json nor tiktoken.model; hint"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="no such directory.*hint"):
+    with pytest.raises(ValueError, match=r"no such directory.*hint"):
         load(tmp_path / "gone")
 
 
@@ -284,7 +284,9 @@ def test_a_tokenizer_json_with_anything_replaced_loads_or_says_why(data: st.Data
         if isinstance(child, (dict, list)) and child and data.draw(st.booleans()):
             at = child
             continue
-        at[key] = data.draw(st.sampled_from([None, 0, -1, 1.5, "", "x", [], [1], ["a", "b"], {}, {"type": "BPE"}, True]))
+        at[key] = data.draw(
+            st.sampled_from([None, 0, -1, 1.5, "", "x", [], [1], ["a", "b"], {}, {"type": "BPE"}, True])
+        )
         break
     try:
         tok = from_json(json.dumps(whole))

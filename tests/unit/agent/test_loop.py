@@ -1,0 +1,113 @@
+"""The loop: history stays valid whatever the model does, and every end has its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from abruzzi import tokenizer
+from abruzzi.agent.loop import Finish, Limits, ToolResult, run
+from abruzzi.tools import ToolError, ToolOk
+from abruzzi.tools.calculator import Calculator
+from abruzzi.types import Message, ToolCall
+from tests import tiny
+from tests.scripted import ScriptedModel, say
+
+ASK = [Message("user", "What is 6 * 7 plus 1?")]
+
+
+def play(model: ScriptedModel, history=None, limits: Limits = Limits(), clock=None) -> tuple[Finish, list[ToolResult]]:
+    events = list(run(model, history or ASK, [Calculator()], limits=limits, **({"clock": clock} if clock else {})))
+    assert isinstance(events[-1], Finish)
+    return events[-1], [e for e in events if isinstance(e, ToolResult)]
+
+
+def test_think_call_read_answer() -> None:
+    model = ScriptedModel(
+        say("", ("calculator", '{"expression": "6 * 7"}'), thought="first the product"),
+        say("", ("calculator", '{"expression": "42 + 1"}'), thought="then one more"),
+        say("It is 43.", thought="done"),
+    )
+    finish, results = play(model)
+    assert (finish.stop_reason, finish.answer, finish.steps) == ("answer", "It is 43.", 3)
+    assert [r.result.message for r in results] == ["42", "43"]
+    assert [m.role for m in finish.messages] == ["assistant", "tool", "assistant", "tool", "assistant"]
+    # Every later request carries the whole turn, thinking included, and only ever grows.
+    asked = [messages for messages, _ in model.asked]
+    assert [len(a) for a in asked] == [1, 3, 5]
+    assert asked[2][: len(asked[1])] == asked[1]
+    assert asked[2][1].reasoning_content == "first the product"
+    assert finish.usage.completion_tokens == 15 and finish.usage.reasoning_tokens == 6
+    assert ASK == [Message("user", "What is 6 * 7 plus 1?")]
+    assert model.asked[0][1][0].name == "calculator"
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (("calculator", '{"expression": "6 *'), "not valid JSON"),
+        (("calculator", '["6"]'), "must be a JSON object"),
+        (("calculator", '{"expr": "6"}'), "'expression' is missing"),
+        (("calculater", '{"expression": "6"}'), "did you mean 'calculator'"),
+        (("", "{}"), "there is no tool ''"),
+        (("calculator", '{"expression": "6 apples"}'), "unexpected 'apples'"),
+    ],
+)
+def test_a_bad_call_is_a_result_that_the_model_reads(call: tuple[str, str], says: str) -> None:
+    model = ScriptedModel(say("", call), say("sorry"))
+    finish, (result,) = play(model)
+    assert isinstance(result.result, ToolError) and says in result.result.message
+    assert model.asked[1][0][-1].content == result.result.message
+    assert finish.stop_reason == "answer"
+
+
+def test_every_call_gets_exactly_one_result_with_its_own_id() -> None:
+    same = ("calculator", '{"expression": "1 + 1"}')
+    taken = Message("assistant", "", tool_calls=(ToolCall("calculator", "{}", "call_1"),))
+    history = [*ASK, taken, Message("tool", "x", tool_call_id="call_1"), Message("user", "again")]
+    model = ScriptedModel(say("", same, same, same), say("", same), say("ok"))
+    finish, results = play(model, history)
+    ids = [r.call.id for r in results]
+    assert len(set(ids)) == 4 and "call_1" not in ids
+    assert [m.tool_call_id for m in finish.messages if m.role == "tool"] == ids
+    # The rendered conversation is valid: every result finds its call.
+    tok = tiny.vocabulary()
+    text = tok.decode(tokenizer.render(tok, [*history, *finish.messages]).ids)
+    assert text.count("## Return of functions.calculator:") == 5
+    assert "functions.calculator:4" in text
+
+
+def test_ids_that_the_model_gives_are_kept() -> None:
+    end = say("", ("calculator", '{"expression": "1"}'))
+    end = replace(end, message=replace(end.message, tool_calls=(replace(end.message.tool_calls[0], id="toolu_9"),)))
+    _, (result,) = play(ScriptedModel(end, say("ok")))
+    assert result.call.id == "toolu_9" and isinstance(result.result, ToolOk)
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "reason", "steps"),
+    [
+        ([say("", ("calculator", "{}"))] * 5, Limits(max_steps=3), "max_steps", 3),
+        ([say("half an ans", reason="length")], Limits(), "length", 1),
+        ([say("", thought="only a thought")], Limits(), "no_answer", 1),
+        ([say("  \n")], Limits(), "no_answer", 1),
+    ],
+)
+def test_each_end_has_a_name(script: list, limits: Limits, reason: str, steps: int) -> None:
+    finish, _ = play(ScriptedModel(*script), limits=limits)
+    assert (finish.stop_reason, finish.steps) == (reason, steps)
+
+
+def test_a_cut_call_is_not_run_but_answered() -> None:
+    finish, (result,) = play(ScriptedModel(say("", ("calculator", '{"expression": "1'), reason="length")))
+    assert finish.stop_reason == "length"
+    assert isinstance(result.result, ToolError) and "cut off" in result.result.message
+    assert [m.role for m in finish.messages] == ["assistant", "tool"]
+
+
+def test_time_is_checked_between_steps() -> None:
+    now = iter(range(0, 1000, 10))
+    model = ScriptedModel(*[say("", ("calculator", '{"expression": "1"}'))] * 9)
+    finish, _ = play(model, limits=Limits(max_seconds=100), clock=lambda: float(next(now)))
+    assert finish.stop_reason == "max_seconds" and 0 < finish.steps < 9
