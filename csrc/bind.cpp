@@ -19,7 +19,8 @@ NB_MODULE(_ext, m) {
       "int4_matvec",
       [](int isa, In<std::uint32_t, 2> packed, In<std::uint16_t, 2> scale, In<float, 1> x, Out<float, 1> y) {
         const std::size_t rows = packed.shape(0), width = x.shape(0);
-        if (packed.shape(1) * 8 != width || scale.shape(0) != rows || scale.shape(1) * 32 != width || y.shape(0) != rows)
+        if (packed.shape(1) * 8 != width || scale.shape(0) != rows || scale.shape(1) * 32 != width ||
+            y.shape(0) != rows)
           throw nb::value_error("int4_matvec: shapes do not fit");
         nb::gil_scoped_release release;
         abruzzi::int4_matvec(static_cast<Isa>(isa), packed.data(), scale.data(), x.data(), y.data(), rows, width);

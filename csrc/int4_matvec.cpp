@@ -108,44 +108,58 @@ ABRUZZI_AVX2 void matvec_avx2(const std::uint32_t* packed, const std::uint16_t* 
   }
 }
 
+// Scales of four groups, each spread over the four words of its group.
+ABRUZZI_AVX512 inline __m512 spread_scales(const std::uint16_t* s) {
+  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  std::uint64_t four;
+  std::memcpy(&four, s, sizeof four);
+  const __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(static_cast<long long>(four))), 16);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(bits)));
+}
+
+// vpermps looks at the low four bits of each lane only: a table of the sixteen codes turns a shifted word
+// into weights in one step, without mask, conversion or offset. Rows share the loads of x.
+template <int kRows>
+ABRUZZI_AVX512 inline void rows_avx512(const std::uint32_t* packed, const std::uint16_t* scale, const float* laned,
+                                       float* y, std::size_t words, std::size_t groups, std::size_t blocks) {
+  constexpr std::size_t lanes = 16;
+  const __m512 codes = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  __m512 sum[kRows];
+  for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_ps();
+  for (std::size_t b = 0; b < blocks; ++b) {
+    __m512i word[kRows];
+    __m512 part[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      const std::uint32_t* at = packed + r * words + b * lanes;
+      word[r] = _mm512_loadu_si512(at);
+      _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T0);
+      part[r] = _mm512_setzero_ps();
+    }
+    const float* xb = laned + b * 8 * lanes;
+    for (int k = 0; k < 8; ++k) {
+      const __m512 x = _mm512_loadu_ps(xb + k * lanes);
+      for (int r = 0; r < kRows; ++r) {
+        part[r] = _mm512_fmadd_ps(_mm512_permutexvar_ps(word[r], codes), x, part[r]);
+        word[r] = _mm512_srli_epi32(word[r], 4);
+      }
+    }
+    for (int r = 0; r < kRows; ++r)
+      sum[r] = _mm512_fmadd_ps(part[r], spread_scales(scale + r * groups + 4 * b), sum[r]);
+  }
+  for (int r = 0; r < kRows; ++r) y[r] = _mm512_reduce_add_ps(sum[r]);
+}
+
 ABRUZZI_AVX512 void matvec_avx512(const std::uint32_t* packed, const std::uint16_t* scale, const float* x, float* y,
                                   std::size_t rows, std::size_t width) {
-  constexpr std::size_t lanes = 16;
-  const std::size_t groups = width / kGroup, words = groups * kGroupWords, blocks = words / lanes;
-  const auto laned = by_lanes(x, blocks, lanes);
-  const auto shift = offsets(laned.get(), blocks, lanes);
-  const __m512i mask = _mm512_set1_epi32(15);
-  // Spreads four bfloat16 scales over the four words of their group each.
-  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  for (std::size_t r = 0; r < rows; ++r) {
-    const std::uint32_t* row = packed + r * words;
-    const std::uint16_t* s = scale + r * groups;
-    __m512 sum = _mm512_setzero_ps();
-    for (std::size_t b = 0; b < blocks; ++b) {
-      const __m512i word = _mm512_loadu_si512(row + b * lanes);
-      _mm_prefetch(reinterpret_cast<const char*>(row + b * lanes) + 2048, _MM_HINT_T0);
-      const float* xb = laned.get() + b * 8 * lanes;
-      __m512 even = _mm512_loadu_ps(shift.get() + b * lanes), odd = _mm512_setzero_ps();
-#define ABRUZZI_COLUMN(k, into)                                                              \
-  into = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(word, 4 * k), mask)), \
-                         _mm512_loadu_ps(xb + k * lanes), into)
-      ABRUZZI_COLUMN(0, even);
-      ABRUZZI_COLUMN(1, odd);
-      ABRUZZI_COLUMN(2, even);
-      ABRUZZI_COLUMN(3, odd);
-      ABRUZZI_COLUMN(4, even);
-      ABRUZZI_COLUMN(5, odd);
-      ABRUZZI_COLUMN(6, even);
-      ABRUZZI_COLUMN(7, odd);
-#undef ABRUZZI_COLUMN
-      std::uint64_t four;
-      std::memcpy(&four, s + 4 * b, sizeof four);
-      const __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_cvtsi64_si128(static_cast<long long>(four))), 16);
-      const __m512 scales = _mm512_castsi512_ps(_mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(bits)));
-      sum = _mm512_fmadd_ps(_mm512_add_ps(even, odd), scales, sum);
-    }
-    y[r] = _mm512_reduce_add_ps(sum) + row_scalar(row, s, x, blocks * 4, groups);
-  }
+  const std::size_t groups = width / kGroup, words = groups * kGroupWords, blocks = words / 16;
+  const auto laned = by_lanes(x, blocks, 16);
+  std::size_t r = 0;
+  for (; r + 4 <= rows; r += 4)
+    rows_avx512<4>(packed + r * words, scale + r * groups, laned.get(), y + r, words, groups, blocks);
+  for (; r < rows; ++r)
+    rows_avx512<1>(packed + r * words, scale + r * groups, laned.get(), y + r, words, groups, blocks);
+  if (blocks * 4 < groups)
+    for (r = 0; r < rows; ++r) y[r] += row_scalar(packed + r * words, scale + r * groups, x, blocks * 4, groups);
 }
 
 #endif

@@ -14,7 +14,8 @@ void rmsnorm_scalar(const float* x, const float* weight, float* y, std::size_t r
   for (std::size_t r = 0; r < rows; ++r, x += width, y += width) {
     double sum = 0.0;
     for (std::size_t i = 0; i < width; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    const float factor = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + static_cast<double>(eps)));
+    const float factor =
+        static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + static_cast<double>(eps)));
     for (std::size_t i = 0; i < width; ++i) y[i] = x[i] * factor * weight[i];
   }
 }
@@ -36,7 +37,8 @@ ABRUZZI_AVX2 void rmsnorm_avx2(const float* x, const float* weight, float* y, st
     _mm256_storeu_pd(parts, _mm256_add_pd(low, high));
     double sum = parts[0] + parts[1] + parts[2] + parts[3];
     for (; i < width; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    const float factor = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + static_cast<double>(eps)));
+    const float factor =
+        static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + static_cast<double>(eps)));
     const __m256 f = _mm256_set1_ps(factor);
     for (i = 0; i + 8 <= width; i += 8)
       _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), f), _mm256_loadu_ps(weight + i)));
@@ -56,7 +58,8 @@ ABRUZZI_AVX512 void rmsnorm_avx512(const float* x, const float* weight, float* y
     }
     double sum = _mm512_reduce_add_pd(_mm512_add_pd(low, high));
     for (; i < width; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-    const float factor = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + static_cast<double>(eps)));
+    const float factor =
+        static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(width) + static_cast<double>(eps)));
     const __m512 f = _mm512_set1_ps(factor);
     for (i = 0; i + 16 <= width; i += 16)
       _mm512_storeu_ps(y + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), f), _mm512_loadu_ps(weight + i)));

@@ -1,11 +1,14 @@
-"""INT4 against the compressed-tensors library, bit for bit: packing, unpacking, rounding, decompression, names.
+"""INT4 against the compressed-tensors library, bit for bit: packing, rounding, decompression, names.
 
-Each check is a function, so that the last test can plant a mistake in `int4` and see that check go red.
+test_int4.py asks what the arithmetic gives; here the library is the judge. Each check is a function, so that
+the last test can plant a mistake in `int4` and see that check go red.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -115,6 +118,13 @@ def test_agrees_with_compressed_tensors(check: Callable[[], None]) -> None:
     check()
 
 
+def test_codes_of_the_vectors(k2_data: Path) -> None:
+    """Their scales are float32, not bfloat16: `encode` takes them as they are, and then every code is equal."""
+    vectors = json.loads((k2_data / "int4_pack_vectors.json").read_text(encoding="utf-8"))
+    weight, scale = np.array(vectors["weight"], np.float32), np.array(vectors["qat"]["scale"], np.float32)
+    assert np.array_equal(int4.encode(weight, scale), np.array(vectors["qat"]["int4"]))
+
+
 def _reversed_nibbles(codes: np.ndarray) -> np.ndarray:
     return _pack(codes.reshape(len(codes), -1, 8)[..., ::-1].reshape(codes.shape)) if codes.shape[1] % 8 == 0 else codes
 
@@ -153,7 +163,7 @@ MISTAKES = {
 def test_a_planted_mistake_is_seen(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, wrong, check = MISTAKES[mistake]
     monkeypatch.setattr(int4, name, wrong)
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError)), np.errstate(invalid="ignore"):
         check()
 
 

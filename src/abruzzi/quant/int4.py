@@ -122,8 +122,8 @@ def unpack(packed_OW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     rows, width = shape
     if packed_OW.dtype != np.int32 or packed_OW.shape != (rows, -(-width // PER_WORD)):
         raise ValueError(
-            f"packed words are {packed_OW.dtype} of shape {packed_OW.shape}; "
-            f"expected int32 {(rows, -(-width // PER_WORD))} for a {rows} x {width} matrix"
+            f"{packed_OW.dtype} words of shape {packed_OW.shape} do not hold a {rows} x {width} matrix; "
+            f"expected int32 {(rows, -(-width // PER_WORD))}"
         )
     pairs = np.ascontiguousarray(packed_OW.astype("<i4", copy=False)).view(np.uint8)
     nibbles = np.empty((rows, pairs.shape[1], 2), np.uint8)
