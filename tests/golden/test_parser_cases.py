@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from abruzzi.tokenizer import ChatParser, Tokenizer, load, parse
-from abruzzi.types import ContentDelta, Message, ParserEvent, ReasoningDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
+from abruzzi.types import (
+    ContentDelta,
+    Message,
+    ParserEvent,
+    ReasoningDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +36,6 @@ def cases(k2_data: Path) -> list[dict[str, Any]]:
 
 def merged(events: list[ParserEvent]) -> Message:
     """A message from streamed events, as a client merges deltas by position."""
-    from abruzzi.types import ToolCall
-
     texts: dict[type, str] = {ContentDelta: "", ReasoningDelta: ""}
     names: list[str] = []
     arguments: list[str] = []

@@ -10,12 +10,14 @@ pinned: a rounded weight can tip a route, and then two right models differ by an
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from abruzzi import model as k2
@@ -174,3 +176,23 @@ def test_compressed_tensors_dequantizes_our_experts_to_the_same_bits(int4_dirs: 
         inner = checkpoint.config.moe_intermediate_size
         fused = theirs.state_dict()["model.layers.1.mlp.experts.gate_up_proj"][3, inner:]
         np.testing.assert_array_equal(fused.float().numpy(), torch.from_numpy(codes * scale).bfloat16().float().numpy())
+
+
+def test_nothing_but_the_scales_dtype_separates_us(
+    twin: twins.Twin, int4_dirs: tuple[Path, torch.nn.Module], tmp_path: Path
+) -> None:
+    """The same file with its scales widened to float32: now transformers dequantizes exactly, as we do."""
+    shutil.copytree(int4_dirs[0], tmp_path / "wide")
+    file = tmp_path / "wide" / "model.safetensors"
+    tensors = {n: t.float() if n.endswith("_scale") else t for n, t in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    ids = twin.ids(seed=2)
+    with torch.no_grad():
+        ours = k2.load(int4_dirs[0])(ids)
+    assert twins.difference(ours, their_logits(in_float32(theirs_from(tmp_path / "wide"), twin).theirs, ids)) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_transformers_reads_our_dtype(twin: twins.Twin, dtype: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m", twin.config, arrays(twin), dtype=dtype)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").dtype == getattr(torch, dtype)

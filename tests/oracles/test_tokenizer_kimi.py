@@ -14,6 +14,17 @@ from abruzzi.tokenizer import ChatDefaults, Tokenizer, load, render, write_chat_
 
 SYSTEM = "You are \"nano\" {{ x }} {% raw %} PRESERVE DEFAULT_SYSTEM\n\\n 你好 \u2028 🙂 'q'"
 
+WORDS = """
+the quick brown fox can't we'LL THEY'RE I'd naïve ÀÉÎ ǅungla ʼn ß ſ 'ſ K ﬁ
+你好 世界 日本語 ひらがな カタカナ 한국어 中文abc русский Ελληνικά עברית العربية हिन्दी ไทย
+0 1 12 123 1234567 ١٢٣ ² ½ Ⅷ 〇 一二三 ㊀ ⼀ 々
+... --- != ->> ()[]{} <| |> <think> </think> <|im_end|> [EOS] ‘’“”… € ™ 🙂 👩‍💻 🇮🇹
+"""
+SPACES = (
+    *(" ", "  ", "\t", "\n", "\r\n", "\n\n", "   \n ", "\u00a0", "\u3000", "\u2028", "\x85", "\x1c", "\u200b"),
+    *("\u180e", "e\u0301", "\u0301"),
+)
+
 
 @pytest.fixture(scope="module")
 def kimi(k2_data: Path) -> Tokenizer:
@@ -44,29 +55,11 @@ def mixed_texts(count: int, seed: int) -> list[str]:
     """Texts over many scripts: words, digits, contractions, white space, marks, any assigned character."""
     rng = random.Random(seed)
     pools: list[Any] = [
-        *("the quick brown fox can't we'LL THEY'RE I'd naïve ÀÉÎ ǅungla ʼn ß ſ 'ſ K ﬁ".split()),
-        *("你好 世界 日本語 ひらがな カタカナ 한국어 中文abc русский Ελληνικά עברית العربية हिन्दी ไทย".split()),
-        *(
-            " ",
-            "  ",
-            "\t",
-            "\n",
-            "\r\n",
-            "\n\n",
-            "   \n ",
-            "\u00a0",
-            "\u3000",
-            "\u2028",
-            "\x85",
-            "\x1c",
-            "\u200b",
-            "\u180e",
-        ),
-        *("0 1 12 123 1234567 ١٢٣ ² ½ Ⅷ 〇 一二三 ㊀ ⼀ 々".split()),
-        *("... --- != ->> ()[]{} <| |> <think> </think> <|im_end|> [EOS] ‘’“”… € ™ 🙂 👩‍💻 🇮🇹 e\u0301 \u0301".split()),
-        lambda: chr(
-            rng.choice((rng.randrange(0x20, 0x250), rng.randrange(0x250, 0xD800), rng.randrange(0xE000, 0x32000)))
-        ),
+        *WORDS.split(),
+        *SPACES,
+        lambda: chr(rng.randrange(0x20, 0x250)),
+        lambda: chr(rng.randrange(0x250, 0xD800)),
+        lambda: chr(rng.randrange(0xE000, 0x32000)),
     ]
     return ["".join(p() if callable(p) else p for p in rng.choices(pools, k=rng.randint(1, 12))) for _ in range(count)]
 
@@ -78,6 +71,14 @@ def test_both_backends_give_the_same_ids(kimi: Tokenizer, converted: Tokenizer, 
         assert converted.encode(text) == ids, text
         assert kimi.decode(ids) == text and converted.decode(ids) == text
         assert kimi.encode(text, allow_special=True) == converted.encode(text, allow_special=True)
+
+
+def test_no_character_splits_differently(kimi: Tokenizer, converted: Tokenizer) -> None:
+    """Two regex engines with their own tables of Unicode: every 37th character, between others."""
+    for code in range(0, 0x32000, 37):
+        if not 0xD800 <= code < 0xE000:
+            text = f"a{chr(code)}b {chr(code)}'s{chr(code)}1"
+            assert converted.encode(text) == kimi.encode(text), hex(code)
 
 
 def test_the_converted_tokenizer_is_the_same_in_every_respect(kimi: Tokenizer, converted: Tokenizer) -> None:
@@ -146,7 +147,7 @@ def conversations(count: int, seed: int) -> list[tuple[list[dict[str, Any]], lis
         out: list[dict[str, Any]] = []
         if rng.random() < 0.5:
             out.append({"role": rng.choice(["system", "developer"]), "content": content()})
-        for _ in range(rng.randint(0, 3)):
+        for _ in range(rng.randint(1, 3)):
             out.append({"role": "user", "content": content(), **rng.choice([{}, {"name": "alice"}, {"name": None}])})
             for _ in range(rng.randint(0, 2)):
                 made = calls()
@@ -232,15 +233,17 @@ def test_end_tokens_must_be_known(kimi: Tokenizer, tmp_path: Path) -> None:
 # the oracles themselves: each goes red on a planted mistake
 
 
-def test_the_comparison_notices_a_wrong_pattern_and_a_wrong_merge(kimi: Tokenizer, written: Path) -> None:
+def test_the_comparison_notices_a_wrong_pattern_and_a_wrong_order_of_merges(kimi: Tokenizer, written: Path) -> None:
     whole = json.loads((written / "tokenizer.json").read_text(encoding="utf-8"))
     texts = mixed_texts(1000, seed=1)
     expected = [kimi.encode(t) for t in texts]
     split = whole["pre_tokenizer"]["pretokenizers"][0]["pattern"]
     merges = whole["model"]["merges"]
     right = split["Regex"]
-    split["Regex"] = right.replace(r"&&[^\p{Han}]", "")
-    assert [tokenizer.from_json(json.dumps(whole)).encode(t) for t in texts] != expected
+    split["Regex"] = right.replace("{1,3}", "{1,2}")
+    wrong = tokenizer.from_json(json.dumps(whole))
+    assert any(wrong.encode(t) != ids for t, ids in zip(texts, expected))
     split["Regex"] = right
-    merges[100], merges[5000] = merges[5000], merges[100]
-    assert [tokenizer.from_json(json.dumps(whole)).encode(t) for t in texts] != expected
+    merges.reverse()
+    wrong = tokenizer.from_json(json.dumps(whole))
+    assert any(wrong.encode(t) != ids for t, ids in zip(texts, expected))

@@ -140,7 +140,8 @@ def first_non_finite(array: np.ndarray) -> list[int] | None:
     """Index of the first NaN or infinity, or None. Works in blocks: no mask of the array's size."""
     flat = array.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
-        finite = np.isfinite(flat[start : start + _BLOCK])
+        with np.errstate(invalid="ignore"):  # a signalling NaN is no news here
+            finite = np.isfinite(flat[start : start + _BLOCK])
         if not finite.all():
             return [int(i) for i in np.unravel_index(start + int(np.argmin(finite)), array.shape)]
     return None
@@ -251,5 +252,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for file in set(weight_map.values()):
         # A name with a path in it could lead out of the directory.
         if Path(file).name != file or not file.endswith(".safetensors") or not file.isprintable():
-            raise ValueError(f"{index} names {file!a}; expected a .safetensors file in the same directory")
+            raise ValueError(
+                f"{index} names {file!a}; expected a .safetensors file in the same directory; hint: fetch it again"
+            )
     return weight_map

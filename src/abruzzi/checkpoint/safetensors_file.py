@@ -64,7 +64,7 @@ class SafetensorsFile:
         try:
             self.entries = _read_header(self._bytes[8 : self._start].tobytes(), size - self._start)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: {error}; hint: the file is truncated or corrupt, fetch it again") from None
 
     def view(self, name: str) -> np.ndarray:
         """The stored tensor, read-only, without a copy (but one when the file does not align it).
@@ -127,46 +127,45 @@ def _read_header(header: bytes, data_bytes: int) -> dict[str, Entry]:
     try:
         given = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except _TwiceError as error:
-        raise ValueError(f"its header names {error} twice; hint: corrupt file") from None
+        raise ValueError(f"its header names {error} twice") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"its header is not JSON ({type(error).__name__}); hint: corrupt, fetch it again") from None
+        raise ValueError(f"its header is not JSON ({type(error).__name__})") from None
     if not isinstance(given, dict):
-        raise ValueError("its header is no JSON object; hint: corrupt file")
+        raise ValueError("its header is no JSON object")
     metadata = given.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(f"its {_METADATA} does not map text to text; hint: corrupt file")
+        raise ValueError(f"its {_METADATA} does not map text to text")
     entries = {name: _read_entry(name, fields, data_bytes) for name, fields in given.items()}
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:
             what = "overlaps the tensor before it" if entry.begin < at else "leaves a hole before it"
-            raise ValueError(f"tensor {name} {what}; hint: corrupt file")
+            raise ValueError(f"tensor {name} {what}")
         at = entry.end
     if at != data_bytes:
-        raise ValueError(f"it has {data_bytes} bytes of data but its tensors take {at}; hint: corrupt file")
+        raise ValueError(f"it has {data_bytes} bytes of data but its tensors take {at}")
     return entries
 
 
 def _read_entry(name: str, fields: Any, data_bytes: int) -> Entry:
     if not name.isprintable():  # would garble a message, or a terminal
-        raise ValueError(f"tensor name {_brief(name)} is not printable; hint: corrupt file")
+        raise ValueError(f"tensor name {_brief(name)} is not printable")
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor {name} is described by {_brief(fields)}; expected dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"tensor {name} has dtype {_brief(dtype)}; expected one of {', '.join(DTYPES)}")
-    if not _naturals(shape) or len(shape) > 8:
-        raise ValueError(f"tensor {name} has shape {_brief(shape)}; hint: corrupt file")
+    # NumPy cannot make an empty array whose other sides multiply to more than memory.
+    if not _naturals(shape) or len(shape) > 8 or math.prod(n for n in shape if n) >= 1 << 48:
+        raise ValueError(f"tensor {name} has shape {_brief(shape)}")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"tensor {name} has data_offsets {_brief(offsets)}; hint: corrupt file")
+        raise ValueError(f"tensor {name} has data_offsets {_brief(offsets)}")
     begin, end = offsets
     want = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != want:
-        raise ValueError(f"tensor {name} takes bytes {begin}..{end}, but its shape needs {want}; hint: corrupt file")
+        raise ValueError(f"tensor {name} takes bytes {begin}..{end}, but its shape needs {want}")
     if end > data_bytes:
-        raise ValueError(
-            f"tensor {name} ends at byte {end} of {data_bytes}; hint: the file is truncated, fetch it again"
-        )
+        raise ValueError(f"tensor {name} ends at byte {end} of {data_bytes}")
     return Entry(dtype, tuple(shape), begin, end)
 
 

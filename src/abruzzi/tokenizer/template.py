@@ -60,7 +60,7 @@ _TEMPLATE = """\
 {%- elif role == 'tool' -%}
 {%- set ns.at = -1 -%}
 {%- for call in ns.open -%}
-{%- if call[0] == m.tool_call_id if m.tool_call_id else ns.at < 0 -%}{%- set ns.at = loop.index0 -%}{%- endif -%}
+{%- if (call[0] == m.tool_call_id if m.tool_call_id else ns.at < 0) -%}{%- set ns.at = loop.index0 -%}{%- endif -%}
 {%- endfor -%}
 {%- if ns.at < 0 -%}{{ raise_exception('a tool result answers no open call') }}{%- endif -%}
 {{ '## Return of ' ~ ns.open[ns.at][1] ~ '\\n' ~ text_of(m.content) }}
