@@ -16,9 +16,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from machine import describe, emit, output_option, timed
 
 from abruzzi.kernels import ops, ref, supported_isas
+from machine import describe, emit, output_option, timed
 
 SHAPES = ((1408, 2048), (2048, 1408))
 STREAM_BYTES = 256 << 20

@@ -133,7 +133,7 @@ def test_half_to_even_and_not_away_from_zero() -> None:
 def test_bad_weights_are_named(weight: np.ndarray, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         quantize(weight.astype(np.float32))
-    with pytest.raises(ValueError, match="expected -8..7"):
+    with pytest.raises(ValueError, match=r"expected -8\.\.7"):
         pack(np.full((1, 8), 8, np.int8))
     with pytest.raises(ValueError, match="do not hold"):
         unpack(np.zeros((2, 3), np.int32), (2, 32))

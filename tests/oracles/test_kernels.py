@@ -70,8 +70,15 @@ def test_int4_matvec_at_the_extremes(name: str) -> None:
         assert int4_error(actual, packed, scale, big) < 4
     # Codes one by one: column c alone shows nibble c and nothing else.
     one = np.zeros(128, np.float32)
-    weights = np.stack([ops.int4_matvec(packed, scale, np.roll(one + np.eye(128, dtype=np.float32)[0], c), isa=name) for c in range(128)])
-    columns = np.stack([ref.int4_matvec(packed, scale.view(np.uint16), np.eye(128, dtype=np.float32)[c]) for c in range(128)])
+    weights = np.stack(
+        [
+            ops.int4_matvec(packed, scale, np.roll(one + np.eye(128, dtype=np.float32)[0], c), isa=name)
+            for c in range(128)
+        ]
+    )
+    columns = np.stack(
+        [ref.int4_matvec(packed, scale.view(np.uint16), np.eye(128, dtype=np.float32)[c]) for c in range(128)]
+    )
     np.testing.assert_allclose(weights, columns, rtol=4 * EPS, atol=1e-45)
 
 
@@ -94,7 +101,9 @@ def test_int4_matvec_reads_from_any_aligned_place(name: str) -> None:
 
 def reverse_nibbles(packed: np.ndarray) -> np.ndarray:
     words = packed.view(np.uint32)
-    return sum((((words >> np.uint32(4 * k)) & np.uint32(15)) << np.uint32(4 * (7 - k))) for k in range(8)).view(np.int32)
+    return sum((((words >> np.uint32(4 * k)) & np.uint32(15)) << np.uint32(4 * (7 - k))) for k in range(8)).view(
+        np.int32
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,11 @@ def test_rmsnorm_equals_its_twin(name: str, rows: int, width: int, eps: float) -
 @pytest.mark.parametrize("mistake", ["no eps", "no weight", "sum for mean"])
 def test_the_rmsnorm_oracle_sees_planted_mistakes(mistake: str) -> None:
     rng = np.random.default_rng(0)
-    x, weight, eps = (rng.normal(size=(4, 64)) * 1e-2).astype(np.float32), rng.uniform(0.5, 1.5, 64).astype(np.float32), 1e-5
+    x, weight, eps = (
+        (rng.normal(size=(4, 64)) * 1e-2).astype(np.float32),
+        rng.uniform(0.5, 1.5, 64).astype(np.float32),
+        1e-5,
+    )
     wrong = {
         "no eps": lambda: ops.rmsnorm(x, weight, 0.0),
         "no weight": lambda: ops.rmsnorm(x, np.ones_like(weight), eps),
@@ -172,7 +185,9 @@ def test_bad_input_is_named(change, says: str) -> None:
 
 
 def run_with(cpu: str, code: str = "from abruzzi.kernels import isa; print(isa())") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "ABRUZZI_CPU": cpu})
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "ABRUZZI_CPU": cpu}
+    )
 
 
 def test_the_environment_chooses_and_a_wrong_choice_is_an_error() -> None:

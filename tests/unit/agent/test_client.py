@@ -80,7 +80,11 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
 
 
 def call(index: int, **fields: Any) -> dict[str, Any]:
-    return {"index": index, **{k: v for k, v in fields.items() if k == "id"}, "function": {k: v for k, v in fields.items() if k != "id"}}
+    return {
+        "index": index,
+        **{k: v for k, v in fields.items() if k == "id"},
+        "function": {k: v for k, v in fields.items() if k != "id"},
+    }
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
