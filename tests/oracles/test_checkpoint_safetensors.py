@@ -109,6 +109,37 @@ def test_an_old_file_is_not_written_into(tmp_path: Path) -> None:
     assert (tmp_path / "f.safetensors").read_bytes() == b"old"
 
 
+def crafted(**offsets: tuple[int, int]) -> str:
+    """A header of uint8 vectors at these offsets."""
+    entries = {n: {"dtype": "U8", "shape": [e - b], "data_offsets": [b, e]} for n, (b, e) in offsets.items()}
+    return json.dumps(entries)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (crafted(a=(0, 4), b=(2, 8)), "tensor b overlaps"),
+        (crafted(a=(0, 8), b=(0, 8)), "tensor b overlaps"),
+        (crafted(a=(0, 2), b=(4, 8)), "tensor b leaves a hole"),
+        (crafted(a=(2, 8)), "tensor a leaves a hole"),
+        (crafted(a=(0, 4)), "8 bytes of data but its tensors take 4"),
+        (crafted(a=(0, 9)), "tensor a ends at byte 9 of 8"),
+        (crafted(), "8 bytes of data but its tensors take 0"),
+        (crafted(a=(0, 8))[:-1] + "," + crafted(a=(0, 8))[1:], "names 'a' twice"),
+        (crafted(a=(0, 8)).replace('"shape"', '"dtype": "I8", "shape"'), "names 'dtype' twice"),
+        (crafted(a=(0, 8)).replace("[8]", "[true, 8]"), "has shape [True, 8]"),
+        ('{"__metadata__": {"n": 1}}', "__metadata__"),
+        ("[" * 10**5, "not JSON"),
+    ],
+)
+def test_crafted_headers_are_refused(header: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.safetensors"
+    path.write_bytes(join(header.encode(), bytes(8)))
+    with pytest.raises(ValueError) as caught:
+        SafetensorsFile(path)
+    assert str(caught.value).startswith(str(path)) and says in str(caught.value) and "hint:" in str(caught.value)
+
+
 # the fuzz
 
 
@@ -139,7 +170,7 @@ def mutated(raw: bytes, rng: random.Random) -> bytes:
         [-1, 0, 1, 2, 3, 7, 8, 255, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30, 1.0, 0.5, True, None, "1"]
     )
     junk = rng.choice([None, [], {}, 0, "x", [[]], {"dtype": "F32"}, [1, [2, [3]]], float("nan"), "\x1b[2J", {"": {}}])
-    kind = rng.randrange(13)
+    kind = rng.randrange(14)
     if kind == 0:  # bits of the length or the header
         out = bytearray(raw)
         for _ in range(rng.choice([1, 1, 1, 2, 8])):
@@ -178,7 +209,10 @@ def mutated(raw: bytes, rng: random.Random) -> bytes:
         return join(
             rng.choice([twice.encode(), deep.encode(), huge.encode(), wide, b"\xff" + text.encode(), b"", b"[]"]), data
         )
-    elif kind == 11:  # still right: blanks, order, escapes
+    elif kind == 11:  # the right length in the wrong place
+        move = rng.choice([-8, -2, -1, 1, 2, 8])
+        entry["data_offsets"] = [offset + move for offset in entry["data_offsets"]]
+    elif kind == 12:  # still right: blanks, order, escapes
         text = json.dumps(dict(sorted(header.items(), key=lambda _: rng.random())), indent=rng.choice([None, 0, 3]))
         return join(text.encode() + b" " * rng.randrange(9), data)
     else:  # still right: other values

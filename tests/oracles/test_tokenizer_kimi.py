@@ -54,14 +54,13 @@ def theirs(written: Path) -> Any:
 def mixed_texts(count: int, seed: int) -> list[str]:
     """Texts over many scripts: words, digits, contractions, white space, marks, any assigned character."""
     rng = random.Random(seed)
-    pools: list[Any] = [
-        *WORDS.split(),
-        *SPACES,
-        lambda: chr(rng.randrange(0x20, 0x250)),
-        lambda: chr(rng.randrange(0x250, 0xD800)),
-        lambda: chr(rng.randrange(0xE000, 0x32000)),
-    ]
-    return ["".join(p() if callable(p) else p for p in rng.choices(pools, k=rng.randint(1, 12))) for _ in range(count)]
+    pieces = [*WORDS.split(), *SPACES]
+    blocks = ((0x20, 0x250), (0x250, 0xD800), (0xE000, 0x32000))
+
+    def piece() -> str:
+        return rng.choice(pieces) if rng.random() < 0.9 else chr(rng.randrange(*rng.choice(blocks)))
+
+    return ["".join(piece() for _ in range(rng.randint(1, 12))) for _ in range(count)]
 
 
 def test_both_backends_give_the_same_ids(kimi: Tokenizer, converted: Tokenizer, k2_data: Path) -> None:
@@ -233,17 +232,11 @@ def test_end_tokens_must_be_known(kimi: Tokenizer, tmp_path: Path) -> None:
 # the oracles themselves: each goes red on a planted mistake
 
 
-def test_the_comparison_notices_a_wrong_pattern_and_a_wrong_order_of_merges(kimi: Tokenizer, written: Path) -> None:
+def test_the_comparison_notices_a_wrong_pattern(kimi: Tokenizer, written: Path) -> None:
     whole = json.loads((written / "tokenizer.json").read_text(encoding="utf-8"))
     texts = mixed_texts(1000, seed=1)
     expected = [kimi.encode(t) for t in texts]
     split = whole["pre_tokenizer"]["pretokenizers"][0]["pattern"]
-    merges = whole["model"]["merges"]
-    right = split["Regex"]
-    split["Regex"] = right.replace("{1,3}", "{1,2}")
-    wrong = tokenizer.from_json(json.dumps(whole))
-    assert any(wrong.encode(t) != ids for t, ids in zip(texts, expected))
-    split["Regex"] = right
-    merges.reverse()
+    split["Regex"] = split["Regex"].replace("{1,3}", "{1,2}")
     wrong = tokenizer.from_json(json.dumps(whole))
     assert any(wrong.encode(t) != ids for t, ids in zip(texts, expected))

@@ -91,7 +91,7 @@ def dequantize(codes_OI: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
     """code * scale, float32 [O, I]; scales are bfloat16 (or any float) [O, I/group]."""
     group_size = _group_size(codes_OI.shape, scale_OG.shape)
     rows, width = codes_OI.shape
-    out_OI = codes_OI.astype(np.float32, order="C")  # so that the reshape below is a view
+    out_OI = codes_OI.astype(np.float32, order="C")
     grouped = out_OI.reshape(rows, width // group_size, group_size)
     grouped *= scale_OG.astype(np.float32)[..., None]
     return out_OI

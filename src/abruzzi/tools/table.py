@@ -31,6 +31,7 @@ FUNCTIONS = frozenset(
     ]
 )
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_SELECT = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
 Value = str | int | float | None
 
 
@@ -91,6 +92,8 @@ class Table:
 
     def run(self, arguments: Mapping[str, Any]) -> ToolOk | ToolError:
         """The value of a one-by-one result, else a header line and one line per row."""
+        if not _SELECT.match(arguments["sql"]):
+            return error(f"write one SELECT. Tables: {self.describe()}")
         deadline = time.monotonic() + MAX_SECONDS
         self._db.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
         cursor = self._db.cursor()

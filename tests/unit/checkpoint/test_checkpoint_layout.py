@@ -64,6 +64,9 @@ def test_k2_shapes() -> None:
     short = expected_tensors(replace(CONFIG, q_lora_rank=None, n_shared_experts=2))
     assert short["model.layers.1.self_attn.q_proj.weight"].shape == (2 * 24, 64)
     assert short["model.layers.1.mlp.shared_experts.down_proj.weight"].shape == (64, 64)
+    narrow = expected_tensors(replace(CONFIG, v_head_dim=12))
+    assert narrow["model.layers.1.self_attn.kv_b_proj.weight"].shape == (2 * (16 + 12), 32)
+    assert narrow["model.layers.1.self_attn.o_proj.weight"].shape == (64, 2 * 12)
     assert not any("q_a" in name or "q_b" in name for name in short)
 
 

@@ -46,6 +46,11 @@ def test_zeros_and_tiny_groups_get_scale_one() -> None:
     assert 0 < float(scale[0, 2]) < 1e-37 and codes[0, 70] == 7
 
 
+def test_codes_for_a_given_scale_are_clipped() -> None:
+    weight = np.tile(np.array([[100.0, -100.0, 7.4, -7.5, 0.5, 1.5, -2.5, 0.0]], np.float32), (1, 4))
+    assert int4.encode(weight, np.ones((1, 1), np.float32))[0, :8].tolist() == [7, -7, 7, -7, 0, 2, -2, 0]
+
+
 def test_large_matrices_are_the_sum_of_their_rows() -> None:
     """Several blocks of rows at once give what each row gives alone, in any memory order and float type."""
     rng = np.random.default_rng(0)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CONTROL_TEXTS, assistant_turns, conversations, small, small_tiktoken, spelled, texts, without
+from small import (
+    CONTROL_TEXTS,
+    assistant_turns,
+    conversations,
+    small,
+    small_tiktoken,
+    spelled,
+    texts,
+    tokenizer_json,
+    without,
+)
 
-from abruzzi.tokenizer import Tokenizer, generation_prefix, message_from_completion, parse, render
+from abruzzi.tokenizer import Tokenizer, from_json, generation_prefix, message_from_completion, parse, render
 from abruzzi.types import Message, ToolCall, ToolSpec
 
 USER = Message("user", "Q")
@@ -75,7 +86,9 @@ def test_sampled_ids_are_spliced_not_encoded(history: list[Message], odd: list[i
             ids = (*odd, *tok.encode("x"), *as_sampled(tok, message).ids, *odd)  # type: ignore[misc]
             calls = tuple(replace(c, index=None) for c in message.tool_calls)
             message = replace(parse(tok, ids), tool_calls=calls)
-            assert message.ids == ids[: len(ids) - len(odd)]  # the parser drops what follows the end
+            assert (
+                message.ids is not None and message.ids == ids[: len(ids) - len(odd)]
+            )  # the parser drops what follows the end
             sent.append(message)
             after = render(tok, sent, add_generation_prompt=False, preserve_thinking=True)
             assert after.ids == [*prompt, *message.ids]
@@ -260,6 +273,18 @@ def test_dropping_spelled_thoughts_leaves_the_text_of_the_answer(turn: Message, 
         f"<|im_middle|><think></think>{message.content}<|im_end|>"
     )
     assert text_of(tok, [USER, message], preserve_thinking=True).endswith(f"<|im_middle|>{text}<|im_end|>")
+
+
+def test_a_spelled_marker_that_ends_inside_a_token_leaves_the_rest_of_it() -> None:
+    data = json.loads(tokenizer_json())
+    data["added_tokens"] = [t for t in data["added_tokens"] if "think" not in t["content"]]
+    data["model"]["vocab"][">ĊĊ"], data["model"]["vocab"][">Ċ"] = 1001, 1000
+    data["model"]["merges"] = [[">", "Ċ"], [">Ċ", "Ċ"], *data["model"]["merges"]]
+    tok = from_json(json.dumps(data))
+    message = parse(tok, tok.encode("<think>R</think>\n\nA"))
+    assert 1001 in (message.ids or ())  # ">\n\n" is one token
+    assert (message.content, message.reasoning_content) == ("\n\nA", "R")
+    assert text_of(tok, [USER, message], preserve_thinking=False).endswith("<think></think>\n\nA<|im_end|>")
 
 
 def test_calls_of_spliced_messages_count() -> None:

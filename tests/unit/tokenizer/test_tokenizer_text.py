@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CONTROL_TEXTS, RESERVED, small, small_ranks, small_tiktoken, spelled, texts, tokenizer_json
+from small import CONTROL_TEXTS, RESERVED, small, small_ranks, small_tiktoken, spelled, texts, tokenizer_json, without
 
 from abruzzi import tokenizer
 from abruzzi.tokenizer import ChatDefaults, Tokenizer, from_json, load
-from abruzzi.tokenizer.bpe import MAX_RUN
+from abruzzi.tokenizer.bpe import MAX_RUN, _cut
 
 BACKENDS: dict[str, Callable[[], Tokenizer]] = {
     "json": small,
@@ -81,6 +81,7 @@ def test_control_tokens_and_sizes() -> None:
     assert len(tok.control_ids) == len(tok.control) and RESERVED in tok.control
     assert tok.decode([tok.control["<|im_end|>"]]) == "<|im_end|>"
     assert tok.id_of("<|nothing|>") is None
+    assert copy.deepcopy(tok) is tok  # copies of parsers share it
     assert tok.end_ids == {tok.control["<|im_end|>"], tok.control["[EOS]"]}
 
 
@@ -99,17 +100,26 @@ def test_what_is_no_text_is_refused(wrong: Any) -> None:
         small().encode(wrong)
 
 
+def test_the_longest_control_string_wins_where_one_begins_another() -> None:
+    tok = without(rename=(("[UNK]", "<think>ing"), ("[PAD]", "<think>i")))
+    for name in ("<think>", "<think>i", "<think>ing"):
+        assert tok.encode(f"{name}s", allow_special=True) == [tok.control[name], *tok.encode("s")]
+
+
 @pytest.mark.parametrize("char", ["x", " "])
 def test_long_runs_are_cut_as_kimi_does(char: str) -> None:
-    text = "b" + char * (MAX_RUN + 7)
-    head = MAX_RUN - 1 if char == "x" else MAX_RUN  # "b" belongs to the run of non-space
-    pieces = ["b" + char * head, char * (MAX_RUN + 7 - head)]
-    tok = small()
-    assert tok.encode(text) == [i for piece in pieces for i in tok.encode(piece)]
-    assert tok.decode(tok.encode(text)) == text
-    if char == "x":
-        uncut = small(cut_long_runs=False)
-        assert uncut.decode(uncut.encode(text)) == text
+    first = "b " if char == "x" else "b"  # so that the run begins behind it
+    pieces = list(_cut(first + char * (3 * MAX_RUN + 5) + "\tc"[char == " " :]))
+    lengths = [len(first) + MAX_RUN, MAX_RUN, MAX_RUN, 5 + (2 if char == "x" else 1)]
+    assert [len(p) for p in pieces] == lengths
+
+
+def test_cuts_reach_the_ids_and_only_when_asked_for() -> None:
+    text = "weather" * 4000  # 25,000 is no multiple of 7: the cut goes through a token
+    cut, uncut = small(), small(cut_long_runs=False)
+    assert cut.encode(text) == [*uncut.encode(text[:MAX_RUN]), *uncut.encode(text[MAX_RUN:])] != uncut.encode(text)
+    assert cut.decode(cut.encode(text)) == uncut.decode(uncut.encode(text)) == text
+    assert cut.encode(text[:MAX_RUN]) == uncut.encode(text[:MAX_RUN])
 
 
 def test_texts_beyond_400_000_characters_are_cut_there() -> None:
