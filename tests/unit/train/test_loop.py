@@ -1,0 +1,138 @@
+"""The step loop: resumes exactly, trains on sampled tokens only, balances, and exports what it trained."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from abruzzi import model as k2
+from abruzzi.config import ModelConfig
+from abruzzi.data.packing import PADDING, Row
+from abruzzi.train.loop import RunConfig, Trainer, rate
+
+MODEL = ModelConfig(
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=48,
+    moe_intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    kv_lora_rank=16,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+    max_position_embeddings=64,
+)
+RUN = RunConfig(MODEL, steps=12, rows_per_step=2, row_length=24, warmup=2, decay=4, save_every=5, autocast=False)
+
+
+def shard(number: int) -> list[Row]:
+    """Seven rows of two documents each: a pattern that can be learned."""
+    rng = np.random.default_rng(number)
+    rows = []
+    for _ in range(7):
+        start = rng.integers(0, 20, 2)
+        ids = np.concatenate([(start[0] + np.arange(12)) % 20, (start[1] + np.arange(10)) % 20, [39, 39]])
+        segments = np.array([0] * 12 + [1] * 10 + [PADDING] * 2, np.int32)
+        loss = (segments != PADDING) & (np.arange(24) % 12 > 2)
+        rows.append(Row(ids.astype(np.int64), loss, segments))
+    return rows
+
+
+def losses(out: Path, steps: int = 12, run: RunConfig = RUN, resume: bool = False) -> list[float]:
+    trainer = Trainer(replace(run, log_every=1), shard, out)
+    assert trainer.resume() == resume
+    seen: list[dict[str, Any]] = []
+
+    def note(metrics: dict[str, Any]) -> None:
+        seen.append(metrics)
+        if metrics["step"] == steps:
+            trainer._stop = True
+
+    trainer.train(on_step=note)
+    return [m["loss"] for m in seen]
+
+
+def test_a_resumed_run_repeats_the_losses_of_one_that_never_stopped(tmp_path: Path) -> None:
+    whole = losses(tmp_path / "whole")
+    parts = losses(tmp_path / "parts", steps=5) + losses(tmp_path / "parts", resume=True)
+    assert parts == whole and len(whole) == 12
+    assert whole[-1] < whole[0]
+    other = losses(tmp_path / "other", run=replace(RUN, seed=1))
+    assert other != whole
+
+
+def test_a_signal_and_the_time_limit_stop_cleanly(tmp_path: Path) -> None:
+    trainer = Trainer(replace(RUN, log_every=1), shard, tmp_path)
+    finished = trainer.train(on_step=lambda m: os.kill(os.getpid(), signal.SIGTERM) if m["step"] == 3 else None)
+    assert not finished and trainer.step == 3 and (tmp_path / "state.pt").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    again = Trainer(RUN, shard, tmp_path)
+    assert again.resume() and again.step == 3
+    assert not again.train(time_limit=0) and again.step == 3
+    assert again.train() and again.step == 12
+
+
+def test_no_gradient_comes_from_tokens_that_were_not_sampled(tmp_path: Path) -> None:
+    """The same row with other targets outside the mask gives bit for bit the same loss."""
+    trainer = Trainer(RUN, shard, tmp_path)
+    (row,) = shard(0)[:1]
+    ids, segments = torch.from_numpy(row.ids_T)[None], torch.from_numpy(row.segments_T)[None]
+    mask = torch.from_numpy(row.loss_T)[None, 1:]
+    hidden = trainer.model.hidden(ids, segments_BT=segments).detach()
+    trainer.model.requires_grad_(False)
+
+    def loss(targets: torch.Tensor) -> float:
+        trainer.model.hidden = lambda *a, **k: hidden  # type: ignore[method-assign]
+        return float(trainer._loss(targets, segments, mask, k2.Trace()))
+
+    changed = ids.clone()
+    changed[:, 1:][~mask] = 7
+    assert loss(ids) == loss(changed)
+    sampled = ids.clone()
+    sampled[:, 1:][mask] = 7
+    assert loss(ids) != loss(sampled)
+
+
+@pytest.mark.parametrize("bias_rate", [5e-3, 0.0])
+def test_the_selection_bias_levels_a_skewed_router(tmp_path: Path, bias_rate: float) -> None:
+    still = replace(RUN, steps=120, rows_per_step=7, bias_rate=bias_rate, lr_muon=0, lr_adamw=0, log_every=1)
+    trainer = Trainer(still, shard, tmp_path)
+    ((_, moe),) = trainer.model.moe_layers().items()
+    with torch.no_grad():
+        moe.gate.e_score_correction_bias += torch.tensor([0.3, 0.0, 0.0, -0.3])
+    worst: list[float] = []
+    trainer.train(on_step=lambda m: worst.append(m["expert_load_max_over_mean"]))
+    recent = sum(worst[-20:]) / 20
+    if bias_rate:
+        assert recent < 1.5
+        assert abs(float(moe.gate.e_score_correction_bias.sum())) < 1e-4  # zero-mean updates
+    else:
+        assert recent > 1.8  # the negative control: nothing else levels it
+
+
+def test_the_schedule_warms_up_stays_and_falls() -> None:
+    factors = [rate(RUN, s) for s in range(12)]
+    assert factors[:2] == [0.5, 1.0] and factors[2:9] == [1.0] * 7
+    assert factors[8:] == sorted(factors[8:], reverse=True) and 0.1 < factors[-1] < 0.5
+
+
+def test_the_export_is_the_trained_model(tmp_path: Path) -> None:
+    trainer = Trainer(RUN, shard, tmp_path / "run")
+    trainer.train()
+    trainer.export(tmp_path / "ck", int4=False)
+    (row,) = shard(3)[:1]
+    ids = torch.from_numpy(row.ids_T)[None]
+    with torch.no_grad():
+        want, got = trainer.model(ids), k2.load(tmp_path / "ck")(ids)
+    assert (want - got).abs().max() / want.abs().max() < 2e-2  # bfloat16 storage
+    assert want.argmax(-1).equal(got.argmax(-1))
