@@ -136,8 +136,10 @@ ABRUZZI_AVX512 inline void rows_avx512(const std::uint32_t* packed, const std::u
       part[r] = _mm512_setzero_ps();
     }
     const float* xb = laned + b * 8 * lanes;
+#pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) {
       const __m512 x = _mm512_loadu_ps(xb + k * lanes);
+#pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         part[r] = _mm512_fmadd_ps(_mm512_permutexvar_ps(word[r], codes), x, part[r]);
         word[r] = _mm512_srli_epi32(word[r], 4);
