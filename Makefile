@@ -1,4 +1,4 @@
-# make demo | test | check | bench | sanitize. Each does all its own set-up in .venv (Python 3.11+, make, g++).
+# make demo | test | slow | check | table | bench | sanitize. Each does all its own set-up in .venv (Python 3.11+, make, g++).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 # Editable: Python changes need no rebuild; a change in csrc/ does, and make sees it.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test slow check format bench sanitize clean
+.PHONY: demo test slow check format table bench sanitize clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "abruzzi needs Python 3.11 or newer; $$($(PYTHON) --version) given; hint: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -21,7 +21,8 @@ $(VENV)/.dev: $(BIN)/python $(NATIVE)
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run
-	$(BIN)/abruzzi run --examples
+	$(BIN)/abruzzi doctor
+	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net"
@@ -40,6 +41,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.h)
+
+table: $(VENV)/.dev
+	$(BIN)/python scripts/oracle_table.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/import_time.py
