@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from machine import describe, emit, output_option
-
 import abruzzi
 from abruzzi.evals.run import Sample, run_suite, summarize
 from abruzzi.tasks import FAMILIES, SPLITS, Task, make
+from machine import describe, emit, output_option
 
 MODES = [(True, True), (True, False), (False, True), (False, False)]
 

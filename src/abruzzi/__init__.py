@@ -9,17 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from abruzzi.engine.llm import LLM
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "nano_path"]
 
 
-def load(path: str) -> LLM:
+def load(path: str | Path) -> LLM:
     """A model that runs on this machine: `nano`, which ships with abruzzi, or a directory in Hugging Face layout.
 
     Raises FileNotFoundError or ValueError with a hint. Needs no torch."""
     from abruzzi.engine.llm import LLM
 
-    return LLM.load(path)
+    return LLM.load(nano_path() if str(path) == "nano" else path)
+
+
+def nano_path() -> Path:
+    """Where the checkpoint lies that ships with the package."""
+    from pathlib import Path
+
+    return Path(__file__).resolve().parent / "nano"

@@ -24,6 +24,7 @@ def heavy_after(statement: str) -> list[str]:
         "import abruzzi.tokenizer",
         "import abruzzi.tools",
         "import abruzzi.tasks",
+        "import abruzzi.cli.main, abruzzi.cli.run, abruzzi.cli.show",
     ],
 )
 def test_light(statement: str) -> None:

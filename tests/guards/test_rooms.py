@@ -15,7 +15,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "abruzzi"
 
 EVERYTHING = None  # the composition root
 MAY_IMPORT: dict[str, set[str] | None] = {
-    "__init__": {"engine", "tokenizer"},
+    "__init__": {"engine"},
     "types": set(),
     "config": set(),
     "tokenizer": {"types"},

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from abruzzi.engine.llm import LLM, NANO
+from abruzzi import nano_path
 from abruzzi.types import ChatModel
 
 
@@ -25,7 +25,7 @@ def is_url(model: str) -> bool:
 
 def checkpoint_path(model: str) -> Path:
     """The directory that `--model` names. Raises FileNotFoundError that says what would be accepted."""
-    path = NANO if model == "nano" else Path(model).expanduser()
+    path = nano_path() if model == "nano" else Path(model).expanduser()
     if not (path / "config.json").is_file():
         given = f"model {model!r} is not there" if not path.exists() else f"{path} holds no config.json"
         raise FileNotFoundError(
@@ -47,6 +47,8 @@ def choose(model: str, served_model: str | None = None, api_key: str | None = No
         return Chosen(client, client.model, local=False)
     if served_model or api_key:
         raise ValueError("--served-model and --api-key go with --model http(s)://..., not with a local model")
+    from abruzzi.engine.llm import LLM
+
     path = checkpoint_path(model)
     llm = LLM.load(path)
     llm.thinking = thinking

@@ -39,11 +39,11 @@ def root(
 
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
-    from abruzzi.cli import run, show
-
-    run.register(app)
-    show.register(app)
     try:
+        from abruzzi.cli import run, show
+
+        run.register(app)
+        show.register(app)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:

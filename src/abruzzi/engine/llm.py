@@ -39,7 +39,6 @@ from abruzzi.types import (
 # A thought is closed early enough that at least this share of max_tokens is left for the answer.
 ANSWER_SHARE = 0.25
 PREFILL_CHUNK = 512
-NANO = Path(__file__).resolve().parent.parent / "nano"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,8 @@ class LLM:
 
     @classmethod
     def load(cls, path: str | Path) -> LLM:
-        """`nano` (inside the package) or a directory in Hugging Face layout.
-
-        Raises FileNotFoundError or ValueError with a hint."""
-        path = NANO if str(path) == "nano" else Path(path)
+        """A directory in Hugging Face layout. Raises FileNotFoundError or ValueError with a hint."""
+        path = Path(path)
         with open_checkpoint(path) as checkpoint:
             tok = tokenizer.load(path)
             if tok.vocab_size > checkpoint.config.vocab_size:

@@ -1,0 +1,161 @@
+"""The commands as a person runs them: whole processes, what they print, how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ABRUZZI = [sys.executable, "-c", "from abruzzi.cli.main import main; main()"]
+
+
+def abruzzi(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([*ABRUZZI, *arguments], capture_output=True, text=True, input=stdin, env=env, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("cli") / "tiny", seed=1, context=512)
+
+
+def one_clear_line(done: subprocess.CompletedProcess[str], *says: str, code: int = 1) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for text in says:
+        assert text in done.stderr
+
+
+def test_run_json_has_the_promised_shape(model: Path) -> None:
+    done = abruzzi("run", "--json", "--model", str(model), "--max-tokens", "20", "--seed", "3", "Hi")
+    assert done.returncode in (0, 3) and done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    said = json.loads(line)
+    assert {"answer", "reasoning", "tool_calls", "finish_reason", "usage", "timings", "cost_usd", "model"} <= set(said)
+    assert set(said["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"}
+    assert set(said["timings"]) == {"prefill_tok_s", "decode_tok_s", "ttft_s"}
+    assert 0 < said["usage"]["completion_tokens"] <= 20
+    assert said["model"] == "tiny"
+
+
+def test_the_answer_goes_to_stdout_and_nothing_else_when_piped(model: Path) -> None:
+    done = abruzzi("run", "--model", str(model), "--max-tokens", "12", "--no-think", "-", stdin="Hi there\n")
+    assert done.returncode in (0, 3) and done.stderr == ""
+    assert "\x1b" not in done.stdout
+
+
+def test_a_limit_has_its_own_exit_code(model: Path) -> None:
+    done = abruzzi("run", "--json", "--model", str(model), "--max-tokens", "1", "--no-think", "Hi")
+    assert done.returncode == 3 and json.loads(done.stdout)["stop_reason"] in ("length", "max_steps")
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["run", "--help"], ["chat", "--help"], ["show", "--help"], ["doctor", "--help"]]
+)
+def test_help_has_an_example(command: list[str]) -> None:
+    done = abruzzi(*command)
+    assert done.returncode == 0
+    assert "Example: abruzzi" in done.stdout or command == ["--help"]
+
+
+def test_show_and_doctor_are_one_json_object(model: Path) -> None:
+    shown = json.loads(abruzzi("show", str(model), "--json").stdout)
+    assert shown["layers"] == 2 and shown["routed_experts_stored_as"] == "INT4, group 32"
+    doctor = abruzzi("doctor", "--json")
+    assert doctor.returncode == 0 and json.loads(doctor.stdout)["isa"] in ("scalar", "avx2", "avx512_vnni")
+    assert json.loads(abruzzi("doctor", "--json", ABRUZZI_CPU="scalar").stdout)["isa"] == "scalar"
+    broken = abruzzi("doctor", "--json", ABRUZZI_CPU="neon")
+    assert broken.returncode == 1 and "'neon' is unknown" in broken.stdout
+
+
+def copy(model: Path, to: Path) -> Path:
+    shutil.copytree(model, to)
+    return to
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def other_family(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def nan_weight(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    begin = 8 + int.from_bytes(data[:8], "little") + header["model.norm.weight"]["data_offsets"][0]
+    data[begin : begin + 2] = b"\xc0\x7f"  # bfloat16 NaN
+    file.write_bytes(data)
+
+
+def other_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(tiny.vocabulary(310).to_json())
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (truncate, "truncated"),
+        (other_family, "model_type 'llama'"),
+        (only_pickle, "pickle"),
+        (nan_weight, "model.norm.weight holds NaN"),
+        (other_tokenizer, "another checkpoint"),
+        (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+    ],
+    ids=["truncated", "family", "pickle", "nan", "tokenizer", "config", "no tokenizer", "no weights"],
+)
+def test_a_damaged_checkpoint_is_one_clear_line(model: Path, tmp_path: Path, damage, says: str) -> None:
+    folder = copy(model, tmp_path / "damaged")
+    damage(folder)
+    done = abruzzi("run", "--model", str(folder), "Hi")
+    one_clear_line(done, says, "hint:")
+
+
+def test_wrong_use_says_what_is_right(model: Path, tmp_path: Path) -> None:
+    one_clear_line(abruzzi("run", "--model", str(tmp_path / "nowhere"), "Hi"), "is not there", "hint:")
+    one_clear_line(abruzzi("run", "--model", str(model), "word " * 2000), "context holds 512", "hint:")
+    one_clear_line(abruzzi("run", "--model", "http://127.0.0.1:9", "Hi"), "cannot be reached", "hint:")
+    one_clear_line(abruzzi("run", "--model", str(model), "--served-model", "x", "Hi"), "--served-model")
+    one_clear_line(abruzzi("run", "--model", str(model), "--table", str(tmp_path / "no.csv"), "Hi"), "no.csv")
+    for empty in ("", "  \n"):
+        done = abruzzi("run", "--model", str(model), empty)
+        assert done.returncode == 2 and "prompt is empty" in done.stderr
+    assert abruzzi("run", "--modle", "x", "Hi").returncode == 2
+    assert abruzzi("fly").returncode == 2
+
+
+def test_ctrl_c_in_mid_stream_ends_with_130(model: Path) -> None:
+    process = subprocess.Popen(
+        [*ABRUZZI, "chat", "--model", str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130 and b"Traceback" not in stderr
+
+
+def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
+    line = " ".join([*(f"'{a}'" for a in ABRUZZI), "doctor", "|", "true"])
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
