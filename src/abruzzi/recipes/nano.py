@@ -1,6 +1,7 @@
 """nano: the model that ships with abruzzi. Tokenizer, data and training in one file.
 
     python -m abruzzi.recipes.nano --out runs/nano --time-limit 90m     # again to go on where it stopped
+    torchrun --nproc-per-node 2 -m abruzzi.recipes.nano --out runs/nano --threads 1   # a process per core
     python -m abruzzi.recipes.nano --out runs/nano --export DIR         # the checkpoint, experts in INT4
 
 Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -165,10 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--export", type=Path, default=None, help="write the checkpoint of the saved state, then leave")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
+    if "RANK" in os.environ:  # set by torchrun
+        torch.distributed.init_process_group("gloo")
     given.out.mkdir(parents=True, exist_ok=True)
     vocab_file = given.out / "tokenizer.json"
-    if not vocab_file.exists():
+    if not vocab_file.exists() and int(os.environ.get("RANK", "0")) == 0:
         vocab_file.write_text(build_tokenizer().to_json(), encoding="utf-8")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
     text = vocab_file.read_text(encoding="utf-8")
     vocab = tokenizer.from_json(text, _DEFAULTS)
     shards = Shards(text)

@@ -1,8 +1,9 @@
 """The step loop: packed rows in, a checkpoint out; stops cleanly, resumes exactly.
 
-Plain on purpose: one process, one device, a warm-up-stable-decay schedule, MuonClip. Everything that a
-run depends on is in RunConfig and in the saved state, so that a resumed run repeats the losses of one
-that was never stopped. State (optimizer, random numbers, position in the data) lies beside the
+Plain on purpose: one device, a warm-up-stable-decay schedule, MuonClip. Under torchrun the rows of a
+step are divided among the processes and gradients are summed; the losses are those of one process.
+Everything that a run depends on is in RunConfig and in the saved state, so that a resumed run repeats
+the losses of one that was never stopped. State (optimizer, random numbers, position in the data) lies beside the
 checkpoint, never inside it.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from abruzzi.checkpoint import save_checkpoint
@@ -78,6 +80,10 @@ class Trainer:
         self.step = 0
         self.tokens = 0
         self._stop = False
+        self._position = (0, 0)  # shard, row in it: the next row to be read
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if config.rows_per_step % self.processes:
+            raise ValueError(f"rows_per_step={config.rows_per_step} does not divide among {self.processes} processes")
 
     def train(self, time_limit: float | None = None, on_step: Callable[[dict[str, Any]], None] | None = None) -> bool:
         """Run until the last step, the time limit (seconds) or SIGTERM / SIGINT. True when all steps are done.
@@ -87,9 +93,13 @@ class Trainer:
         deadline = math.inf if time_limit is None else time.monotonic() + time_limit
         try:
             rows = self._rows()
-            while self.step < self.config.steps and not self._stop and time.monotonic() < deadline:
+            while self.step < self.config.steps and not self._anybody(self._stop or time.monotonic() >= deadline):
                 metrics = self._one_step(rows)
-                if on_step is not None and (self.step % self.config.log_every == 0 or self.step == self.config.steps):
+                if (
+                    self.rank == 0
+                    and on_step is not None
+                    and (self.step % self.config.log_every == 0 or self.step == self.config.steps)
+                ):
                     on_step(metrics)
                 if self.step % self.config.save_every == 0:
                     self.save_state()
@@ -102,25 +112,29 @@ class Trainer:
     def _ask_to_stop(self, *_: Any) -> None:
         self._stop = True
 
+    def _anybody(self, stop: bool) -> bool:
+        """Whether any process wants to stop: all of them must do it at the same step."""
+        if self.processes == 1:
+            return stop
+        flag = torch.tensor(int(stop))
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
     def _rows(self) -> Iterator[Row]:
         """Rows from the current position on; one shard after the other, without end."""
-        seen = self.step * self.config.rows_per_step
-        number, size = 0, 0
-        shard = self.shard_of(0)
-        while seen >= len(shard):
-            seen -= len(shard)
-            number += 1
-            shard = self.shard_of(number)
         while True:
-            size = len(shard)
-            yield from shard[seen:size]
-            seen, number = 0, number + 1
+            number, at = self._position
             shard = self.shard_of(number)
+            for next_row in range(at + 1, len(shard) + 1):
+                self._position = (number, next_row) if next_row < len(shard) else (number + 1, 0)
+                yield shard[next_row - 1]
 
     def _one_step(self, rows: Iterator[Row]) -> dict[str, Any]:
         started = time.monotonic()
         config = self.config
-        batch = [next(rows) for _ in range(config.rows_per_step)]
+        whole = [next(rows) for _ in range(config.rows_per_step)]
+        target_count = sum(int(r.loss_T[1:].sum()) for r in whole)
+        batch = whole[self.rank :: self.processes]
         ids = torch.from_numpy(np.stack([r.ids_T for r in batch]))
         segments = torch.from_numpy(np.stack([r.segments_T for r in batch]))
         targets = torch.from_numpy(np.stack([r.loss_T for r in batch]))[:, 1:]
@@ -128,30 +142,45 @@ class Trainer:
             group["lr"] = peak * rate(config, self.step)
         trace = Trace()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-            loss = self._loss(ids, segments, targets, trace)
+            # Every process divides by the targets of all of them, so that summed gradients are the mean's.
+            loss = self._loss(ids, segments, targets, trace) / target_count
         loads = trace.expert_load(segments != PADDING)
         loss.backward()
+        loss = loss.detach()
+        self._sum_over_processes(loss, loads)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._balance(loads)
         self.step += 1
-        self.tokens += int((segments != PADDING).sum())
+        self.tokens += sum(int((r.segments_T != PADDING).sum()) for r in whole)
         seconds = time.monotonic() - started
         worst = max((float(load.max() / load.float().mean()) for load in loads.values()), default=0.0)
         return {
             "step": self.step,
             "tokens": self.tokens,
-            "loss": float(loss.detach()),
+            "loss": float(loss),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "tok_s": ids.numel() / seconds,
+            "tok_s": config.rows_per_step * config.row_length / seconds,
             "expert_load_max_over_mean": worst,
         }
 
     def _loss(self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, trace: Trace) -> torch.Tensor:
-        """Mean cross-entropy over the sampled tokens; the head runs on those positions only."""
+        """Summed cross-entropy of the sampled tokens; the head runs on those positions only."""
         hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
         logits = self.model.lm_head(hidden[:, :-1][targets])
-        return F.cross_entropy(logits.float(), ids[:, 1:][targets])
+        return F.cross_entropy(logits.float(), ids[:, 1:][targets], reduction="sum")
+
+    def _sum_over_processes(self, loss: torch.Tensor, loads: Mapping[int, torch.Tensor]) -> None:
+        """Sum gradients, loss and expert loads, in place; gradients as one buffer, which is one message."""
+        if self.processes == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        together = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(together)
+        for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
+            gradient.copy_(summed.view_as(gradient))
+        for tensor in (loss, *loads.values()):
+            dist.all_reduce(tensor)
 
     @torch.no_grad()
     def _balance(self, loads: Mapping[int, torch.Tensor]) -> None:
@@ -167,6 +196,8 @@ class Trainer:
 
     def save_state(self) -> None:
         """Everything that an exact resume needs, written whole or not at all."""
+        if self.rank != 0:
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
@@ -174,6 +205,7 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "step": self.step,
             "tokens": self.tokens,
+            "position": self._position,
         }
         temporary = self.out / "state.pt.tmp"
         torch.save(state, temporary)
@@ -188,7 +220,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
-        self.step, self.tokens = state["step"], state["tokens"]
+        self.step, self.tokens, self._position = state["step"], state["tokens"], tuple(state["position"])
         return True
 
     def export(self, path: Path, extra_files: Mapping[str, str | bytes] | None = None, int4: bool = True) -> None:

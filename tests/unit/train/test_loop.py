@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,37 @@ def test_a_resumed_run_repeats_the_losses_of_one_that_never_stopped(tmp_path: Pa
     assert whole[-1] < whole[0]
     other = losses(tmp_path / "other", run=replace(RUN, seed=1))
     assert other != whole
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    """gloo on this machine; losses differ by the order of float32 sums only."""
+    alone = losses(tmp_path / "one")
+    code = (
+        "import torch.distributed as d, json, sys\n"
+        "from pathlib import Path\n"
+        "from tests.unit.train import test_loop as t\n"
+        "d.init_process_group('gloo')\n"
+        "got = t.losses(Path(sys.argv[1]))\n"
+        "if d.get_rank() == 0: Path(sys.argv[1], 'losses.json').write_text(json.dumps(got))\n"
+        "d.destroy_process_group()\n"
+    )
+    out = tmp_path / "two"
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    root = Path(__file__).resolve().parents[3]
+    run = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--standalone"]
+    done = subprocess.run(
+        [sys.executable, *run, str(script), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = json.loads((out / "losses.json").read_text())
+    assert together == pytest.approx(alone, rel=2e-4)
+    # One process that sees only half of the rows is another run.
+    assert together != pytest.approx(losses(tmp_path / "half", run=replace(RUN, rows_per_step=1)), rel=1e-2)
 
 
 def test_a_signal_and_the_time_limit_stop_cleanly(tmp_path: Path) -> None:
