@@ -1,7 +1,8 @@
-"""Rows of fixed length from whole conversations: ids, a loss mask and segment numbers.
+"""Rows of fixed length from whole conversations: ids, two masks and segment numbers.
 
 A conversation is never cut: what does not fit the row waits for the next one. Rows are filled first-fit
-over a small pool of open rows, so little padding is left; padding has segment -1 and no loss. Attention
+over a small pool of open rows, so little padding is left; padding has segment -1 and is
+no target. Attention
 must stay inside a segment (model: `segments_BT`).
 """
 
@@ -19,29 +20,45 @@ PADDING = -1
 class Row:
     """One packed row of length T.
 
-    ids_T int64; loss_T bool: the token at t is a target (it was sampled, and it is not the first of its
-    segment); segments_T int32: which conversation, from 0; -1 is padding."""
+    ids_T int64; sampled_T bool: the token at t is a target because the model would sample it; context_T
+    bool: it may be a target as ordinary text (what users and tools said); neither is true of the first
+    token of a segment. segments_T int32: which conversation, from 0; -1 is padding."""
 
     ids_T: np.ndarray
-    loss_T: np.ndarray
+    sampled_T: np.ndarray
+    context_T: np.ndarray
     segments_T: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Token ids and the two masks of `Row`, one entry per token."""
+
+    ids: Sequence[int]
+    sampled: Sequence[bool]
+    context: Sequence[bool]
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.sampled) == len(self.context):
+            raise ValueError(
+                f"{len(self.ids)} ids but masks of {len(self.sampled)} and {len(self.context)}; expected one value per id"
+            )
+
+
 def pack(
-    conversations: Iterable[tuple[Sequence[int], Sequence[bool]]],
+    conversations: Iterable[Conversation],
     length: int,
     pad_id: int,
     open_rows: int = 8,
 ) -> Iterator[Row]:
-    """Pack (ids, sampled) pairs into rows. Raises ValueError for a conversation longer than a row."""
-    rows: list[list[tuple[Sequence[int], Sequence[bool]]]] = []
+    """Pack conversations into rows. Raises ValueError for a conversation longer than a row."""
+    rows: list[list[Conversation]] = []
     room: list[int] = []
-    for ids, sampled in conversations:
-        if len(ids) != len(sampled):
-            raise ValueError(f"{len(ids)} ids but {len(sampled)} mask values; expected one per id")
-        if len(ids) > length:
-            raise ValueError(f"a conversation of {len(ids)} tokens does not fit a row of {length}; hint: longer rows")
-        fitting = next((i for i, free in enumerate(room) if free >= len(ids)), None)
+    for conversation in conversations:
+        size = len(conversation.ids)
+        if size > length:
+            raise ValueError(f"a conversation of {size} tokens does not fit a row of {length}; hint: longer rows")
+        fitting = next((i for i, free in enumerate(room) if free >= size), None)
         if fitting is None:
             if len(rows) == open_rows:
                 fullest = min(range(len(rows)), key=room.__getitem__)
@@ -50,20 +67,20 @@ def pack(
             rows.append([])
             room.append(length)
             fitting = len(rows) - 1
-        rows[fitting].append((ids, sampled))
-        room[fitting] -= len(ids)
+        rows[fitting].append(conversation)
+        room[fitting] -= size
     for left in rows:
         yield _row(left, length, pad_id)
 
 
-def _row(conversations: list[tuple[Sequence[int], Sequence[bool]]], length: int, pad_id: int) -> Row:
+def _row(conversations: list[Conversation], length: int, pad_id: int) -> Row:
     ids = np.full(length, pad_id, np.int64)
-    loss = np.zeros(length, bool)
+    sampled, context = np.zeros(length, bool), np.zeros(length, bool)
     segments = np.full(length, PADDING, np.int32)
     at = 0
-    for number, (tokens, sampled) in enumerate(conversations):
-        end = at + len(tokens)
-        ids[at:end], loss[at:end], segments[at:end] = tokens, sampled, number
-        loss[at : at + 1] = False  # nothing in the segment predicts its first token
+    for number, c in enumerate(conversations):
+        end = at + len(c.ids)
+        ids[at:end], sampled[at:end], context[at:end], segments[at:end] = c.ids, c.sampled, c.context, number
+        sampled[at : at + 1] = context[at : at + 1] = False  # nothing in the segment predicts its first token
         at = end
-    return Row(ids, loss, segments)
+    return Row(ids, sampled, context, segments)

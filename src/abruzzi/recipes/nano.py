@@ -5,8 +5,9 @@
     python -m abruzzi.recipes.nano --out runs/nano --export DIR         # the checkpoint, experts in INT4
 
 Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
-tools, in equal numbers), rendered as the product renders it; only tokens that the model would sample
-are trained on, and slips that a gold trajectory makes on purpose are not. No other text is used.
+tools, in equal numbers), rendered as the product renders it; only slips that a gold trajectory makes on purpose
+are no targets. The text of users and tools counts a little until decay begins, and the first shards hold
+echoes (below): without them copying a name from the question takes several times as many tokens.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from abruzzi import tokenizer
 from abruzzi.config import ModelConfig
-from abruzzi.data.packing import Row, pack
+from abruzzi.data.packing import Conversation, Row, pack
+from abruzzi.model import K2Model
 from abruzzi.tasks import Task, make
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
 from abruzzi.tokenizer.train import train_bpe
@@ -36,18 +38,12 @@ VOCAB_SIZE = 1536
 CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
+ECHO_SHARDS = 16
+EMBEDDING_STD, HEAD_STD = 0.5, 0.02
 FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
 # Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
 FIRST_SEED = 1_000_000_000
 _DEFAULTS = ChatDefaults(system=SYSTEM, preserve_thinking=True, cut_long_runs=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A rendered conversation."""
-
-    ids: list[int]
-    sampled: list[bool]
 
 
 def model_config(vocab: Tokenizer) -> ModelConfig:
@@ -83,16 +79,35 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer.from_json(train_bpe(_texts(4000), VOCAB_SIZE), _DEFAULTS)
 
 
-def sample(vocab: Tokenizer, number: int) -> Sample:
+def sample(vocab: Tokenizer, number: int) -> Conversation:
     """Training sample `number`: which task and which mode follow from it alone."""
     thinking, tools = number % 2 == 0, number // 2 % 2 == 0
     task = training_task(number)
     messages, specs = conversation(task, thinking, tools)
     rendered = tokenizer.render(vocab, messages, specs, add_generation_prompt=False)
+    sampled = rendered.sampled
+    question = rendered.ids.index(_known(vocab, "<|im_user|>"))
+    context = [at > question and not was for at, was in enumerate(sampled)]
     if thinking and tools:
         for slip in task.mistakes():
-            _forget(vocab, messages, specs, slip + 1, rendered.sampled)
-    return Sample(rendered.ids, rendered.sampled)
+            _forget(vocab, messages, specs, slip + 1, sampled)
+    return Conversation(rendered.ids, sampled, context)
+
+
+def echo(vocab: Tokenizer, number: int) -> Conversation:
+    """A run of random tokens, then pieces of it again: what continues a piece is a target, its start is not.
+
+    Nothing but attention to the earlier copy can predict it, whatever the tokens: that is the circuit that
+    brings names, columns and numbers from the question into a call."""
+    rng = random.Random(f"echo/{number}")
+    first = rng.sample(sorted(set(range(vocab.vocab_size)) - vocab.control_ids), rng.randint(6, 60))
+    ids, context = list(first), [False] * len(first)
+    for _ in range(rng.randint(2, 5)):
+        start = rng.randrange(len(first) - 3)
+        piece = first[start : start + rng.randint(3, 24)]
+        ids += piece
+        context += [False] + [True] * (len(piece) - 1)
+    return Conversation(ids, [False] * len(ids), context)
 
 
 def training_task(number: int) -> Task:
@@ -113,11 +128,12 @@ def conversation(task: Task, thinking: bool, tools: bool) -> tuple[list[Message]
 def shard(tokenizer_json: str, number: int) -> list[Row]:
     """Rows of shard `number`; a function of its arguments, so it can run in another process."""
     vocab = tokenizer.from_json(tokenizer_json, _DEFAULTS)
-    samples = (sample(vocab, i) for i in range(number * SHARD, (number + 1) * SHARD))
-    fitting = ((s.ids, s.sampled) for s in samples if len(s.ids) <= ROW_LENGTH)
-    pad = vocab.id_of("[PAD]")
-    assert pad is not None
-    return list(pack(fitting, ROW_LENGTH, pad))
+    numbers = range(number * SHARD, (number + 1) * SHARD)
+    made = [s for i in numbers if len((s := sample(vocab, i)).ids) <= ROW_LENGTH]
+    if number < ECHO_SHARDS:
+        made += [echo(vocab, i) for i in numbers]
+        random.Random(number).shuffle(made)
+    return list(pack(made, ROW_LENGTH, _known(vocab, "[PAD]")))
 
 
 class Shards:
@@ -140,6 +156,17 @@ class Shards:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+@torch.no_grad()
+def start_tied(model: K2Model) -> None:
+    """Let embedding and head begin as multiples of the same matrix; nothing ties them afterwards.
+
+    A head that knows each token's direction makes copying possible from the first step on, also of tokens
+    that are rare as targets."""
+    embedding = model.model.embed_tokens.weight
+    embedding.mul_(EMBEDDING_STD / model.config.initializer_range)
+    model.lm_head.weight.copy_(embedding * (HEAD_STD / EMBEDDING_STD))
+
+
 def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
     """nano on two CPU cores: 5,120 tokens a step."""
     return RunConfig(
@@ -152,6 +179,7 @@ def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
         weight_decay=0.02,
         warmup=60,
         decay=max(1, steps // 4),
+        context_weight=0.2,
         save_every=100,
         log_every=10,
     )
@@ -180,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shards = Shards(text)
     trainer = Trainer(run_config(vocab, given.steps), shards, given.out)
     resumed = trainer.resume()
+    if not resumed:
+        start_tied(trainer.model)
     if given.export is not None:
         if not resumed:
             parser.error(f"{given.out} holds no state to export")
@@ -216,6 +246,12 @@ def _forget(vocab: Tokenizer, messages: list[Message], specs: list, index: int, 
         for upto in (index, index + 1)
     )
     sampled[start:end] = [False] * (end - start)
+
+
+def _known(vocab: Tokenizer, control: str) -> int:
+    number = vocab.id_of(control)
+    assert number is not None
+    return number
 
 
 def _seconds(text: str) -> float:

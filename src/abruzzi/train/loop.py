@@ -13,7 +13,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ class RunConfig:
     """One training run. tokens_per_step = rows_per_step * row_length.
 
     lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
-    `steps`; the rate is constant between and falls linearly to a tenth at the end. bias_rate: step of the
+    `steps`; the rate is constant between and falls linearly to a tenth at the end. context_weight: what a
+    token that was not sampled but may be a target counts, against 1 of a sampled one, until decay begins
+    and 0 from then on: first learn the language of prompts and results as well, then only to answer. bias_rate: step of the
     router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form)."""
 
     model: ModelConfig
@@ -50,6 +52,7 @@ class RunConfig:
     weight_decay: float = 0.05
     warmup: int = 50
     decay: int = 500
+    context_weight: float = 0.0
     bias_rate: float = 1e-3
     seed: int = 0
     autocast: bool = True
@@ -133,21 +136,26 @@ class Trainer:
         started = time.monotonic()
         config = self.config
         whole = [next(rows) for _ in range(config.rows_per_step)]
-        target_count = sum(int(r.loss_T[1:].sum()) for r in whole)
+        context_weight = config.context_weight if config.steps - self.step > config.decay else 0.0
+        sampled_count = sum(int(r.sampled_T[1:].sum()) for r in whole)
+        total_weight = sampled_count + context_weight * sum(int(r.context_T[1:].sum()) for r in whole)
         batch = whole[self.rank :: self.processes]
         ids = torch.from_numpy(np.stack([r.ids_T for r in batch]))
         segments = torch.from_numpy(np.stack([r.segments_T for r in batch]))
-        targets = torch.from_numpy(np.stack([r.loss_T for r in batch]))[:, 1:]
+        sampled = torch.from_numpy(np.stack([r.sampled_T for r in batch]))[:, 1:]
+        context = torch.from_numpy(np.stack([r.context_T for r in batch]))[:, 1:]
         for group, peak in zip(self.optimizer.param_groups, self._peak):
             group["lr"] = peak * rate(config, self.step)
         trace = Trace()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-            # Every process divides by the targets of all of them, so that summed gradients are the mean's.
-            loss = self._loss(ids, segments, targets, trace) / target_count
+            # Every process divides by the weight of all of them, so that summed gradients are the mean's.
+            weights = sampled.float() + context_weight * context
+            loss, sampled_loss = self._loss(ids, segments, weights, sampled, trace)
+            loss, sampled_loss = loss / total_weight, sampled_loss / max(1, sampled_count)
         loads = trace.expert_load(segments != PADDING)
         loss.backward()
         loss = loss.detach()
-        self._sum_over_processes(loss, loads)
+        self._sum_over_processes((loss, sampled_loss, *loads.values()))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._balance(loads)
@@ -159,19 +167,26 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "loss": float(loss),
+            "sampled_loss": float(sampled_loss),
             "lr": self.optimizer.param_groups[0]["lr"],
             "tok_s": config.rows_per_step * config.row_length / seconds,
             "expert_load_max_over_mean": worst,
         }
 
-    def _loss(self, ids: torch.Tensor, segments: torch.Tensor, targets: torch.Tensor, trace: Trace) -> torch.Tensor:
-        """Summed cross-entropy of the sampled tokens; the head runs on those positions only."""
-        hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
-        logits = self.model.lm_head(hidden[:, :-1][targets])
-        return F.cross_entropy(logits.float(), ids[:, 1:][targets], reduction="sum")
+    def _loss(
+        self, ids: torch.Tensor, segments: torch.Tensor, weights: torch.Tensor, sampled: torch.Tensor, trace: Trace
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted sum of the targets' cross-entropies, and (no gradient) the sum over the sampled ones.
 
-    def _sum_over_processes(self, loss: torch.Tensor, loads: Mapping[int, torch.Tensor]) -> None:
-        """Sum gradients, loss and expert loads, in place; gradients as one buffer, which is one message."""
+        The head runs on positions whose target has a weight, and on no other."""
+        hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
+        targets = weights > 0
+        logits = self.model.lm_head(hidden[:, :-1][targets])
+        losses = F.cross_entropy(logits.float(), ids[:, 1:][targets], reduction="none")
+        return (losses * weights[targets]).sum(), losses.detach()[sampled[targets]].sum()
+
+    def _sum_over_processes(self, numbers: Iterable[torch.Tensor]) -> None:
+        """Sum gradients and these numbers, in place; gradients as one buffer, which is one message."""
         if self.processes == 1:
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -179,7 +194,7 @@ class Trainer:
         dist.all_reduce(together)
         for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
             gradient.copy_(summed.view_as(gradient))
-        for tensor in (loss, *loads.values()):
+        for tensor in numbers:
             dist.all_reduce(tensor)
 
     @torch.no_grad()

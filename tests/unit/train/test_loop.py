@@ -47,7 +47,8 @@ def shard(number: int) -> list[Row]:
         ids = np.concatenate([(start[0] + np.arange(12)) % 20, (start[1] + np.arange(10)) % 20, [39, 39]])
         segments = np.array([0] * 12 + [1] * 10 + [PADDING] * 2, np.int32)
         loss = (segments != PADDING) & (np.arange(24) % 12 > 2)
-        rows.append(Row(ids.astype(np.int64), loss, segments))
+        context = (segments != PADDING) & ~loss & (np.arange(24) % 12 > 0)
+        rows.append(Row(ids.astype(np.int64), loss, context, segments))
     return rows
 
 
@@ -121,13 +122,13 @@ def test_no_gradient_comes_from_tokens_that_were_not_sampled(tmp_path: Path) -> 
     trainer = Trainer(RUN, shard, tmp_path)
     (row,) = shard(0)[:1]
     ids, segments = torch.from_numpy(row.ids_T)[None], torch.from_numpy(row.segments_T)[None]
-    mask = torch.from_numpy(row.loss_T)[None, 1:]
+    mask = torch.from_numpy(row.sampled_T)[None, 1:]
     hidden = trainer.model.hidden(ids, segments_BT=segments).detach()
     trainer.model.requires_grad_(False)
 
     def loss(targets: torch.Tensor) -> float:
         trainer.model.hidden = lambda *a, **k: hidden  # type: ignore[method-assign]
-        return float(trainer._loss(targets, segments, mask, k2.Trace()))
+        return float(trainer._loss(targets, segments, mask.float(), mask, k2.Trace())[0])
 
     changed = ids.clone()
     changed[:, 1:][~mask] = 7
@@ -135,6 +136,35 @@ def test_no_gradient_comes_from_tokens_that_were_not_sampled(tmp_path: Path) -> 
     sampled = ids.clone()
     sampled[:, 1:][mask] = 7
     assert loss(ids) != loss(sampled)
+
+
+def test_context_counts_its_weight_until_decay_begins(tmp_path: Path) -> None:
+    """The loss of each step against a plain computation from the logits of the model before that step."""
+    weight = 0.25
+    trainer = Trainer(replace(RUN, context_weight=weight, log_every=1), shard, tmp_path)
+    seen: list[dict[str, Any]] = []
+    for step in range(RUN.steps):
+        rows = [r for n in range(9) for r in shard(n)][2 * step : 2 * step + 2]
+        ids, segments, sampled, context = (
+            torch.from_numpy(np.stack([getattr(r, name) for r in rows]))
+            for name in ("ids_T", "segments_T", "sampled_T", "context_T")
+        )
+        with torch.no_grad():
+            logits = trainer.model(ids, segments_BT=segments)[:, :-1]
+        each = -logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        sampled, context = sampled[:, 1:].float(), context[:, 1:].float()
+        w = weight if step < RUN.steps - RUN.decay else 0.0
+        want = ((sampled + w * context) * each).sum() / (sampled + w * context).sum()
+        trainer._stop = False
+
+        def stop(metrics: dict[str, Any]) -> None:
+            seen.append(metrics)
+            trainer._stop = True
+
+        trainer.train(on_step=stop)
+        assert seen[-1]["loss"] == pytest.approx(float(want), rel=1e-5)
+        assert seen[-1]["sampled_loss"] == pytest.approx(float((sampled * each).sum() / sampled.sum()), rel=1e-5)
+    assert len(seen) == RUN.steps
 
 
 @pytest.mark.parametrize("bias_rate", [5e-3, 0.0])
