@@ -40,9 +40,8 @@ class Conversation:
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.sampled) == len(self.context):
-            raise ValueError(
-                f"{len(self.ids)} ids but masks of {len(self.sampled)} and {len(self.context)}; expected one value per id"
-            )
+            masks = f"masks of {len(self.sampled)} and {len(self.context)}"
+            raise ValueError(f"{len(self.ids)} ids but {masks}; expected one value per id")
 
 
 def pack(

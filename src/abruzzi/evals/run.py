@@ -22,6 +22,9 @@ from abruzzi.tools import ToolError
 from abruzzi.types import ChatModel, Message, SamplingParams
 
 
+_LINE_START = '{"task_id": '
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One task, tried once."""
@@ -68,20 +71,20 @@ def run_suite(
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a file. A last line that was cut off by a crash is dropped; the task runs again."""
+    """The samples of a file. A last line without its newline was cut off by a crash: it is taken out of the
+    file, and its task runs again. Raises ValueError for a file of anything else, which is left alone."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    *lines, cut = text.split("\n")
     samples = []
-    lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
-        if not line:
-            continue
         try:
             samples.append(Sample(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            if number == len(lines):
-                whole = "".join(f"{kept}\n" for kept in lines[:-1])
-                path.write_text(whole, encoding="utf-8")
-                break
-            raise ValueError(f"{path}:{number} is not a sample: {error}; hint: choose another --out") from error
+            raise ValueError(f"{path}:{number} is not a sample: {error}; hint: choose another file") from error
+    if cut:
+        if not (cut.startswith(_LINE_START) or _LINE_START.startswith(cut)):
+            raise ValueError(f"{path}:{len(lines) + 1} is not a sample; hint: choose another file")
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return samples
 
 

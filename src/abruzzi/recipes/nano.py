@@ -5,9 +5,8 @@
     python -m abruzzi.recipes.nano --out runs/nano --export DIR         # the checkpoint, experts in INT4
 
 Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
-tools, in equal numbers), rendered as the product renders it; only slips that a gold trajectory makes on purpose
-are no targets. The text of users and tools counts a little until decay begins, and the first shards hold
-echoes (below): without them copying a name from the question takes several times as many tokens.
+tools, in equal numbers), rendered as the product renders it. What users and tools say counts a little
+until decay begins; slips that a gold trajectory makes on purpose are never targets. No other text is used.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -26,7 +24,6 @@ import torch
 from abruzzi import tokenizer
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import Conversation, Row, pack
-from abruzzi.model import K2Model
 from abruzzi.tasks import Task, make
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
 from abruzzi.tokenizer.train import train_bpe
@@ -38,8 +35,6 @@ VOCAB_SIZE = 1536
 CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
-ECHO_SHARDS = 16
-EMBEDDING_STD, HEAD_STD = 0.5, 0.02
 FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
 # Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
 FIRST_SEED = 1_000_000_000
@@ -94,22 +89,6 @@ def sample(vocab: Tokenizer, number: int) -> Conversation:
     return Conversation(rendered.ids, sampled, context)
 
 
-def echo(vocab: Tokenizer, number: int) -> Conversation:
-    """A run of random tokens, then pieces of it again: what continues a piece is a target, its start is not.
-
-    Nothing but attention to the earlier copy can predict it, whatever the tokens: that is the circuit that
-    brings names, columns and numbers from the question into a call."""
-    rng = random.Random(f"echo/{number}")
-    first = rng.sample(sorted(set(range(vocab.vocab_size)) - vocab.control_ids), rng.randint(6, 60))
-    ids, context = list(first), [False] * len(first)
-    for _ in range(rng.randint(2, 5)):
-        start = rng.randrange(len(first) - 3)
-        piece = first[start : start + rng.randint(3, 24)]
-        ids += piece
-        context += [False] + [True] * (len(piece) - 1)
-    return Conversation(ids, [False] * len(ids), context)
-
-
 def training_task(number: int) -> Task:
     """The task of a training sample: four samples in a row cover the four modes of different tasks."""
     return make(FAMILIES[number // 4 % len(FAMILIES)], "trained", FIRST_SEED + number)
@@ -130,9 +109,6 @@ def shard(tokenizer_json: str, number: int) -> list[Row]:
     vocab = tokenizer.from_json(tokenizer_json, _DEFAULTS)
     numbers = range(number * SHARD, (number + 1) * SHARD)
     made = [s for i in numbers if len((s := sample(vocab, i)).ids) <= ROW_LENGTH]
-    if number < ECHO_SHARDS:
-        made += [echo(vocab, i) for i in numbers]
-        random.Random(number).shuffle(made)
     return list(pack(made, ROW_LENGTH, _known(vocab, "[PAD]")))
 
 
@@ -156,17 +132,6 @@ class Shards:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-@torch.no_grad()
-def start_tied(model: K2Model) -> None:
-    """Let embedding and head begin as multiples of the same matrix; nothing ties them afterwards.
-
-    A head that knows each token's direction makes copying possible from the first step on, also of tokens
-    that are rare as targets."""
-    embedding = model.model.embed_tokens.weight
-    embedding.mul_(EMBEDDING_STD / model.config.initializer_range)
-    model.lm_head.weight.copy_(embedding * (HEAD_STD / EMBEDDING_STD))
-
-
 def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
     """nano on two CPU cores: 5,120 tokens a step."""
     return RunConfig(
@@ -174,12 +139,12 @@ def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
         steps=steps,
         rows_per_step=4,
         row_length=ROW_LENGTH,
-        lr_muon=1e-2,
-        lr_adamw=4e-3,
+        lr_muon=4e-3,
+        lr_adamw=1.5e-3,
         weight_decay=0.02,
         warmup=60,
         decay=max(1, steps // 4),
-        context_weight=0.2,
+        context_weight=0.1,
         save_every=100,
         log_every=10,
     )
@@ -208,8 +173,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shards = Shards(text)
     trainer = Trainer(run_config(vocab, given.steps), shards, given.out)
     resumed = trainer.resume()
-    if not resumed:
-        start_tied(trainer.model)
     if given.export is not None:
         if not resumed:
             parser.error(f"{given.out} holds no state to export")

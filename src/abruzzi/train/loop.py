@@ -40,8 +40,8 @@ class RunConfig:
     lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
     `steps`; the rate is constant between and falls linearly to a tenth at the end. context_weight: what a
     token that was not sampled but may be a target counts, against 1 of a sampled one, until decay begins
-    and 0 from then on: first learn the language of prompts and results as well, then only to answer. bias_rate: step of the
-    router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form)."""
+    and 0 from then on: first learn the language of prompts and results as well, then only to answer.
+    bias_rate: step of the router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form)."""
 
     model: ModelConfig
     steps: int
