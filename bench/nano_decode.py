@@ -98,6 +98,7 @@ def abruzzi_params(tokens: int) -> Any:
 def transformers_sides(path: Path, ids: list[int], tokens: int) -> dict[str, Callable[[], float]]:
     import torch
     import transformers
+
     from abruzzi import model as k2
     from abruzzi.checkpoint import save_checkpoint
 

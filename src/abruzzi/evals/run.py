@@ -21,7 +21,6 @@ from abruzzi.tasks import Task
 from abruzzi.tools import ToolError
 from abruzzi.types import ChatModel, Message, SamplingParams
 
-
 _LINE_START = '{"task_id": '
 
 

@@ -30,7 +30,7 @@ def model_of(*scripts: list[MessageEnd]) -> ScriptedModel:
 
 
 def test_gold_is_right_and_anything_else_is_not() -> None:
-    first, second, third, fourth, fifth = TASKS
+    first, _, third, _, fifth = TASKS
     cut = [say("The answer is " + third.answer, reason="length")]
     wrong_call = [say("", ("calculator", '{"expression": "1 +"}')), say("It is -1.")]
     model = model_of(gold_script(first), [say("I do not know.")], cut, wrong_call, gold_script(fifth))
