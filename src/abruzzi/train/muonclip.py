@@ -9,7 +9,10 @@ this step exceeded tau.
 Which parameter goes where (Moonshot's rule): two or more dimensions and neither embedding nor head:
 Muon; the others AdamW. A stacked [experts, rows, cols] parameter is orthogonalized expert by expert.
 
-Not here: sharding (use FSDP2), gradient clipping (Muon's update has a fixed size anyway).
+Under torch.distributed every process orthogonalizes its share of the matrices and hands the result round
+(Moonlight's distributed Muon, without sharded state).
+
+Not here: sharded state (use FSDP2), gradient clipping (Muon's update has a fixed size anyway).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 NS_A, NS_B, NS_C = 3.4445, -4.7750, 2.0315
@@ -97,7 +101,7 @@ class MuonClip(torch.optim.Optimizer):
                 buffer = state["momentum"].mul_(group["momentum"]).add_(gradient)
                 nesterov.append(gradient.add(buffer, alpha=group["momentum"]).reshape(-1, rows, cols))
             stacked = torch.cat(nesterov).to(group["ns_dtype"])
-            orthogonal = newton_schulz(stacked, group["ns_steps"]).split([len(n) for n in nesterov])
+            orthogonal = _orthogonalize(stacked, group["ns_steps"]).split([len(n) for n in nesterov])
             scale = 0.2 * math.sqrt(max(rows, cols))
             for p, o in zip(same, orthogonal):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -119,6 +123,19 @@ class MuonClip(torch.optim.Optimizer):
             denominator = (state["exp_avg_sq"] / bias2).sqrt_().add_(group["eps"])
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.addcdiv_(state["exp_avg"], denominator, value=-group["lr"] / bias1)
+
+
+def _orthogonalize(stacked: Tensor, steps: int) -> Tensor:
+    """newton_schulz of [matrices, rows, cols], divided among the processes if there are several."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return newton_schulz(stacked, steps)
+    shares = list(stacked.tensor_split(dist.get_world_size()))
+    own = dist.get_rank()
+    shares[own] = newton_schulz(shares[own], steps).contiguous()
+    for process, share in enumerate(shares):
+        if len(share):
+            dist.broadcast(share, src=process)
+    return torch.cat(shares)
 
 
 def split_parameters(model: nn.Module) -> list[dict[str, Any]]:
