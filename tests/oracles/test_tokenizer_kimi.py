@@ -203,12 +203,16 @@ def test_the_template_renders_kimis_vectors(theirs: Any, k2_data: Path) -> None:
 
 @pytest.mark.parametrize("preserve", [False, True])
 @pytest.mark.parametrize("system", ["", SYSTEM])
-def test_the_template_of_a_tokenizer_of_our_own(tmp_path: Path, preserve: bool, system: str) -> None:
+@pytest.mark.parametrize(("kind", "size"), [("train_bpe", 300), ("train_words", 280)])
+def test_the_template_of_a_tokenizer_of_our_own(
+    tmp_path: Path, preserve: bool, system: str, kind: str, size: int
+) -> None:
     from transformers import AutoTokenizer
 
-    from abruzzi.tokenizer.train import train_bpe
+    from abruzzi.tokenizer import train
 
-    text = train_bpe(["the quick brown fox 你好 naïve functions.get_weather:0 ## Return of {}"] * 3, 300)
+    lines = ["the quick brown fox 你好 naïve functions.get_weather:0 ## Return of {}"] * 3
+    text = getattr(train, kind)(lines, size)
     tok = tokenizer.from_json(text, ChatDefaults(system, preserve, cut_long_runs=False))
     write_chat_files(tok, tmp_path, max_context=4096)
     assert load(tmp_path).defaults == tok.defaults

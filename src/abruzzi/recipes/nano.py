@@ -25,13 +25,14 @@ from abruzzi import tokenizer
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import Conversation, Row, pack
 from abruzzi.tasks import Task, make
+from abruzzi.tasks.vocabulary import MEN, WOMEN
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
-from abruzzi.tokenizer.train import train_bpe
+from abruzzi.tokenizer.train import train_words
 from abruzzi.train.loop import RunConfig, Trainer, append_metrics
 from abruzzi.types import Message
 
 SYSTEM = "You are nano, a very small model. You think, use tools and answer."
-VOCAB_SIZE = 1536
+VOCAB_SIZE = 1024
 CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
@@ -70,8 +71,9 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
 
 
 def build_tokenizer() -> Tokenizer:
-    """nano's own BPE, from the text of four thousand samples."""
-    return tokenizer.from_json(train_bpe(_texts(4000), VOCAB_SIZE), _DEFAULTS)
+    """nano's own vocabulary, from four thousand samples: frequent words whole, names and the rest spelled."""
+    names = {name.lower() for name in (*MEN, *WOMEN)}
+    return tokenizer.from_json(train_words(_texts(4000), VOCAB_SIZE, spelled=names), _DEFAULTS)
 
 
 def sample(vocab: Tokenizer, number: int) -> Conversation:
@@ -133,14 +135,14 @@ class Shards:
 
 
 def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
-    """nano on two CPU cores: 10,240 tokens a step."""
+    """nano on two CPU cores: 5,120 tokens a step."""
     return RunConfig(
         model=model_config(vocab),
         steps=steps,
-        rows_per_step=8,
+        rows_per_step=4,
         row_length=ROW_LENGTH,
-        lr_muon=4e-3,
-        lr_adamw=1.5e-3,
+        lr_muon=6e-3,
+        lr_adamw=2e-3,
         weight_decay=0.02,
         warmup=60,
         decay=max(1, steps // 4),
@@ -191,15 +193,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _texts(count: int) -> Iterator[str]:
+    """All that is said in each of `count` samples."""
     for number in range(count):
         messages, specs = conversation(training_task(number), number % 2 == 0, number // 2 % 2 == 0)
-        yield from (json.dumps(s.to_openai(), sort_keys=True, separators=(",", ":")) for s in specs)
+        said = [SYSTEM, "tool_declare", "system"]
+        said += (json.dumps(s.to_openai(), sort_keys=True, separators=(",", ":")) for s in specs)
         for message in messages:
-            yield from filter(None, (message.content, message.reasoning_content))
-            yield from (c.arguments for c in message.tool_calls)
-            yield from (f"functions.{c.name}:0" for c in message.tool_calls)
-            yield from (message.role, f"## Return of functions.calculator:0\n{message.content}")
-        yield from (SYSTEM, "tool_declare", "system")
+            said += filter(None, (message.content, message.reasoning_content, message.role))
+            said += (c.arguments for c in message.tool_calls)
+            said += (f"functions.{c.name}:0" for c in message.tool_calls)
+            said.append("## Return of functions.calculator:0\n")
+        yield "\n".join(said)
 
 
 def _forget(vocab: Tokenizer, messages: list[Message], specs: list, index: int, sampled: list[bool]) -> None:
