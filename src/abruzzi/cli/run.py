@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,6 +18,9 @@ from abruzzi.cli.main import LIMIT, OK
 from abruzzi.cli.terminal import Terminal
 from abruzzi.tools import Tool
 from abruzzi.types import Message, MessageEnd, SamplingParams
+
+if TYPE_CHECKING:
+    from abruzzi.tasks import Task
 
 RUN_HELP = """Answer one question, thinking and calling tools on the way.
 
@@ -66,23 +70,27 @@ def run(
     max_steps: int = STEPS,
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     examples: bool = typer.Option(False, "--examples", help="Show what nano can do, and leave."),
+    example: int = typer.Option(None, "--example", help="Run this one of --examples, with its table or folder."),
 ) -> int:
     if examples:
         return _examples()
-    if prompt is None:
-        raise typer.BadParameter("a prompt is missing; hint: abruzzi run --examples")
-    text = sys.stdin.read() if prompt == "-" else prompt
-    if not text.strip():
-        raise typer.BadParameter("the prompt is empty; hint: abruzzi run --examples")
+    task = None if example is None else _example(example, prompt, table, files)
+    text = _question(prompt) if task is None else task.prompt if not no_tools else task.prompt_without_tools
     chosen = choose(model, served_model, api_key, thinking=not no_think)
-    tools = [] if no_tools else built_in_tools(table, files)
     params = _params(chosen, max_tokens, thinking_budget, temperature, seed)
     terminal = Terminal(quiet=as_json)
+    if task is not None and not as_json:
+        terminal.question(text)
     recorder = Recorder()
-    for event in run_agent(chosen.model, [Message("user", text)], tools, params, Limits(max_steps)):
-        recorder.see(event)
-        if not as_json:
-            terminal.show(event)
+    with ExitStack() as open_tools:
+        if no_tools:
+            tools: Sequence[Tool] = []
+        else:
+            tools = built_in_tools(table, files) if task is None else open_tools.enter_context(task.open_tools())
+        for event in run_agent(chosen.model, [Message("user", text)], tools, params, Limits(max_steps)):
+            recorder.see(event)
+            if not as_json:
+                terminal.show(event)
     if as_json:
         print(json.dumps(recorder.as_json(chosen), ensure_ascii=False))
     else:
@@ -122,10 +130,10 @@ def chat(
 
 
 def built_in_tools(table: Path | None, files: Path | None) -> list[Tool]:
-    """The calculator always; the table and the folder when they are given."""
+    """The table and the folder when they are given, and always the calculator, last as in nano's training."""
     from abruzzi.tools.calculator import Calculator
 
-    tools: list[Tool] = [Calculator()]
+    tools: list[Tool] = []
     if table is not None:
         from abruzzi.tools.table import Table
 
@@ -134,7 +142,7 @@ def built_in_tools(table: Path | None, files: Path | None) -> list[Tool]:
         from abruzzi.tools.files import Files
 
         tools.append(Files(files))
-    return tools
+    return [*tools, Calculator()]
 
 
 class Recorder:
@@ -218,10 +226,27 @@ def _ask() -> str | None:
 def _examples() -> int:
     from abruzzi.tasks import examples
 
-    for line in _example_lines(examples()):
-        print(line)
+    for number, task in enumerate(examples(), 1):
+        print(f"{number}. [{task.family}] {task.prompt}")
+    print("\nabruzzi run --example N answers one of them, with its table or folder.")
     return OK
 
 
-def _example_lines(tasks: Sequence[Any]) -> list[str]:
-    return [f"[{t.family}] {t.prompt}" for t in tasks]
+def _example(number: int, prompt: str | None, table: Path | None, files: Path | None) -> Task:
+    from abruzzi.tasks import examples
+
+    if prompt is not None or table is not None or files is not None:
+        raise typer.BadParameter("--example brings its own question and tools; give neither a prompt nor --table, --files")
+    known = examples()
+    if not 1 <= number <= len(known):
+        raise typer.BadParameter(f"--example {number} is not there; expected 1 to {len(known)}; hint: --examples")
+    return known[number - 1]
+
+
+def _question(prompt: str | None) -> str:
+    if prompt is None:
+        raise typer.BadParameter("a prompt is missing; hint: abruzzi run --examples")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise typer.BadParameter("the prompt is empty; hint: abruzzi run --examples")
+    return text

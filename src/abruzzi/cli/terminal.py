@@ -70,6 +70,10 @@ class Terminal:
         elif isinstance(event, Finish):
             self._finish(event)
 
+    def question(self, text: str) -> None:
+        """What is asked, where the person did not type it."""
+        self.console.print(Text(safe(text), style="bold"))
+
     def _card(self, event: ToolResult) -> None:
         failed = isinstance(event.result, ToolError)
         lines = safe(event.result.message).splitlines() or [""]
