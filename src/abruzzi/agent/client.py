@@ -240,10 +240,12 @@ def _usage(given: dict[str, Any]) -> Usage:
 
 
 def _unreachable(where: str, error: Exception) -> str:
-    kind = "did not answer in time" if isinstance(error, httpx2.TimeoutException) else "cannot be reached"
-    return (
-        f"{where} {kind} ({type(error).__name__}: {_brief(str(error))}); hint: is the server running, is the URL right?"
-    )
+    kind, hint = "cannot be reached", "is the server running, is the URL right?"
+    if isinstance(error, httpx2.TimeoutException):
+        kind = "did not answer in time"
+    elif isinstance(error, (httpx2.RemoteProtocolError, httpx2.ReadError)):
+        kind, hint = "broke off its answer", "did the server stop? its log may say why"
+    return f"{where} {kind} ({type(error).__name__}: {_brief(str(error))}); hint: {hint}"
 
 
 def _refused(where: str, status: int, text: str) -> str:

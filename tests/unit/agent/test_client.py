@@ -166,6 +166,26 @@ def test_a_server_that_is_down_or_slow_is_named(server: Server) -> None:
         list(HttpChatModel(server.url, "m", timeout=0.3).chat([Message("user", "Hi")]))
 
 
+def test_a_server_that_dies_in_mid_answer_is_named() -> None:
+    """As llama-server killed while it streams: a chunked body that never ends."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def die() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            piece = sse(delta(content="half"), done=False)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(head + f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    with listener, pytest.raises(EndpointError, match=r"broke off its answer.*did the server stop") as caught:
+        list(HttpChatModel(f"http://127.0.0.1:{listener.getsockname()[1]}", "m").chat([Message("user", "Hi")]))
+    thread.join()
+    assert "\n" not in str(caught.value)
+
+
 def test_models_are_listed_and_urls_checked(server: Server) -> None:
     assert HttpChatModel(server.url + "/v1/", "m").list_models() == ["one", "two"]
     with pytest.raises(ValueError, match="must start with http"):
