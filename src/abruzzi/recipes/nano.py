@@ -5,8 +5,8 @@
     python -m abruzzi.recipes.nano --out runs/nano --export DIR         # the checkpoint, experts in INT4
 
 Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
-tools, in equal numbers), rendered as the product renders it. What users and tools say counts a little
-until decay begins; slips that a gold trajectory makes on purpose are never targets. No other text is used.
+tools, in equal numbers), rendered as the product renders it. What users and tools say counts half
+in the first third of the run; slips that a gold trajectory makes on purpose are never targets. No other text is used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
         intermediate_size=512,
         moe_intermediate_size=128,
         num_hidden_layers=5,
-        num_attention_heads=4,
+        num_attention_heads=6,
         n_routed_experts=16,
         num_experts_per_tok=2,
         n_shared_experts=1,
@@ -58,10 +58,11 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
         routed_scaling_factor=1.4,
         q_lora_rank=96,
         kv_lora_rank=64,
-        qk_nope_head_dim=32,
-        qk_rope_head_dim=16,
+        qk_nope_head_dim=24,
+        qk_rope_head_dim=24,
         v_head_dim=32,
-        rope_theta=50000.0,
+        # Wavelengths from 6 tokens to the whole context: 50,000 would leave most of the 12 pairs standing still.
+        rope_theta=1000.0,
         rms_norm_eps=1e-6,
         max_position_embeddings=CONTEXT,
         bos_token_id=vocab.id_of("[BOS]"),
@@ -145,8 +146,9 @@ def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
         lr_adamw=4e-3,
         weight_decay=0.02,
         warmup=60,
-        decay=max(1, steps // 4),
-        context_weight=0.1,
+        decay=max(1, steps * 5 // 6),
+        context_weight=0.5,
+        context_steps=steps // 3,
         save_every=100,
         log_every=10,
     )

@@ -39,8 +39,9 @@ class RunConfig:
 
     lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
     `steps`; the rate is constant between and falls linearly to a tenth at the end. context_weight: what a
-    token that was not sampled but may be a target counts, against 1 of a sampled one, until decay begins
-    and 0 from then on: first learn the language of prompts and results as well, then only to answer.
+    token that was not sampled but may be a target counts, against 1 of a sampled one, in the first
+    `context_steps` steps, and 0 from then on: first learn the language of prompts and results as well,
+    then only to answer.
     bias_rate: step of the router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form)."""
 
     model: ModelConfig
@@ -53,6 +54,7 @@ class RunConfig:
     warmup: int = 50
     decay: int = 500
     context_weight: float = 0.0
+    context_steps: int = 0
     bias_rate: float = 1e-3
     seed: int = 0
     autocast: bool = True
@@ -136,7 +138,7 @@ class Trainer:
         started = time.monotonic()
         config = self.config
         whole = [next(rows) for _ in range(config.rows_per_step)]
-        context_weight = config.context_weight if config.steps - self.step > config.decay else 0.0
+        context_weight = config.context_weight if self.step < config.context_steps else 0.0
         sampled_count = sum(int(r.sampled_T[1:].sum()) for r in whole)
         total_weight = sampled_count + context_weight * sum(int(r.context_T[1:].sum()) for r in whole)
         batch = whole[self.rank :: self.processes]
