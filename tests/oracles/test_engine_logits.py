@@ -16,7 +16,7 @@ import torch
 
 from abruzzi import model as k2
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
-from abruzzi.engine.runner import ABSORB_UP_TO, LatentCache, Runner
+from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, Runner
 from abruzzi.engine.weights import load_weights
 from abruzzi.kernels import ops, ref
 from tests.oracles import twins
@@ -39,11 +39,13 @@ def built(name: str, folder: Path, int4: bool, dtype: str = "float32") -> tuple[
     return runner, ids[0].numpy(), want
 
 
-def run(runner: Runner, ids: np.ndarray, chunks: list[int]) -> np.ndarray:
+def run(runner: Runner, ids: np.ndarray, chunks: list[int], slots: np.ndarray | None = None) -> np.ndarray:
     cache = LatentCache(runner.config, 256)
+    slots = np.arange(len(ids)) if slots is None else slots
     out, at = [], 0
     for size in chunks:
-        out.append(runner.forward(ids[at : at + size], cache, last_only=False))
+        chunk = Chunk(ids[at : at + size], slots[: at + size], all_logits=True)
+        out += runner.forward([chunk], cache)
         at += size
     assert at == len(ids)
     return np.concatenate(out)
@@ -71,11 +73,34 @@ def test_logits_and_argmax_equal_the_torch_model(name: str, storage: str, tmp_pa
 def test_every_chunking_gives_the_same(chunks: list[int], tmp_path: Path) -> None:
     runner, ids, want = built("lora-g4-s2-yarn", tmp_path, int4=True)
     assert difference(run(runner, ids, chunks), want) <= TOLERANCE
+    scattered = np.random.default_rng(0).permutation(256)[:40]
+    assert difference(run(runner, ids, chunks, scattered), want) <= TOLERANCE
+
+
+def test_sequences_in_one_batch_do_not_see_each_other(tmp_path: Path) -> None:
+    """Three sequences with other lengths, chunks and slots, against each alone in the torch model."""
+    runner, ids, _ = built("lora-g4-s2-yarn", tmp_path, int4=True)
+    reference = k2.load(tmp_path / "m")
+    rng = np.random.default_rng(1)
+    sequences = [ids, ids[::-1].copy(), rng.permutation(ids)[:17]]
+    slots = np.split(rng.permutation(256)[:97], [40, 80])
     cache = LatentCache(runner.config, 256)
-    runner.forward(ids, cache)
-    cache.truncate(13)  # what a prompt with another ending does
-    again = runner.forward(ids[13:], cache, last_only=False)
-    assert difference(again, want[13:]) <= TOLERANCE
+    steps = [(5, 40, 1), (1, 0, 15), (34, 0, 1)]  # how many tokens of each go into each batch
+    done, got = [0, 0, 0], [[], [], []]
+    for counts in steps:
+        mine = [i for i, count in enumerate(counts) if count]
+        chunks = []
+        for i in mine:
+            end = done[i] + counts[i]
+            chunks.append(Chunk(sequences[i][done[i] : end], slots[i][:end], all_logits=i != 1))
+            done[i] = end
+        for i, logits in zip(mine, runner.forward(chunks, cache)):
+            got[i].append(logits)
+    for i, sequence in enumerate(sequences):
+        with torch.no_grad():
+            want = reference(torch.from_numpy(sequence)[None])[0].numpy()
+        ours = np.concatenate(got[i])
+        assert difference(ours, want if i != 1 else want[-1:]) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -109,11 +134,12 @@ def test_the_oracle_sees_planted_mistakes(mistake: str, tmp_path: Path, monkeypa
 def test_the_cache_holds_latents_only(tmp_path: Path) -> None:
     runner, ids, _ = built("q-g1-s1-rope", tmp_path, int4=False)
     cache = LatentCache(runner.config, 256)
-    runner.forward(ids, cache)
+    runner.forward([Chunk(ids, np.arange(40))], cache)
     c = runner.config
+    assert LatentCache.bytes_per_slot(c) * 256 == cache._c_kv.nbytes + cache._k_pe.nbytes
     assert cache._c_kv.shape[::2] == (c.num_hidden_layers, c.kv_lora_rank)
     assert cache._k_pe.shape[::2] == (c.num_hidden_layers, c.qk_rope_head_dim)
-    with pytest.raises(ValueError, match="257 tokens do not fit the context of 256"):
-        runner.forward(np.zeros(217, np.int64), cache)
+    with pytest.raises(ValueError, match="no tokens to run"):
+        runner.forward([Chunk(ids[:0], np.arange(40))], cache)
     with pytest.raises(ValueError, match="token id 101 is outside the vocabulary of 101"):
-        runner.forward(np.array([5, 101]), cache)
+        runner.forward([Chunk(np.array([5, 101]), np.arange(42))], cache)

@@ -236,7 +236,9 @@ def _example(number: int, prompt: str | None, table: Path | None, files: Path | 
     from abruzzi.tasks import examples
 
     if prompt is not None or table is not None or files is not None:
-        raise typer.BadParameter("--example brings its own question and tools; give neither a prompt nor --table, --files")
+        raise typer.BadParameter(
+            "--example brings its own question and tools; give neither a prompt nor --table, --files"
+        )
     known = examples()
     if not 1 <= number <= len(known):
         raise typer.BadParameter(f"--example {number} is not there; expected 1 to {len(known)}; hint: --examples")

@@ -3,16 +3,19 @@
     llm = abruzzi.load("nano")
     for event in llm.chat([{"role": "user", "content": "What is 17 * 23?"}]): ...
 
-One sequence at a time; the latent cache of the last one is kept, and a prompt that begins with the same
-ids is not computed again (`usage.cached_tokens`). Batching and a shared prefix cache are not here yet.
+Underneath lies one loop, `step`, which moves every submitted sequence on by a token (continuous batching);
+`generate` and `chat` submit one and step until it ends, so several of them may be under way at once in one
+thread. What a prompt has in common with an earlier one is not computed again (`usage.cached_tokens`).
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import abc
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,12 @@ import numpy as np
 from abruzzi import tokenizer
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.config import ModelConfig
-from abruzzi.engine.runner import LatentCache, Runner
+from abruzzi.engine.block_pool import BlockPool
+from abruzzi.engine.constraint import Constraint, ThinkingBudget
+from abruzzi.engine.runner import Chunk, LatentCache, Runner
 from abruzzi.engine.sampler import log_softmax, sample
+from abruzzi.engine.scheduler import Scheduler
+from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.engine.weights import load_weights
 from abruzzi.types import (
     Completion,
@@ -38,86 +45,176 @@ from abruzzi.types import (
 
 # A thought is closed early enough that at least this share of max_tokens is left for the answer.
 ANSWER_SHARE = 0.25
-PREFILL_CHUNK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One generated id. sampled: False when it was forced (the end of a thought over its budget)."""
-
-    id: int
-    logprob: float
-    sampled: bool = True
+BLOCK_TOKENS = 16
 
 
 class LLM:
-    """Weights, tokenizer and one latent cache. Not safe for use by two threads at once."""
+    """Weights, tokenizer, and the sequences that are under way. Not safe for use by two threads at once.
 
-    def __init__(self, config: ModelConfig, runner: Runner, tok: tokenizer.Tokenizer, name: str) -> None:
+    cache_tokens: room for the latents of so many tokens, of all sequences together."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        runner: Runner,
+        tok: tokenizer.Tokenizer,
+        name: str,
+        cache_tokens: int,
+        block_tokens: int = BLOCK_TOKENS,
+    ) -> None:
         self.config = config
         self.tokenizer = tok
         self.name = name
         self.thinking = True  # the default of `chat`
-        self.max_context = config.max_position_embeddings
+        blocks = -(-cache_tokens // block_tokens)
+        self.max_context = min(config.max_position_embeddings, blocks * block_tokens)
+        self.scheduler = Scheduler(BlockPool(blocks, block_tokens))
+        self._cache = LatentCache(config, blocks * block_tokens)
         self._runner = runner
-        self._cache = LatentCache(config, self.max_context)
-        self._cached: list[int] = []
 
     @classmethod
-    def load(cls, path: str | Path) -> LLM:
-        """A directory in Hugging Face layout. Raises FileNotFoundError or ValueError with a hint."""
+    def load(cls, path: str | Path, cache_tokens: int | None = None) -> LLM:
+        """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half of the free
+        memory holds. Raises FileNotFoundError or ValueError with a hint."""
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
+            config = checkpoint.config
             tok = tokenizer.load(path)
-            if tok.vocab_size > checkpoint.config.vocab_size:
+            if tok.vocab_size > config.vocab_size:
                 raise ValueError(
-                    f"{path}: the tokenizer has {tok.vocab_size} ids but the model {checkpoint.config.vocab_size}; "
+                    f"{path}: the tokenizer has {tok.vocab_size} ids but the model {config.vocab_size}; "
                     "hint: the tokenizer files belong to another checkpoint"
                 )
-            runner = Runner(checkpoint.config, load_weights(checkpoint))
-            return cls(checkpoint.config, runner, tok, Path(path).name)
+            runner = Runner(config, load_weights(checkpoint))
+            room = cache_tokens if cache_tokens is not None else _cache_tokens(config)
+            return cls(config, runner, tok, path.name, room)
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Teacher-forced logits, float32 [T, vocab_size]: row t predicts the token after ids[t]."""
-        cache = LatentCache(self.config, self.max_context)
-        return self._runner.forward(np.asarray(ids, np.int64), cache, last_only=False)
+    def logits(self, ids: abc.Sequence[int]) -> np.ndarray:
+        """Teacher-forced logits, float32 [T, vocab_size]: row t predicts the token after ids[t].
 
-    def generate(self, ids: Sequence[int], params: SamplingParams | None = None, **options: Any) -> Completion:
+        Raises ValueError for more ids than the context holds, and for none."""
+        if len(ids) > self.max_context:
+            raise ValueError(f"{len(ids)} tokens do not fit the context of {self.max_context}; hint: fewer at once")
+        cache = LatentCache(self.config, len(ids))
+        chunk = Chunk(np.asarray(ids, np.int64), np.arange(len(ids)), all_logits=True)
+        return self._runner.forward([chunk], cache)[0]
+
+    # the loop
+
+    def submit(
+        self, ids: abc.Iterable[int], params: SamplingParams | None = None, constraint: Constraint | None = None
+    ) -> Sequence:
+        """Queue a prompt; `step` moves it on. Ends, limits and budgets are the engine's; stop strings are not.
+
+        Raises ValueError, with both numbers, for a prompt that does not fit the context, and for an empty one."""
+        params, prompt = params or SamplingParams(), list(ids)
+        room = self._room(prompt)
+        sequence = Sequence(
+            ids=prompt,
+            prompt_length=len(prompt),
+            params=params,
+            seed=params.seed if params.seed is not None else secrets.randbits(63),
+            limit=room if params.max_tokens is None else min(params.max_tokens, room),
+            ends=frozenset((*self.config.eos_token_ids, *self.tokenizer.end_ids, *params.stop_token_ids)),
+            constraint=constraint,
+        )
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> list[Sequence]:
+        """One forward pass over everything that is under way; the sequences that got a token.
+
+        Those that ended (finish_reason) have given their blocks back."""
+        plan = self.scheduler.schedule()
+        if not plan:
+            return []
+        logits = self._runner.forward([self._chunk(s, count) for s, count in plan], self._cache)
+        moved = []
+        for (sequence, count), logits_1V in zip(plan, logits):
+            self.scheduler.ran(sequence, count)
+            if sequence.waiting_ids:
+                continue  # a prefill that goes on in the next step
+            sequence.append(_next_token(sequence, logits_1V[0]))
+            moved.append(sequence)
+            if sequence.finish_reason is not None:
+                self.scheduler.remove(sequence)
+        return moved
+
+    def abort(self, sequence: Sequence) -> None:
+        """Drop a sequence and take its blocks back at once. Does nothing to one that has ended."""
+        self.scheduler.remove(sequence)
+
+    def _tokens(self, sequence: Sequence) -> abc.Generator[Token, None, None]:
+        """The tokens of one sequence as they come; closing this iterator aborts it."""
+        given = 0
+        try:
+            while True:
+                while given < len(sequence.tokens):
+                    yield sequence.tokens[given]
+                    given += 1
+                if sequence.finish_reason is not None:
+                    return
+                self.step()
+        finally:
+            self.abort(sequence)
+
+    def _chunk(self, sequence: Sequence, count: int) -> Chunk:
+        end = sequence.computed + count
+        size = self.scheduler.pool.block_tokens
+        blocks = np.asarray(sequence.blocks[: -(-end // size)])
+        slots = (blocks[:, None] * size + np.arange(size)).ravel()[:end]
+        return Chunk(np.asarray(sequence.ids[sequence.computed : end], np.int64), slots)
+
+    def _room(self, prompt: abc.Sequence[int]) -> int:
+        """How many tokens may follow the prompt."""
+        if not prompt:
+            raise ValueError("the prompt is empty; expected at least one token id")
+        wrong = next((i for i in prompt if not 0 <= i < self.config.vocab_size), None)
+        if wrong is not None:
+            raise ValueError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
+        if len(prompt) >= self.max_context:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens but the context holds {self.max_context} with at least one to "
+                "answer; hint: shorten the prompt or the files you gave"
+            )
+        return self.max_context - len(prompt)
+
+    # one answer
+
+    def generate(self, ids: abc.Sequence[int], params: SamplingParams | None = None, **options: Any) -> Completion:
         """Continue `ids`. Options are SamplingParams' fields, e.g. max_tokens=64, temperature=0.
 
         Ends at an end token, a stop string or id ("stop"), or at max_tokens or the end of the context
         ("length"). The ids include whatever ended it. Raises ValueError for a prompt that does not fit."""
         params = _params(params, options)
-        prompt = list(ids)
-        tokens, text = [], ""
-        reason: FinishReason = "length"
+        sequence = self.submit(ids, params)
+        text, cut = "", False
         decoder = _TextOf(self.tokenizer)
-        cached = self._reusable(prompt)
-        for token in self._tokens(prompt, params):
-            tokens.append(token)
-            text += decoder.feed(token.id)
-            if token.id in self._ends(params) or any(s in text for s in params.stop):
-                reason = "stop"
-                break
-        usage = Usage(len(prompt), cached, len(tokens))
+        with closing(self._tokens(sequence)) as stream:
+            for token in stream:
+                text += decoder.feed(token.id)
+                if any(s in text for s in params.stop):
+                    cut = True
+                    break
+        tokens = sequence.tokens
         return Completion(
             tuple(t.id for t in tokens),
             tuple(t.logprob for t in tokens),
-            reason,
-            usage,
+            "stop" if cut else sequence.finish_reason or "length",
+            Usage(sequence.prompt_length, sequence.cached_tokens or 0, len(tokens)),
             tuple(t.sampled for t in tokens),
         )
 
     def chat(
         self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        tools: Sequence[ToolSpec | Mapping[str, Any]] = (),
+        messages: abc.Sequence[Message | abc.Mapping[str, Any]],
+        tools: abc.Sequence[ToolSpec | abc.Mapping[str, Any]] = (),
         params: SamplingParams | None = None,
         *,
         stream: bool = True,
         thinking: bool | None = None,
         **options: Any,
-    ) -> Iterator[Event]:
+    ) -> abc.Iterator[Event]:
         """Answer a conversation: events as they come, then one MessageEnd with the whole message.
 
         stream=False gives only the MessageEnd. thinking: None = `self.thinking`; False closes the thought
@@ -129,32 +226,29 @@ class LLM:
 
     def _chat(
         self,
-        messages: Sequence[Message | Mapping[str, Any]],
-        tools: Sequence[ToolSpec | Mapping[str, Any]],
+        messages: abc.Sequence[Message | abc.Mapping[str, Any]],
+        tools: abc.Sequence[ToolSpec | abc.Mapping[str, Any]],
         params: SamplingParams,
         thinking: bool,
-    ) -> Iterator[Event]:
+    ) -> abc.Iterator[Event]:
         started = time.perf_counter()
         rendered = tokenizer.render(self.tokenizer, messages, list(tools) or None, thinking=thinking)
         header = tokenizer.generation_prefix(self.tokenizer, thinking=thinking)
-        parser = tokenizer.ChatParser(self.tokenizer)
-        for forced in header:
-            parser.feed(forced)
-        prompt = list(rendered.ids)
-        cached = self._reusable(prompt)
-        tokens: list[Token] = []
-        ends = self._ends(params)
-        reason: FinishReason = "length"
+        parser = self._parser(header)
+        sequence = self.submit(rendered.ids, params, self._budget(rendered.ids, params, header))
         held = _StopStrings(params.stop)
         first: float | None = None
-        for token in self._tokens(prompt, params, parser):
-            first = first or time.perf_counter()
-            tokens.append(token)
-            for event in parser.feed(token.id):
-                yield from held.pass_on(event)
-            if token.id in ends or held.found:
-                reason = "stop"
-                break
+        given = 0
+        with closing(self._tokens(sequence)) as stream:
+            for token in stream:
+                first = first or time.perf_counter()
+                given += 1
+                for event in parser.feed(token.id):
+                    yield from held.pass_on(event)
+                if held.found:
+                    break
+        reason: FinishReason = "stop" if held.found else sequence.finish_reason or "length"
+        tokens = sequence.tokens[:given]
         if not held.found:
             for event in parser.finish():
                 yield from held.pass_on(event)
@@ -170,68 +264,48 @@ class LLM:
         if reason == "stop" and message.tool_calls:
             reason = "tool_calls"
         spent = (first or now) - started
+        cached = sequence.cached_tokens or 0
         yield MessageEnd(
             message,
             reason,
-            Usage(len(prompt), cached, len(tokens), parser.reasoning_tokens),
-            prefill_tok_s=(len(prompt) - cached) / spent if spent > 0 else None,
+            Usage(sequence.prompt_length, cached, len(tokens), parser.reasoning_tokens),
+            prefill_tok_s=(sequence.prompt_length - cached) / spent if spent > 0 else None,
             decode_tok_s=(len(tokens) - 1) / (now - first) if first and now > first and len(tokens) > 1 else None,
             ttft_s=spent,
         )
 
-    def _ends(self, params: SamplingParams) -> frozenset[int]:
-        return frozenset((*self.config.eos_token_ids, *self.tokenizer.end_ids, *params.stop_token_ids))
+    def _parser(self, header: abc.Iterable[int]) -> tokenizer.ChatParser:
+        parser = tokenizer.ChatParser(self.tokenizer)
+        parser.feed_all(header)
+        return parser
 
-    def _reusable(self, prompt: Sequence[int]) -> int:
-        """How many leading ids of the prompt are in the cache; the last one always runs, for its logits."""
-        same = 0
-        for a, b in zip(self._cached, prompt[:-1]):
-            if a != b:
-                break
-            same += 1
-        return same
-
-    def _tokens(
-        self, prompt: list[int], params: SamplingParams, parser: tokenizer.ChatParser | None = None
-    ) -> Iterator[Token]:
-        """Sample until max_tokens or the end of the context; the caller decides about ends."""
-        if len(prompt) >= self.max_context:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens but the context holds {self.max_context} with at least one to "
-                "answer; hint: shorten the prompt or the files you gave"
-            )
-        room = self.max_context - len(prompt)
+    def _budget(
+        self, prompt: abc.Sequence[int], params: SamplingParams, header: abc.Iterable[int]
+    ) -> ThinkingBudget | None:
+        """What closes the thought in time, for a chat that has a limit."""
+        room = self._room(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
         budget = _thinking_budget(params, limit)
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
-        logits_V = self._prefill(prompt)
-        for number in range(limit):
-            close = self.tokenizer.id_of("</think>")
-            over = (
-                budget is not None and parser is not None and parser.in_thinking and parser.reasoning_tokens >= budget
-            )
-            if over and close is not None:
-                token = Token(close, float(log_softmax(logits_V)[close]), sampled=False)
-            else:
-                token = Token(*sample(logits_V, params, seed, len(prompt) + number))
-            yield token
-            if number + 1 < limit:
-                logits_V = self._extend([token.id])
+        close = self.tokenizer.id_of("</think>")
+        if budget is None or close is None:
+            return None
+        return ThinkingBudget(self._parser(header), close, budget)
 
-    def _prefill(self, prompt: list[int]) -> np.ndarray:
-        keep = self._reusable(prompt)
-        self._cache.truncate(keep)
-        del self._cached[keep:]
-        logits_V = None
-        for start in range(keep, len(prompt), PREFILL_CHUNK):
-            logits_V = self._extend(prompt[start : start + PREFILL_CHUNK])
-        assert logits_V is not None
-        return logits_V
 
-    def _extend(self, ids: list[int]) -> np.ndarray:
-        logits_1V = self._runner.forward(np.asarray(ids, np.int64), self._cache)
-        self._cached.extend(ids)
-        return logits_1V[0]
+def _next_token(sequence: Sequence, logits_V: np.ndarray) -> Token:
+    """Sampled from the logits, unless the sequence's constraint leaves no choice."""
+    allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
+    if isinstance(allowed, int):
+        return Token(allowed, float(log_softmax(logits_V)[allowed]), sampled=False)
+    if allowed is not None:
+        logits_V = np.where(allowed, logits_V, -np.inf)
+    return Token(*sample(logits_V, sequence.params, sequence.seed, len(sequence.ids)))
+
+
+def _cache_tokens(config: ModelConfig) -> int:
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fitting = free // 2 // LatentCache.bytes_per_slot(config)
+    return max(BLOCK_TOKENS, min(4 * config.max_position_embeddings, fitting))
 
 
 class _TextOf:
@@ -256,7 +330,7 @@ class _StopStrings:
         self.text = ""  # what was passed on
         self._held = ""
 
-    def pass_on(self, event: Event) -> Iterator[Event]:
+    def pass_on(self, event: Event) -> abc.Iterator[Event]:
         if self.found:
             return
         if not self.stops or not isinstance(event, ContentDelta):
@@ -276,14 +350,14 @@ class _StopStrings:
             self.text += text
             yield ContentDelta(text)
 
-    def rest(self) -> Iterator[Event]:
+    def rest(self) -> abc.Iterator[Event]:
         held, self._held = self._held, ""
         if held and not self.found:
             self.text += held
             yield ContentDelta(held)
 
 
-def _params(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+def _params(params: SamplingParams | None, options: abc.Mapping[str, Any]) -> SamplingParams:
     try:
         return replace(params or SamplingParams(), **options)
     except TypeError as error:

@@ -1,15 +1,18 @@
-"""One forward pass on this machine: ids and a latent cache in, logits out; float32 throughout.
+"""One forward pass on this machine: chunks of sequences and a latent cache in, logits out; float32 throughout.
 
-The twin of model/k2.py without torch. A chunk of tokens goes through the layers at once; attention over
+The twin of model/k2.py without torch. All tokens go through the layers at once; attention over
 a long chunk decompresses keys and values (naive), over a short one it stays in the latent space
 (absorbed): the same numbers up to rounding, and the cheaper of the two. Only the normed latent and the
 rotated shared key of each token are kept.
 
-Letters: T tokens of this chunk, S tokens cached including it, D hidden_size, N heads, R kv_lora_rank,
-P rope dim, K nope dim, H value dim, E experts, V vocabulary.
+Letters: T tokens of a chunk or of all, S tokens of a sequence up to the end of its chunk, D hidden_size,
+N heads, R kv_lora_rank, P rope dim, K nope dim, H value dim, E experts, V vocabulary, W wanted rows of logits.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,38 +25,42 @@ ABSORB_UP_TO = 8  # tokens per chunk; above it decompressing once is cheaper
 MATVEC_UP_TO = 4  # tokens per expert; above it unpacking the expert once is cheaper
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence. ids [T]; slots [S]: the cache slot of every position up to the last
+    of these, S >= T. all_logits: a row of logits for each token, not only for the last."""
+
+    ids: np.ndarray
+    slots: np.ndarray
+    all_logits: bool = False
+
+
 class LatentCache:
-    """c_kv [layers, capacity, R] and k_pe [layers, capacity, P], float32; grows by doubling up to `limit`."""
+    """c_kv [layers, slots, R] and k_pe [layers, slots, P], float32, for tokens of any number of sequences.
 
-    def __init__(self, config: ModelConfig, limit: int) -> None:
-        self.limit = limit
-        self.length = 0
-        capacity = min(limit, 256)
-        self._c_kv = np.zeros((config.num_hidden_layers, capacity, config.kv_lora_rank), np.float32)
-        self._k_pe = np.zeros((config.num_hidden_layers, capacity, config.qk_rope_head_dim), np.float32)
+    Memory is claimed by the operating system only as slots are written."""
 
-    def make_room(self, tokens: int) -> None:
-        """Raises ValueError with both numbers when `tokens` more do not fit."""
-        want = self.length + tokens
-        if want > self.limit:
-            raise ValueError(f"{want} tokens do not fit the context of {self.limit}; hint: shorten the prompt")
-        capacity = self._c_kv.shape[1]
-        if want > capacity:
-            grown = min(self.limit, max(want, 2 * capacity))
-            self._c_kv = _grown(self._c_kv, grown, self.length)
-            self._k_pe = _grown(self._k_pe, grown, self.length)
+    def __init__(self, config: ModelConfig, slots: int) -> None:
+        self.slots = slots
+        self._c_kv = np.zeros((config.num_hidden_layers, slots, config.kv_lora_rank), np.float32)
+        self._k_pe = np.zeros((config.num_hidden_layers, slots, config.qk_rope_head_dim), np.float32)
 
-    def write(self, layer: int, c_kv_TR: np.ndarray, k_pe_TP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Store this chunk behind what is cached; returns views of everything up to its end [S, ...]."""
-        end = self.length + len(c_kv_TR)
-        self._c_kv[layer, self.length : end] = c_kv_TR
-        self._k_pe[layer, self.length : end] = k_pe_TP
-        return self._c_kv[layer, :end], self._k_pe[layer, :end]
+    @staticmethod
+    def bytes_per_slot(config: ModelConfig) -> int:
+        """What one token takes in all layers."""
+        return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim) * 4
 
-    def truncate(self, length: int) -> None:
-        """Forget everything from position `length` on."""
-        assert 0 <= length <= self.length
-        self.length = length
+    def write(
+        self, layer: int, slots_S: np.ndarray, c_kv_TR: np.ndarray, k_pe_TP: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Store the last T of these slots; returns all of them [S, ...], as views where they lie in a row."""
+        new = slots_S[len(slots_S) - len(c_kv_TR) :]
+        self._c_kv[layer, new] = c_kv_TR
+        self._k_pe[layer, new] = k_pe_TP
+        first, last = int(slots_S[0]), int(slots_S[-1])
+        if last - first == len(slots_S) - 1 and (np.diff(slots_S) == 1).all():
+            return self._c_kv[layer, first : last + 1], self._k_pe[layer, first : last + 1]
+        return self._c_kv[layer, slots_S], self._k_pe[layer, slots_S]
 
 
 class Runner:
@@ -69,45 +76,58 @@ class Runner:
         self._sin = (np.sin(angles) * factor).astype(np.float32)
         self._scale = np.float32(config.softmax_scale)
 
-    def forward(self, ids: np.ndarray, cache: LatentCache, last_only: bool = True) -> np.ndarray:
-        """Append `ids` [T] to the cache. Returns logits float32 [1, V] of the last token, or [T, V].
+    def forward(self, chunks: Sequence[Chunk], cache: LatentCache) -> list[np.ndarray]:
+        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it wants all.
 
-        Raises ValueError when the cache's limit is exceeded or an id is outside the vocabulary."""
-        if ids.size == 0:
-            raise ValueError("no tokens to run; expected at least one id")
-        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
-            worst = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-            raise ValueError(f"token id {worst} is outside the vocabulary of {self.config.vocab_size}")
-        cache.make_room(len(ids))
+        Raises ValueError for a chunk without ids and for an id outside the vocabulary."""
+        ids = np.concatenate([c.ids for c in chunks])
+        self._check(chunks, ids)
         eps = self.config.rms_norm_eps
         x_TD = self.weights.embed_VD[ids]
         for index, layer in enumerate(self.weights.layers):
             normed = ops.rmsnorm(x_TD, layer.input_norm_D, eps)
-            x_TD = x_TD + self._attend(index, layer.attention, normed, cache)
+            x_TD = x_TD + self._attend(index, layer.attention, normed, chunks, cache)
             normed = ops.rmsnorm(x_TD, layer.post_norm_D, eps)
             mlp = layer.mlp
             x_TD = x_TD + (self._moe(mlp, normed) if isinstance(mlp, Moe) else _swiglu(mlp, normed))
-        cache.length += len(ids)
-        if last_only:
-            x_TD = x_TD[-1:]
-        return ops.linear(ops.rmsnorm(x_TD, self.weights.norm_D, eps), self.weights.head_VD)
+        ends = np.cumsum([len(c.ids) for c in chunks])
+        wanted = [np.arange(end - (len(c.ids) if c.all_logits else 1), end) for c, end in zip(chunks, ends)]
+        x_WD = ops.rmsnorm(x_TD[np.concatenate(wanted)], self.weights.norm_D, eps)
+        logits_WV = ops.linear(x_WD, self.weights.head_VD)
+        return np.split(logits_WV, np.cumsum([len(w) for w in wanted])[:-1])
 
-    def _attend(self, index: int, w: Attention, x_TD: np.ndarray, cache: LatentCache) -> np.ndarray:
+    def _check(self, chunks: Sequence[Chunk], ids: np.ndarray) -> None:
+        if any(c.ids.size == 0 for c in chunks):
+            raise ValueError("no tokens to run; expected at least one id")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.config.vocab_size:
+            worst = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+            raise ValueError(f"token id {worst} is outside the vocabulary of {self.config.vocab_size}")
+
+    def _attend(
+        self, index: int, w: Attention, x_TD: np.ndarray, chunks: Sequence[Chunk], cache: LatentCache
+    ) -> np.ndarray:
+        """The projections of all tokens at once, attention itself sequence by sequence."""
         c = self.config
-        tokens, start = len(x_TD), cache.length
-        cos, sin = self._cos[start : start + tokens], self._sin[start : start + tokens]
+        positions = np.concatenate([np.arange(len(k.slots) - len(k.ids), len(k.slots)) for k in chunks])
+        cos, sin = self._cos[positions], self._sin[positions]
         q_in = x_TD
         if w.q_a_QD is not None and w.q_a_norm_Q is not None:
             q_in = ops.rmsnorm(ops.linear(x_TD, w.q_a_QD), w.q_a_norm_Q, LATENT_NORM_EPS)
-        q_TNA = ops.linear(q_in, w.q_b).reshape(tokens, c.num_attention_heads, c.qk_head_dim)
+        q_TNA = ops.linear(q_in, w.q_b).reshape(len(x_TD), c.num_attention_heads, c.qk_head_dim)
         q_TNK = q_TNA[:, :, : c.qk_nope_head_dim]
         q_pe_TNP = ops.rope(q_TNA[:, :, c.qk_nope_head_dim :], cos[:, None], sin[:, None])
         kv_TA = ops.linear(x_TD, w.kv_a)
-        latent = ops.rmsnorm(np.ascontiguousarray(kv_TA[:, : c.kv_lora_rank]), w.kv_a_norm_R, LATENT_NORM_EPS)
-        c_kv_SR, k_pe_SP = cache.write(index, latent, ops.rope(kv_TA[:, c.kv_lora_rank :], cos, sin))
-        attention = ops.mla_absorbed if tokens <= ABSORB_UP_TO else ops.mla_naive
-        o_TNH = attention(q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w.w_uk_NKR, w.w_uv_NHR, self._scale)
-        return ops.linear(o_TNH.reshape(tokens, -1), w.o)
+        latent_TR = ops.rmsnorm(np.ascontiguousarray(kv_TA[:, : c.kv_lora_rank]), w.kv_a_norm_R, LATENT_NORM_EPS)
+        k_pe_TP = ops.rope(kv_TA[:, c.kv_lora_rank :], cos, sin)
+        attended, at = [], 0
+        for chunk in chunks:
+            t = slice(at, at + len(chunk.ids))
+            c_kv_SR, k_pe_SP = cache.write(index, chunk.slots, latent_TR[t], k_pe_TP[t])
+            attention = ops.mla_absorbed if len(chunk.ids) <= ABSORB_UP_TO else ops.mla_naive
+            o_TNH = attention(q_TNK[t], q_pe_TNP[t], c_kv_SR, k_pe_SP, w.w_uk_NKR, w.w_uv_NHR, self._scale)
+            attended.append(o_TNH.reshape(len(chunk.ids), -1))
+            at = t.stop
+        return ops.linear(np.concatenate(attended), w.o)
 
     def _moe(self, w: Moe, x_TD: np.ndarray) -> np.ndarray:
         c = self.config
@@ -136,9 +156,3 @@ def _apply(w: Matrix, x_TI: np.ndarray) -> np.ndarray:
     if w.int4 is not None and len(x_TI) <= MATVEC_UP_TO:
         return np.stack([ops.int4_matvec(w.int4.packed, w.int4.scale, x) for x in np.ascontiguousarray(x_TI)])
     return ops.linear(x_TI, w.as_float())
-
-
-def _grown(old: np.ndarray, capacity: int, used: int) -> np.ndarray:
-    new = np.zeros((old.shape[0], capacity, old.shape[2]), np.float32)
-    new[:, :used] = old[:, :used]
-    return new

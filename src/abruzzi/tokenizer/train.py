@@ -2,8 +2,10 @@
 
 Two kinds: `train_bpe` learns merges, the usual way. `train_words` takes frequent words whole and spells
 everything else byte by byte, the same way wherever it stands, so that a very small model can learn to copy
-any name letter by letter, as it copies numbers digit by digit. All 256 bytes are in the vocabulary, so no text is ever unknown; digits stand alone, so that a number
-is read figure by figure; Kimi's control tokens follow the learned ones under their own names.
+any name letter by letter, as it copies numbers digit by digit.
+
+All 256 bytes are in the vocabulary, so no text is ever unknown; digits stand alone, so that a number is
+read figure by figure; Kimi's control tokens follow the learned ones under their own names.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import abruzzi
-from abruzzi.engine.llm import LLM
+from abruzzi.engine.llm import BLOCK_TOKENS, LLM
 from abruzzi.types import ContentDelta, Message, MessageEnd, ReasoningDelta
 from tests import tiny
 
@@ -34,7 +34,7 @@ def test_a_prompt_that_continues_the_last_one_reuses_the_cache_and_changes_nothi
     assert first.usage.cached_tokens == 0
     longer = [*prompt, *first.ids[:5], *llm.tokenizer.encode(" and then")]
     warm = llm.generate(longer, max_tokens=8, temperature=1, seed=4)
-    assert warm.usage.cached_tokens >= len(prompt) + 5
+    assert warm.usage.cached_tokens >= len(prompt) + 5 - BLOCK_TOKENS
     cold = LLM.load(folder).generate(longer, max_tokens=8, temperature=1, seed=4)
     assert warm.ids == cold.ids and warm.logprobs == pytest.approx(cold.logprobs, abs=1e-4)
     other = llm.generate([5, *longer], max_tokens=2)
@@ -105,7 +105,7 @@ def test_the_next_turn_continues_from_the_same_ids(llm: LLM) -> None:
     history += [end.message, Message("user", "and now?")]
     again = end_of(llm.chat(history, max_tokens=3, seed=2))
     spent = end.usage.prompt_tokens + end.usage.completion_tokens
-    assert again.usage.cached_tokens >= spent - 1  # the last sampled token was never run
+    assert again.usage.cached_tokens > spent - 1 - BLOCK_TOKENS  # the last sampled token was never run
 
 
 def test_deltas_put_together_are_the_message_and_stream_false_gives_the_end_only(llm: LLM) -> None:

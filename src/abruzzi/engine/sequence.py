@@ -1,0 +1,56 @@
+"""One request inside the engine: its ids so far, its blocks of the latent cache, and what ends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from abruzzi.engine.block_pool import BlockKey
+from abruzzi.engine.constraint import Constraint
+from abruzzi.types import FinishReason, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated id with its natural log-probability. sampled: False when it was forced by a constraint."""
+
+    id: int
+    logprob: float
+    sampled: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """ids: prompt, then what was generated. limit: how many tokens may be generated. ends: ids that end it.
+
+    computed: how many ids have their latents in the cache; cached_tokens: how many of the prompt were taken
+    over from an earlier one. blocks: the table, in order; keys: the keys of its full blocks."""
+
+    ids: list[int]
+    prompt_length: int
+    params: SamplingParams
+    seed: int
+    limit: int
+    ends: frozenset[int]
+    constraint: Constraint | None = None
+    tokens: list[Token] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    computed: int = 0
+    cached_tokens: int | None = None  # None until it was admitted for the first time
+    blocks: list[int] = field(default_factory=list)
+    keys: list[BlockKey] = field(default_factory=list)
+
+    @property
+    def waiting_ids(self) -> int:
+        """Ids that must still go through the model before the next one can be sampled: 1 in decode."""
+        return len(self.ids) - self.computed
+
+    def append(self, token: Token) -> None:
+        """A new token; decides whether it is the last."""
+        self.tokens.append(token)
+        self.ids.append(token.id)
+        if self.constraint is not None:
+            self.constraint.accept(token.id)
+        if token.id in self.ends:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.limit:
+            self.finish_reason = "length"
