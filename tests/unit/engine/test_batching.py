@@ -97,6 +97,10 @@ def test_a_shared_beginning_is_computed_once_and_reported(folder: Path, runner: 
     assert second.ids == engine(folder, runner, 1024).generate([*system, 70, 71], greedy).ids
     # The same prompt again: all of it but the last id, in whole blocks.
     assert llm.generate([*system, 60, 61], greedy).usage.cached_tokens == 40
+    # Known to the last block: the last id still runs, or there would be no logits.
+    whole = system[:40]
+    assert llm.generate(whole, greedy).usage.cached_tokens == 36
+    assert llm.generate(whole, greedy).ids == engine(folder, runner, 1024).generate(whole, greedy).ids
     # Several that hold the same blocks at once, one aborted: the others are not disturbed.
     three = [llm.submit([*system, n], greedy) for n in (80, 81, 82)]
     llm.step()
