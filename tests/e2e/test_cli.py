@@ -159,3 +159,34 @@ def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
     line = " ".join([*(f"'{a}'" for a in ABRUZZI), "doctor", "|", "true"])
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_quantize_says_what_it_changed_and_the_torch_model_agrees(tmp_path: Path) -> None:
+    """KL and agreement against the same numbers from our torch model on both checkpoints."""
+    import torch
+
+    from abruzzi import model as k2
+    from abruzzi import tokenizer
+    from abruzzi.cli.quantize import _conversations
+
+    source = tiny.write(tmp_path / "wide", seed=2, int4=False)
+    done = abruzzi("quantize", str(source), str(tmp_path / "int4"), "--kl-tokens", "300", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    kl, same, count = 0.0, 0, 0
+    with torch.no_grad():
+        for ids in _conversations(tokenizer.load(source), 256, 300):
+            p, q = (
+                k2.load(tmp_path / name)(torch.tensor([ids]))[0].double().log_softmax(-1) for name in ("wide", "int4")
+            )
+            kl += float((p.exp() * (p - q)).sum())
+            same += int((p.argmax(-1) == q.argmax(-1)).sum())
+            count += len(ids)
+    assert said["tokens"] == count == 300
+    assert said["kl"] == pytest.approx(kl / count, rel=1e-3) and said["kl"] > 1e-3
+    assert said["top1_agreement"] == pytest.approx(same / count, abs=2 / count)
+    assert said["bytes_after"] < said["bytes_before"]
+    one_clear_line(abruzzi("quantize", str(source), str(tmp_path / "int4")), "int4", "exist")
+    one_clear_line(abruzzi("quantize", str(tmp_path / "int4"), str(tmp_path / "x")), "INT4 already", "hint")
+    one_clear_line(abruzzi("quantize", str(tmp_path / "gone"), str(tmp_path / "x")), "gone", "hint")
+    assert not (tmp_path / "x").exists()
