@@ -96,13 +96,15 @@ class Experts(nn.Module):
     state_dict() shows them as the checkpoint does, one matrix per expert (`3.gate_proj.weight`), as views
     of the stacks; loading accepts the same names. matmul: "loop" is the plain way, one expert after the
     other; "grouped" calls torch's grouped product, which wants rows of a multiple of 16 bytes and raises
-    otherwise; "auto" takes grouped where the sizes allow it. They give the same numbers."""
+    otherwise; "auto" takes grouped where the sizes allow it. They give the same numbers.
+    rounding: what each stack goes through before it is used (quantization-aware training sets it)."""
 
     def __init__(self, config: ModelConfig, matmul: str = "auto") -> None:
         super().__init__()
         if matmul not in MATMULS:
             raise ValueError(f"matmul={matmul!r} is unknown; expected one of {', '.join(MATMULS)}")
         self.matmul = matmul
+        self.rounding: Callable[[Tensor], Tensor] | None = None
         experts, inner, size = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
         self.gate_proj = nn.Parameter(torch.zeros(experts, inner, size))
         self.up_proj = nn.Parameter(torch.zeros(experts, inner, size))
@@ -125,7 +127,10 @@ class Experts(nn.Module):
         device = x_MD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.gate_proj.dtype
         x_MD = x_MD.to(dtype)  # by hand: autocast does not know the grouped product
-        gate, up, down = (w.to(dtype) for w in (self.gate_proj, self.up_proj, self.down_proj))
+        stacks = (self.gate_proj, self.up_proj, self.down_proj)
+        if self.rounding is not None:
+            stacks = tuple(map(self.rounding, stacks))
+        gate, up, down = (w.to(dtype) for w in stacks)
         if self.matmul == "loop" or (self.matmul == "auto" and not _groupable(gate)):
             return _swiglu_loop(x_MD, load_E, gate, up, down)
         return _swiglu_grouped(x_MD, load_E, gate, up, down)

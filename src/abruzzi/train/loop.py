@@ -27,6 +27,7 @@ from abruzzi.checkpoint import save_checkpoint
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import PADDING, Row
 from abruzzi.model import K2Model, Trace
+from abruzzi.train import qat
 from abruzzi.train.muonclip import MuonClip, split_parameters
 
 # Rows of shard number k; must be deterministic in k, and may be called from another process.
@@ -42,6 +43,7 @@ class RunConfig:
     token that was not sampled but may be a target counts, against 1 of a sampled one, in the first
     `context_steps` steps, and 0 from then on: first learn the language of prompts and results as well,
     then only to answer.
+    qat_steps: so many last steps with routed experts rounded to INT4 in the forward pass (train/qat.py).
     bias_rate: step of the router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form)."""
 
     model: ModelConfig
@@ -55,6 +57,7 @@ class RunConfig:
     decay: int = 500
     context_weight: float = 0.0
     context_steps: int = 0
+    qat_steps: int = 0
     bias_rate: float = 1e-3
     seed: int = 0
     autocast: bool = True
@@ -138,6 +141,7 @@ class Trainer:
         started = time.monotonic()
         config = self.config
         whole = [next(rows) for _ in range(config.rows_per_step)]
+        qat.enable(self.model, self.step >= config.steps - config.qat_steps)
         context_weight = config.context_weight if self.step < config.context_steps else 0.0
         sampled_count = sum(int(r.sampled_T[1:].sum()) for r in whole)
         total_weight = sampled_count + context_weight * sum(int(r.context_T[1:].sum()) for r in whole)
