@@ -22,7 +22,7 @@ $(VENV)/.dev: $(BIN)/python $(NATIVE)
 
 demo: $(VENV)/.run
 	$(BIN)/abruzzi doctor
-	$(BIN)/python scripts/demo.py
+	$(BIN)/abruzzi run "At the market Jakob picked 17 shelves at 82 euros apiece. A bag to carry everything cost 7 euros. He paid with 1600 euros. How much change does he get?"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net"
@@ -48,6 +48,8 @@ table: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/import_time.py
 	$(BIN)/python bench/kernels.py
+	$(BIN)/python bench/nano_decode.py --tokens 100 --repeats 3
+	$(BIN)/python bench/nano_accuracy.py --n 5 --splits trained
 
 sanitize: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash scripts/sanitize.sh

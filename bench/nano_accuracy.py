@@ -1,6 +1,6 @@
 """nano's accuracy: three families, three splits, four modes (thinking x tools), with 95 % Wilson intervals.
 
-    python bench/nano_accuracy.py [--model DIR] [--n 50] [--out FILE] [--trained-samples N]
+    python bench/nano_accuracy.py [--model DIR] [--n 50] [--out FILE] [--trained-samples N] [--processes P]
 
 Greedy. Seeds are not those of training; with --trained-samples N, questions that occur word for word
 among the first N training samples are left out as well. Tokens are counted by the engine.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import abruzzi
@@ -18,6 +19,7 @@ from abruzzi.tasks import FAMILIES, SPLITS, Task, make
 from machine import describe, emit, output_option
 
 MODES = [(True, True), (True, False), (False, True), (False, False)]
+Job = tuple[str, bool, bool, str, str, list[Task]]  # model, thinking, with_tools, split, family, tasks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,22 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trained-samples", type=int, default=0)
     parser.add_argument("--splits", nargs="*", default=list(SPLITS))
     parser.add_argument("--only-thinking-with-tools", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args(arguments)
-    llm = abruzzi.load(given.model)
     seen = trained_questions(given.trained_samples)
     modes = MODES[:1] if given.only_thinking_with_tools else MODES
     started = time.monotonic()
+    tasks = {(s, f): list(fresh(f, s, given.n, seen)) for s in given.splits for f in FAMILIES}
+    jobs = [(given.model, *mode, *which, tasks[which]) for mode in modes for which in tasks]
+    with ProcessPoolExecutor(given.processes) as pool:
+        solved = list(pool.map(solve, jobs))
     rows: list[dict[str, Any]] = []
     for thinking, with_tools in modes:
-        llm.thinking = thinking
         for split in given.splits:
-            of_mode: list[Sample] = []
-            for family in FAMILIES:
-                tasks = fresh(family, split, given.n, seen)
-                samples = list(run_suite(llm, tasks, with_tools=with_tools))
-                of_mode += samples
-                rows.append(row(thinking, with_tools, split, family, samples))
-            rows.append(row(thinking, with_tools, split, "all", of_mode))
+            of_split = {j[4]: r for j, r in zip(jobs, solved) if j[1:4] == (thinking, with_tools, split)}
+            rows += [row(thinking, with_tools, split, family, samples) for family, samples in of_split.items()]
+            rows.append(row(thinking, with_tools, split, "all", [s for r in of_split.values() for s in r]))
     result = {
         "bench": "nano_accuracy",
         **describe(threads=1),
@@ -52,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     emit(result, given.out)
     return 0
+
+
+def solve(job: Job) -> list[Sample]:
+    """One family of one split in one mode; in a process of its own."""
+    model, thinking, with_tools, _, _, tasks = job
+    llm = abruzzi.load(model)
+    llm.thinking = thinking
+    return list(run_suite(llm, tasks, with_tools=with_tools))
 
 
 def row(thinking: bool, with_tools: bool, split: str, family: str, samples: list[Sample]) -> dict[str, Any]:

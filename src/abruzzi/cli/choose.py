@@ -25,12 +25,16 @@ def is_url(model: str) -> bool:
 
 def checkpoint_path(model: str) -> Path:
     """The directory that `--model` names. Raises FileNotFoundError that says what would be accepted."""
+    if model != "nano" and _is_hub_name(model):
+        from abruzzi.checkpoint import hub
+
+        return hub.find(model)
     path = nano_path() if model == "nano" else Path(model).expanduser()
     if not (path / "config.json").is_file():
         given = f"model {model!r} is not there" if not path.exists() else f"{path} holds no config.json"
         raise FileNotFoundError(
-            f"{given}; hint: --model takes `nano`, a directory in Hugging Face layout, "
-            "or the http(s) URL of an OpenAI-compatible server"
+            f"{given}; hint: --model takes `nano`, a directory in Hugging Face layout, org/name after "
+            "`abruzzi pull org/name`, or the http(s) URL of an OpenAI-compatible server"
         )
     return path
 
@@ -53,6 +57,15 @@ def choose(model: str, served_model: str | None = None, api_key: str | None = No
     llm = LLM.load(path)
     llm.thinking = thinking
     return Chosen(llm, "nano" if model == "nano" else path.name, local=True)
+
+
+def _is_hub_name(model: str) -> bool:
+    """Whether the hub's cache is the place to look: org/name, and no directory of that name here."""
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        return False
+    from abruzzi.checkpoint import hub
+
+    return hub.is_name(model)
 
 
 def _only_model(client: object) -> str:

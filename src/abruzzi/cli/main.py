@@ -40,9 +40,10 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import quantize, run, show
+        from abruzzi.cli import hub, quantize, run, show
 
         run.register(app)
+        hub.register(app)
         quantize.register(app)
         show.register(app)
         code = app(standalone_mode=False)
