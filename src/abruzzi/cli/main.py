@@ -40,12 +40,13 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import hub, quantize, run, show
+        from abruzzi.cli import hub, quantize, run, show, train
 
         run.register(app)
         hub.register(app)
         quantize.register(app)
         show.register(app)
+        train.register(app)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -72,7 +73,11 @@ def _explain(error: Exception) -> int:
     if type(error).__name__ == "Abort":
         return INTERRUPTED
     text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError)) and type(error).__name__ != "EndpointError":
+    if not isinstance(error, (ValueError, OSError)) and type(error).__name__ not in ("EndpointError", "Diverged"):
         text = f"unexpected {type(error).__name__}: {text}; hint: ABRUZZI_DEBUG=1 shows where"
     print(f"abruzzi: {text}", file=sys.stderr)
     return ERROR
+
+
+if __name__ == "__main__":  # torchrun -m abruzzi.cli.main
+    main()

@@ -24,6 +24,7 @@ import torch
 from abruzzi import tokenizer
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import Conversation, Row, pack
+from abruzzi.recipes import Prepared
 from abruzzi.tasks import Task, make
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
@@ -36,6 +37,7 @@ VOCAB_SIZE = 1024
 CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
+STEPS = 4500
 FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
 # Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
 FIRST_SEED = 1_000_000_000
@@ -69,6 +71,21 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
         eos_token_id=vocab.id_of("<|im_end|>"),
         pad_token_id=vocab.id_of("[PAD]"),
     )
+
+
+def prepare(out: Path) -> Prepared:
+    """The run, with its tokenizer in `out`: built there by the first process, read by all."""
+    first, several = _first_process()
+    vocab_file = out / "tokenizer.json"
+    if first and not vocab_file.exists():
+        vocab_file.write_text(build_tokenizer().to_json(), encoding="utf-8")
+    if several:
+        torch.distributed.barrier()
+    text = vocab_file.read_text(encoding="utf-8")
+    vocab = tokenizer.from_json(text, _DEFAULTS)
+    shards = Shards(text)
+    files = tokenizer.chat_files(vocab, max_context=CONTEXT)
+    return Prepared(run_config(vocab, STEPS), shards, files, shards.close)
 
 
 def build_tokenizer() -> Tokenizer:
@@ -149,6 +166,7 @@ def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
         decay=max(1, steps * 5 // 6),
         context_weight=0.5,
         context_steps=steps // 3,
+        qat_steps=steps // 8,
         save_every=100,
         log_every=10,
     )
@@ -215,6 +233,13 @@ def _forget(vocab: Tokenizer, messages: list[Message], specs: list, index: int, 
         for upto in (index, index + 1)
     )
     sampled[start:end] = [False] * (end - start)
+
+
+def _first_process() -> tuple[bool, bool]:
+    """Whether this is the first process, and whether there are others."""
+    if not torch.distributed.is_initialized():
+        return True, False
+    return torch.distributed.get_rank() == 0, True
 
 
 def _known(vocab: Tokenizer, control: str) -> int:

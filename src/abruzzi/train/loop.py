@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from abruzzi.model import K2Model, Trace
 from abruzzi.train import qat
 from abruzzi.train.muonclip import MuonClip, split_parameters
 
+PREVIOUS = "state.previous.pt"  # the save before the last
 # Rows of shard number k; must be deterministic in k, and may be called from another process.
 ShardOf = Callable[[int], Sequence[Row]]
 
@@ -71,6 +73,10 @@ def rate(config: RunConfig, step: int) -> float:
         return (step + 1) / config.warmup
     left = config.steps - step
     return 1.0 if left > config.decay else 0.1 + 0.9 * left / config.decay
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a number any more."""
 
 
 class Trainer:
@@ -162,6 +168,12 @@ class Trainer:
         loss.backward()
         loss = loss.detach()
         self._sum_over_processes((loss, sampled_loss, *loads.values()))
+        if not math.isfinite(float(loss)):
+            # Before the weights are touched: the state on disk stays the last good one.
+            raise Diverged(
+                f"the loss is {float(loss)} at step {self.step + 1}; the state of an earlier step is kept in "
+                f"{self.out}; hint: a lower lr_muon, or fewer steps between saves (save_every={config.save_every})"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._balance(loads)
@@ -228,16 +240,37 @@ class Trainer:
             "tokens": self.tokens,
             "position": self._position,
         }
-        temporary = self.out / "state.pt.tmp"
-        torch.save(state, temporary)
-        temporary.replace(self.out / "state.pt")
+        temporary, path, previous = (self.out / name for name in ("state.pt.tmp", "state.pt", PREVIOUS))
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():  # a second name for the old state, so that at every moment a whole one is there
+            previous.unlink(missing_ok=True)
+            os.link(path, previous)
+        temporary.replace(path)
 
     def resume(self) -> bool:
-        """Load the state in `out` if there is one; True when there was."""
+        """Load the state in `out` if there is one; True when there was.
+
+        Raises ValueError for a damaged state and for one of another model; nothing is changed then."""
         path = self.out / "state.pt"
         if not path.exists():
             return False
-        state = torch.load(path, weights_only=True)
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:
+            older = self.out / PREVIOUS
+            hint = f"rename {older} to {path.name} to go on from the save before it" if older.exists() else "start anew"
+            raise ValueError(f"{path} is damaged ({type(error).__name__}); hint: {hint}") from error
+        expected = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
+        found = {n: tuple(t.shape) for n, t in state["model"].items()}
+        if found != expected:
+            name = next(n for n in (*expected, *found) if found.get(n) != expected.get(n))
+            raise ValueError(
+                f"{path} holds another model: {name} is {found.get(name)} there and {expected.get(name)} here; "
+                "hint: use the settings that the run was started with"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])

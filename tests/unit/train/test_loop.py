@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from abruzzi import model as k2
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import PADDING, Row
-from abruzzi.train.loop import RunConfig, Trainer, rate
+from abruzzi.train.loop import Diverged, RunConfig, Trainer, rate
 
 MODEL = ModelConfig(
     vocab_size=40,
@@ -200,3 +201,58 @@ def test_the_export_is_the_trained_model(tmp_path: Path) -> None:
         want, got = trainer.model(ids), k2.load(tmp_path / "ck")(ids)
     assert (want - got).abs().max() / want.abs().max() < 2e-2  # bfloat16 storage
     assert want.argmax(-1).equal(got.argmax(-1))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(tmp_path: Path) -> None:
+    trainer = Trainer(replace(RUN, save_every=2, log_every=1), shard, tmp_path)
+
+    def poison(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 3:
+            with torch.no_grad():
+                trainer.model.lm_head.weight[0, 0] = float("nan")
+
+    with pytest.raises(Diverged, match=r"loss is nan at step 4; the state of an earlier step is kept in .*hint"):
+        trainer.train(on_step=poison)
+    again = Trainer(RUN, shard, tmp_path)
+    assert again.resume() and again.step == 2
+    assert all(t.isfinite().all() for t in again.model.state_dict().values())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+def test_a_damaged_state_is_refused_and_the_older_one_named(tmp_path: Path, damage: str) -> None:
+    losses(tmp_path)  # saves at 5, 10 and 12
+    path, older = tmp_path / "state.pt", tmp_path / "state.previous.pt"
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "noise": b"x" * 1000}[damage])
+    trainer = Trainer(RUN, shard, tmp_path)
+    with pytest.raises(ValueError, match=r"state.pt is damaged .*rename .*state.previous.pt"):
+        trainer.resume()
+    older.replace(path)
+    assert trainer.resume() and trainer.step == 10
+    other = Trainer(replace(RUN, model=replace(MODEL, kv_lora_rank=24)), shard, tmp_path)
+    with pytest.raises(ValueError, match=r"holds another model: .*kv_a_proj.* is \(20, 32\) there and \(28, 32\) here"):
+        other.resume()
+
+
+def test_a_save_that_is_killed_leaves_a_whole_state(tmp_path: Path) -> None:
+    """kill -9 at random moments of a run that saves after every step: the state always loads."""
+    code = (
+        "import sys; from dataclasses import replace; from pathlib import Path\n"
+        "from tests.unit.train import test_loop as t\n"
+        "tr = t.Trainer(replace(t.RUN, save_every=1, steps=10**6), t.shard, Path(sys.argv[1])); tr.resume()\n"
+        "print('ready', flush=True); tr.train()\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    reached = 0
+    for wait in (0.31, 0.47, 0.74):
+        env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=env, stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+        trainer = Trainer(RUN, shard, tmp_path)
+        if trainer.resume():
+            assert trainer.step >= reached
+            reached = trainer.step
+    assert reached > 0
