@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for split in given.splits:
             of_split = {j[4]: r for j, r in zip(jobs, solved) if j[1:4] == (thinking, with_tools, split)}
             rows += [row(thinking, with_tools, split, family, samples) for family, samples in of_split.items()]
-            rows.append(row(thinking, with_tools, split, "all", [s for r in of_split.values() for s in r]))
+            samples = [s for r in of_split.values() for s in r]
+            rows.append(row(thinking, with_tools, split, "all", samples))
+            if short := [s for s in samples if s.steps <= 3]:
+                rows.append(row(thinking, with_tools, split, "all, up to 3 steps", short))
     result = {
         "bench": "nano_accuracy",
         **describe(threads=1),
