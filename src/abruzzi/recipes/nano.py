@@ -29,7 +29,7 @@ from abruzzi.tasks import Task, make
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
 from abruzzi.tokenizer.train import train_words
-from abruzzi.train.loop import RunConfig, Trainer, append_metrics
+from abruzzi.train.loop import RunConfig, Trainer, append_metrics, fast_bfloat16
 from abruzzi.types import Message
 
 SYSTEM = "You are nano, a very small model. You think, use tools and answer."
@@ -37,7 +37,7 @@ VOCAB_SIZE = 1024
 CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
-STEPS = 4500
+STEPS = 2600
 FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
 # Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
 FIRST_SEED = 1_000_000_000
@@ -167,6 +167,7 @@ def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
         context_weight=0.5,
         context_steps=steps // 3,
         qat_steps=steps // 8,
+        autocast=fast_bfloat16(),
         save_every=100,
         log_every=10,
     )
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, go on, or export; see the header."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where state, metrics and tokenizer live")
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps of the whole run")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of the whole run")
     parser.add_argument("--time-limit", type=_seconds, default=None, help="stop after so long (30s, 90m, 2h)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--export", type=Path, default=None, help="write the checkpoint of the saved state, then leave")
