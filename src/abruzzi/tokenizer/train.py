@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.models import BPE
 
 CONTROL_TOKENS = (
     *("[BOS]", "[EOS]", "<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"),
@@ -76,7 +77,7 @@ def _learned(vocab_size: int) -> int:
     return learned
 
 
-def _byte_level(model: object) -> Tokenizer:
+def _byte_level(model: BPE) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 
     made = Tokenizer(model)
