@@ -118,9 +118,7 @@ def test_prices_by_any_of_their_names() -> None:
     assert token_price("deepseek-chat").date == "2026-11"  # the newest of two
     assert token_price("GPT-5 (high)").id == "gpt-5"
     assert hour_price("H100").usd == 2.95
-    with pytest.raises(
-        ValueError, match=r"'claude-sonnet-4\.6'; hint: the nearest that has one is 'claude-sonnet-4-5'"
-    ):
+    with pytest.raises(ValueError, match="the nearest that has one is 'claude-sonnet-4-5'"):
         token_price("claude-sonnet-4.6")
     with pytest.raises(ValueError, match="did you mean 'h100'"):
         hour_price("a100")
