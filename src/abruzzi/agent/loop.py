@@ -16,9 +16,11 @@ from typing import Literal
 from abruzzi.tools import Tool, ToolError, ToolOk, call_tool
 from abruzzi.types import ChatModel, Event, Message, MessageEnd, SamplingParams, ToolCall, Usage
 
-NOT_RUN = ToolError("not run: the generation was cut off at its token limit", "not run (cut off)")
+NOT_RUN = ToolError("not run: the generation was cut off before its end", "not run (cut off)")
+# Finish reasons of a generation whose last call may be half a call.
+CUT_OFF = ("length", "abort")
 
-StopReason = Literal["answer", "max_steps", "max_seconds", "length", "no_answer", "error"]
+StopReason = Literal["answer", "max_steps", "max_seconds", "length", "aborted", "no_answer", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,9 @@ def run(
     """Work on the last user message of `history` until the model answers or a limit is hit.
 
     Yields every event as it happens; the last one is a Finish whose stop_reason says why it ended:
-    answer; max_steps / max_seconds; length (the generation hit its token limit); no_answer (it ended
-    with neither text nor a call). A tool call that fails is an error result for the model to read."""
+    answer; max_steps / max_seconds; length (the generation hit its token limit); aborted (somebody ended
+    it); no_answer (it ended with neither text nor a call). A tool call that fails is an error result for the
+    model to read."""
     turn, started = _Turn(), clock()
     while True:
         if turn.steps >= limits.max_steps:
@@ -102,11 +105,11 @@ def run(
                 )
             yield event
         assert end is not None, "a ChatModel must end its stream with MessageEnd"
-        if end.message.tool_calls and end.finish_reason != "length":
+        if end.message.tool_calls and end.finish_reason not in CUT_OFF:
             continue
         answer = end.message.content or ""
-        if end.finish_reason == "length":
-            yield turn.finish("length", answer)
+        if end.finish_reason in CUT_OFF:
+            yield turn.finish("length" if end.finish_reason == "length" else "aborted", answer)
         else:
             yield turn.finish("answer" if answer.strip() else "no_answer", answer)
         return
@@ -121,14 +124,14 @@ def step(
 ) -> Iterator[Event | ToolResult]:
     """One generation, then its tool calls in order. Every complete call gets exactly one result.
 
-    A generation that was cut (finish_reason length) runs no tools, since its last call may be half a
+    A generation that was cut (CUT_OFF) runs no tools, since its last call may be half a
     call; its calls get an error result all the same, so that the history stays valid."""
     calls: tuple[ToolCall, ...] = ()
     cut = False
     for event in model.chat(messages, [tool.spec for tool in tools], params):
         if isinstance(event, MessageEnd):
             event = replace(event, message=_with_ids(event.message, messages))
-            calls, cut = event.message.tool_calls, event.finish_reason == "length"
+            calls, cut = event.message.tool_calls, event.finish_reason in CUT_OFF
         yield event
     for call in calls:
         before = clock()

@@ -99,9 +99,11 @@ def test_each_end_has_a_name(script: list, limits: Limits, reason: str, steps: i
     assert (finish.stop_reason, finish.steps) == (reason, steps)
 
 
-def test_a_cut_call_is_not_run_but_answered() -> None:
-    finish, (result,) = play(ScriptedModel(say("", ("calculator", '{"expression": "1'), reason="length")))
-    assert finish.stop_reason == "length"
+@pytest.mark.parametrize(("reason", "stop"), [("length", "length"), ("abort", "aborted")])
+def test_a_cut_call_is_not_run_but_answered(reason: str, stop: str) -> None:
+    # A whole call in a cut message is not run either: nobody knows whether it was the last one wanted.
+    finish, (result,) = play(ScriptedModel(say("", ("calculator", '{"expression": "1"}'), reason=reason)))
+    assert finish.stop_reason == stop
     assert isinstance(result.result, ToolError) and "cut off" in result.result.message
     assert [m.role for m in finish.messages] == ["assistant", "tool"]
 
