@@ -29,6 +29,7 @@ DEEPSEEK_V3 = ModelConfig(
     first_k_dense_replace=3,
     num_nextn_predict_layers=1,
     routed_scaling_factor=2.5,
+    max_position_embeddings=163840,
 )
 KIMI_K2 = replace(
     DEEPSEEK_V3,
@@ -41,6 +42,7 @@ KIMI_K2 = replace(
     first_k_dense_replace=1,
     num_nextn_predict_layers=0,
     routed_scaling_factor=2.827,
+    max_position_embeddings=262144,
 )
 SHAPES = {"deepseek-v3": DEEPSEEK_V3, "kimi-k2": KIMI_K2}
 
