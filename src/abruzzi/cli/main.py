@@ -40,11 +40,12 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import cost, hub, quantize, run, show, train
+        from abruzzi.cli import cost, fit, hub, quantize, run, show, train
 
         run.register(app)
         hub.register(app)
         cost.register(app)
+        fit.register(app)
         quantize.register(app)
         show.register(app)
         train.register(app)

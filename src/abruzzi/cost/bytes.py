@@ -7,7 +7,7 @@ Modes: what a weight takes, by the part of the model it belongs to.
     int8-dense  as native, but matrices outside the routed experts INT8 with a float32 scale per row
     all-4-bit   llama.cpp's Q4_0: 18 bytes per 32 weights, the head Q6_K (210 per 256), router, norms float32
 
-What this project's engine holds in memory is another rule (cli/fit.py:loaded_bytes).
+What this project's engine holds in memory is another rule (capacity.py:loaded_bytes).
 """
 
 from __future__ import annotations

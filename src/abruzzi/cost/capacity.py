@@ -1,0 +1,129 @@
+"""Will a checkpoint run on this machine: memory of the weights and of the cache, before anything is loaded.
+
+Pure arithmetic on names, shapes and stored dtypes; the caller reads those from headers and measures the
+machine. `loaded_bytes` is the rule for what the engine makes of a stored tensor, and the only place of it:
+whoever changes engine/weights.py changes it, and tests/e2e/test_fit_command.py says by how much it is off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from abruzzi.config import ModelConfig
+from abruzzi.cost.bytes import FLOAT32, int4_bytes, kv_bytes_per_token
+
+CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
+KV_NUMBER_BYTES = FLOAT32  # the engine's cache
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A logical tensor as its header describes it: dtype "float32", "bfloat16", "float16" or "int4"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """weights_bytes: in memory, with the rotary tables. bytes_per_token: read from memory for one token at
+    `context`. max_context: 0 where not even the weights fit; never more than the model was made for."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    available_bytes: int
+    context: int
+    max_context: int
+    bytes_per_token: float
+
+    @property
+    def needed_bytes(self) -> int:
+        """Weights, and the cache of one sequence of `context` tokens."""
+        return self.weights_bytes + self.context * self.kv_bytes_per_token
+
+    @property
+    def weights_fit(self) -> bool:
+        return self.weights_bytes < self.available_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.weights_fit and self.context <= self.max_context
+
+
+def loaded_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """What the engine holds of one tensor: INT4 as it is packed, everything else as float32."""
+    if dtype == "int4":
+        return int4_bytes(*shape)
+    return FLOAT32 * math.prod(shape)
+
+
+def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, available: int) -> Capacity:
+    """Hold what a model needs against `available` bytes of memory.
+
+    Raises ValueError for a context that the model was not made for."""
+    if not 1 <= context <= config.max_position_embeddings:
+        raise ValueError(
+            f"context {context}; expected 1 to {config.max_position_embeddings}, the model's max_position_embeddings"
+        )
+    kv = kv_bytes_per_token(config, KV_NUMBER_BYTES)
+    total, read = _rotary_bytes(config), float(context * kv)
+    for tensor in tensors:
+        size = loaded_bytes(tensor.shape, tensor.dtype)
+        total += size
+        read += size * _share_read(config, tensor)
+    room = max(0, available - total) * CACHE_SHARE
+    return Capacity(
+        weights_bytes=total,
+        kv_bytes_per_token=kv,
+        available_bytes=available,
+        context=context,
+        max_context=min(config.max_position_embeddings, int(room // kv)),
+        bytes_per_token=read,
+    )
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that a new process may fill without swapping: what Linux calls available, or what is left of the
+    control group's limit, a container's for instance, where that is less. Raises OSError on other systems."""
+    lines = (root / "proc/meminfo").read_text().splitlines()
+    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return min([kilobytes * 1024, *_left_in_group(root / "sys/fs/cgroup")])
+
+
+def _left_in_group(group: Path) -> list[int]:
+    """Version 2, then version 1 of control groups; nothing where there is no limit."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        if not (group / limit).is_file() or not (group / used).is_file():
+            continue
+        most = (group / limit).read_text().strip()
+        if most == "max" or int(most) >= 1 << 60:  # version 1 writes a huge number for none
+            return []
+        # Pages of files that were read count as used, but are dropped when memory runs short.
+        statistics = (group / limit).with_name("memory.stat")
+        dropped = 0
+        if statistics.is_file():
+            rows = dict(line.split() for line in statistics.read_text().splitlines())
+            dropped = int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+        return [max(0, int(most) - int((group / used).read_text()) + dropped)]
+    return []
+
+
+def _share_read(config: ModelConfig, tensor: Stored) -> float:
+    """How much of a tensor one decoded token reads."""
+    if tensor.name == "model.embed_tokens.weight":
+        return 1 / config.vocab_size
+    if ".mlp.experts." in tensor.name:
+        return config.num_experts_per_tok / config.n_routed_experts
+    return 1.0
+
+
+def _rotary_bytes(config: ModelConfig) -> int:
+    """Cosines and sines of every position, float32."""
+    return 2 * FLOAT32 * config.max_position_embeddings * (config.qk_rope_head_dim // 2)

@@ -1,0 +1,179 @@
+"""`abruzzi fit`: what it predicts is what loading then takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from abruzzi import tokenizer
+from abruzzi.checkpoint.layout import stored_tensors, written_dtype
+from abruzzi.checkpoint.safetensors_file import write_safetensors
+from abruzzi.config import Int4Scheme, ModelConfig
+from abruzzi.cost.capacity import Stored, available_memory, capacity
+from tests import tiny
+from tests.e2e.test_cli import abruzzi, one_clear_line
+
+# Prints how much anonymous memory loading took: the heap, not the files that are mapped, which the system drops
+# when it needs their pages.
+LOAD = """
+import sys
+from abruzzi.engine.llm import LLM
+def anonymous():
+    return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("RssAnon"))
+before = anonymous()
+llm = LLM.load(sys.argv[1], cache_tokens=16)
+print(anonymous() - before)
+"""
+
+
+def write_random(folder: Path) -> ModelConfig:
+    """82 MB of random INT4 experts and bf16 matrices, straight from a random generator (no quantizing)."""
+    vocab = tiny.vocabulary()
+    config = ModelConfig(
+        vocab_size=4096,
+        hidden_size=512,
+        intermediate_size=1024,
+        moe_intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        n_routed_experts=48,
+        num_experts_per_tok=4,
+        q_lora_rank=256,
+        kv_lora_rank=128,
+        qk_nope_head_dim=64,
+        qk_rope_head_dim=32,
+        v_head_dim=64,
+        max_position_embeddings=2048,
+        bos_token_id=vocab.id_of("[BOS]"),
+        eos_token_id=vocab.id_of("<|im_end|>"),
+    ).with_int4(Int4Scheme())
+    rng = np.random.default_rng(0)
+    floats = rng.uniform(0.01, 0.02, 4096 * 1024).astype(np.float32)
+    words = rng.integers(-(1 << 31), 1 << 31, 1 << 20, np.int32)
+
+    def array(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith("_shape"):
+            rows, columns = entries[name.removesuffix("_shape") + "_packed"][1]
+            return np.array([rows, columns * 8], np.int64)
+        if dtype == "I32":
+            return np.resize(words, shape)
+        return np.resize(floats, shape).astype(np.float32 if dtype == "F32" else ml_dtypes.bfloat16)
+
+    stored = stored_tensors(config)
+    entries = {n: (written_dtype(n, spec, "bfloat16"), spec.shape) for n, spec in stored.items()}
+    folder.mkdir()
+    arrays = ((n, array(n, dtype, shape)) for n, (dtype, shape) in entries.items())
+    write_safetensors(folder / "model.safetensors", entries, arrays)
+    config.save(folder)
+    for name, content in tokenizer.chat_files(vocab, max_context=2048).items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return config
+
+
+def fit(folder: Path, *arguments: str) -> dict[str, Any]:
+    done = abruzzi("fit", "--json", str(folder), *arguments)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fit") / "random"
+    write_random(folder)
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_predicted_memory_is_what_loading_takes(model: Path) -> None:
+    said = fit(model)
+    assert {"weights_bytes", "kv_bytes_per_token", "max_context", "decode_tok_s_estimate", "fits"} <= set(said)
+    measured = int(subprocess.run([sys.executable, "-c", LOAD, str(model)], capture_output=True, check=True).stdout)
+    assert said["weights_bytes"] > 80e6
+    assert said["weights_bytes"] == pytest.approx(measured, rel=0.05)
+    assert said["fits"] and said["max_context"] == 2048 and said["context"] == 2048
+    assert said["decode_tok_s_estimate"] == pytest.approx(said["bandwidth_gb_s"] * 1e9 / said["bytes_per_token"])
+    assert 0.5 < said["bandwidth_gb_s"] < 2000
+    text = abruzzi("fit", str(model), "--context", "100").stdout
+    assert "fits, with a context of 100 tokens" in text and "measured just now" in text
+
+
+def test_config_json_alone_is_enough(model: Path, tmp_path: Path) -> None:
+    shutil.copy(model / "config.json", tmp_path)
+    whole, alone = fit(model), fit(tmp_path)
+    assert alone["weights_from"] == "config.json alone"
+    for key in ("weights_bytes", "kv_bytes_per_token", "bytes_per_token"):
+        assert alone[key] == whole[key]
+
+
+def test_what_cannot_be_answered_is_one_line(model: Path, tmp_path: Path) -> None:
+    one_clear_line(abruzzi("fit", str(model), "--context", "4096"), "context 4096; expected 1 to 2048")
+    one_clear_line(abruzzi("fit", "http://127.0.0.1:1"), "runs elsewhere")
+    one_clear_line(abruzzi("fit", str(tmp_path / "none")), "is not there")
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:5000])
+    one_clear_line(abruzzi("fit", str(broken)), "truncated")
+
+
+def test_a_model_that_is_too_large(tmp_path: Path) -> None:
+    config = replace(tiny_config(), max_position_embeddings=1000)
+    tensors = [Stored("model.norm.weight", (1000,), "bfloat16"), Stored("lm_head.weight", (10, 100), "int4")]
+    needed = 4 * 1000 + 10 * (52 + 8) + 2 * 4 * 1000 * 2  # float32, packed with scales, cosines and sines
+    kv = 4 * 2 * (16 + 4)
+    found = capacity(config, tensors, 50, needed + 2 * 70 * kv)
+    assert (found.weights_bytes, found.kv_bytes_per_token, found.max_context) == (needed, kv, 70)
+    assert found.fits and found.needed_bytes == needed + 50 * kv
+    assert not capacity(config, tensors, 71, needed + 2 * 70 * kv).fits
+    small = capacity(config, tensors, 50, needed - 1)
+    assert (small.max_context, small.weights_fit, small.fits) == (0, False, False)
+    # Of the experts a token reads two of four, of the embedding one row.
+    read = capacity(config, [Stored("model.layers.1.mlp.experts.3.up_proj.weight", (8, 8), "float32")], 50, 1)
+    assert read.bytes_per_token == 50 * kv + 4 * 64 / 2
+    row = capacity(config, [Stored("model.embed_tokens.weight", (config.vocab_size, 32), "float16")], 50, 1)
+    assert row.bytes_per_token == 50 * kv + 4 * 32
+
+
+def tiny_config() -> ModelConfig:
+    return ModelConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+    )
+
+
+def test_the_memory_of_a_container_is_its_limit(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    write("proc/meminfo", "MemTotal: 32000 kB\nMemFree: 100 kB\nMemAvailable:   16000 kB\n")
+    assert available_memory(tmp_path) == 16_000 * 1024
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write("sys/fs/cgroup/memory/memory.usage_in_bytes", "5\n")
+    assert available_memory(tmp_path) == 16_000 * 1024
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "10000\n")
+    write("sys/fs/cgroup/memory/memory.stat", "cache 7\ntotal_inactive_file 3\n")
+    assert available_memory(tmp_path) == 10_000 - 5 + 3
+    write("sys/fs/cgroup/memory.max", "max\n")
+    write("sys/fs/cgroup/memory.current", "9000000\n")
+    assert available_memory(tmp_path) == 16_000 * 1024
+    write("sys/fs/cgroup/memory.max", "9500000\n")
+    write("sys/fs/cgroup/memory.stat", "anon 1\ninactive_file 200\n")
+    assert available_memory(tmp_path) == 500_200
