@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -65,8 +66,8 @@ def write_random(folder: Path) -> ModelConfig:
             rows, columns = entries[name.removesuffix("_shape") + "_packed"][1]
             return np.array([rows, columns * 8], np.int64)
         if dtype == "I32":
-            return np.resize(words, shape)
-        return np.resize(floats, shape).astype(np.float32 if dtype == "F32" else ml_dtypes.bfloat16)
+            return words[: math.prod(shape)].reshape(shape)
+        return floats[: math.prod(shape)].reshape(shape).astype(np.float32 if dtype == "F32" else ml_dtypes.bfloat16)
 
     stored = stored_tensors(config)
     entries = {n: (written_dtype(n, spec, "bfloat16"), spec.shape) for n, spec in stored.items()}
