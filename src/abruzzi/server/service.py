@@ -1,0 +1,247 @@
+"""From a request to a generation: restore the history, render, check what fits, set the budgets, submit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from abruzzi.server.budget import thinking_tokens
+from abruzzi.server.engine_thread import Engine, EngineThread
+from abruzzi.server.errors import ApiError
+from abruzzi.server.generation import Choice, End, Generation, Job, parser_after
+from abruzzi.server.history import History, Restorer
+from abruzzi.server.metrics import Metrics
+from abruzzi.server.reasoning_store import ReasoningStore
+from abruzzi.server.request import ChatRequest
+from abruzzi.server.seal import SampledTurn, Seal, content_hash, wire_id
+from abruzzi.tokenizer import Tokenizer, generation_prefix, render
+from abruzzi.types import SamplingParams
+
+REASONING_FIELDS = ("both", "reasoning_content", "reasoning")
+STATES_HEADER = "X-Abruzzi-Reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """names: what the model is called, the first one in answers. isa: what the kernels run on, for /health.
+
+    temperature: of requests that name none. reasoning_field: under which name(s) thoughts are sent."""
+
+    names: tuple[str, ...]
+    isa: str = "unknown"
+    temperature: float = 1.0
+    strict_reasoning: bool = False
+    reasoning_field: str = "both"
+    max_body: int = 32 * 2**20
+    body_seconds: float = 30.0
+    ping_seconds: float = 15.0
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("names is empty; expected at least one name for the model")
+        if self.reasoning_field not in REASONING_FIELDS:
+            raise ValueError(f"reasoning_field={self.reasoning_field!r}; expected one of {', '.join(REASONING_FIELDS)}")
+
+
+class Service:
+    """What the dialects share. Owns no thread and no file: they are given to it."""
+
+    def __init__(self, engine: EngineThread, store: ReasoningStore, seal: Seal, settings: Settings) -> None:
+        self.engine, self.store, self.seal, self.settings = engine, store, seal, settings
+        self.tok: Tokenizer = engine.llm.tokenizer
+        self.metrics = Metrics()
+        self.running: dict[str, tuple[bytes, Generation]] = {}
+        model = f"{engine.llm.name} {_fingerprint(self.tok)}"
+        self._restorer = Restorer(self.tok, model, store, seal, settings.strict_reasoning)
+
+    @property
+    def llm(self) -> Engine:
+        return self.engine.llm
+
+    def require_model(self, name: str | None) -> str:
+        """The name to answer with. Raises ApiError 404 for a model that is not here."""
+        if name is not None and name not in self.settings.names:
+            raise ApiError(
+                404,
+                f"model {name!r:.100} is not served here; hint: this server has {', '.join(self.settings.names)}",
+                "model",
+                "model_not_found",
+            )
+        return name or self.settings.names[0]
+
+    # prompts
+
+    def history(self, scope: bytes, request: ChatRequest) -> History:
+        """The request's messages with their sampled ids put back."""
+        return self._restorer.resolve(scope, request.messages, request.seals, request.tools, request.preserve_thinking)
+
+    def render(self, request: ChatRequest, history: History) -> tuple[int, ...]:
+        """Prompt ids. Raises ApiError for messages that make no conversation."""
+        return tuple(self.render_marked(request, history)[0])
+
+    def render_marked(self, request: ChatRequest, history: History) -> tuple[list[int], list[bool]]:
+        """Prompt ids, and of each whether the model sampled it."""
+        tools = list(request.tools) if request.may_call else []
+        try:
+            rendered = render(
+                self.tok,
+                history.messages,
+                tools or None,
+                preserve_thinking=request.preserve_thinking,
+                thinking=self.thinks(request),
+            )
+        except ValueError as error:
+            raise ApiError(400, str(error), "messages", "invalid_value") from None
+        return rendered.ids, rendered.sampled
+
+    def start(self, scope: bytes, request: ChatRequest, id_prefix: str, call_prefix: str = "call_") -> Generation:
+        """Submit a request; its choices run from now on. Raises ApiError."""
+        self.engine.require_room(request.n)
+        if request.prompt_ids is not None:
+            history, prompt = None, request.prompt_ids
+            header = self._assistant_header(prompt)
+        else:
+            history = self.history(scope, request)
+            prompt = self.render(request, history)
+            header = generation_prefix(self.tok, self.thinks(request))
+        job = self._job(request, prompt, header, call_prefix)
+        generation = Generation(wire_id(id_prefix), self._choices(job, request.n))
+        if history is not None:
+            generation.headers[STATES_HEADER] = history.header()
+        self._register(scope, generation, history)
+        return generation
+
+    def start_raw(self, scope: bytes, prompts: Sequence[Sequence[int]], params: SamplingParams, n: int) -> Generation:
+        """Continue bare prompts (no chat): n choices of each, in the prompts' order."""
+        self.engine.require_room(n * len(prompts))
+        jobs = [Job(tuple(p), (), params, self._limit(p, params), None, None, chat=False) for p in prompts]
+        generation = Generation(wire_id("cmpl-"), [])
+        for job in jobs:
+            generation.choices += self._choices(job, n)
+        self._register(scope, generation, None)
+        return generation
+
+    # parts
+
+    def thinks(self, request: ChatRequest) -> bool:
+        """Whether the answer begins with a thought."""
+        return self.llm.thinking if request.thinking is None else request.thinking
+
+    def _limit(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        """How many tokens may follow."""
+        if not prompt:
+            raise ApiError(400, "the prompt is empty; expected at least one token", "prompt", "invalid_value")
+        room = self.llm.max_context - len(prompt)
+        if room < 1:
+            raise ApiError(
+                400,
+                f"the prompt has {len(prompt)} tokens but the context holds {self.llm.max_context} with at least one "
+                f"to answer (prompt_tokens={len(prompt)}, max_context={self.llm.max_context}); hint: shorten it",
+                "messages",
+                "context_length_exceeded",
+            )
+        return room if params.max_tokens is None else min(params.max_tokens, room)
+
+    def _job(self, request: ChatRequest, prompt: tuple[int, ...], header: tuple[int, ...], call_prefix: str) -> Job:
+        limit = self._limit(prompt, request.params)
+        close = self.tok.id_of("</think>")
+        wanted = request.params.thinking_budget
+        if close is None and (wanted is not None or request.effort is not None):
+            raise ApiError(
+                400,
+                "this model spells the end of a thought as text, so it cannot be forced; "
+                "hint: leave reasoning_effort and thinking_token_budget out",
+                "thinking_token_budget",
+                "unsupported_value",
+            )
+        if request.effort is not None:
+            self.metrics.efforts[request.effort] = self.metrics.efforts.get(request.effort, 0) + 1
+        return Job(
+            prompt=prompt,
+            header=header,
+            params=request.params,
+            limit=limit,
+            thinking_budget=thinking_tokens(limit, wanted, request.effort),
+            close_id=close,
+            no_call=frozenset() if request.may_call else self._call_ids(),
+            call_prefix=call_prefix,
+        )
+
+    def _call_ids(self) -> frozenset[int]:
+        """Control ids with which a call can begin."""
+        begins = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>", "<|tool_call_begin|>")
+        return frozenset(i for i in map(self.tok.id_of, begins) if i is not None)
+
+    def _assistant_header(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """What stands behind the last assistant header of exact prompt ids: an open thought, or nothing."""
+        middle, opener = self.tok.id_of("<|im_middle|>"), self.tok.id_of("<|im_assistant|>")
+        places = [i for i, token_id in enumerate(prompt) if token_id == middle]
+        start = places[-1] + 1 if places else len(prompt)
+        before = [i for i in prompt[:start] if i in self.tok.control_ids]
+        header = tuple(prompt[start:]) if before[-2:-1] == [opener] else ()
+        parser = parser_after(self.tok, header)
+        if parser.message().tool_calls or any(i in self.tok.end_ids for i in header):
+            raise ApiError(
+                400,
+                "prompt_token_ids end inside a tool call or behind the end of the assistant's turn; "
+                "hint: end them with the assistant's header, in its thought or in its text",
+                "prompt_token_ids",
+                "invalid_value",
+            )
+        return header
+
+    def _choices(self, job: Job, n: int) -> list[Choice]:
+        """n choices; with a seed, the k-th draws with seed + k."""
+        seed = job.params.seed
+        seeds = [None if seed is None else seed + k for k in range(n)]
+        return [Choice(self.engine, replace(job, params=replace(job.params, seed=s))) for s in seeds]
+
+    def _register(self, scope: bytes, generation: Generation, history: History | None) -> None:
+        self.metrics.started(len(generation.choices))
+        self.running[generation.id] = (scope, generation)
+        ended = [0]
+
+        def on_end(choice: Choice, end: End) -> None:
+            ended[0] += 1
+            self.metrics.ended(end)
+            if history is not None:
+                self.store.put(scope, _turn(history, choice, end), [c.id for c in end.message.tool_calls])
+
+        def on_close() -> None:
+            if self.running.pop(generation.id, None) is not None:
+                self.metrics.closed(len(generation.choices) - ended[0])
+
+        def seal(choice: Choice, end: End | None) -> str:
+            assert history is not None, "only a conversation has turns to seal"
+            return self.seal.write(scope, _turn(history, choice, end))
+
+        generation.on_end, generation.on_close, generation.seal = on_end, on_close, seal
+
+
+def _turn(history: History, choice: Choice, end: End | None) -> SampledTurn:
+    """The turn to remember; only its thought while it goes on (end None), and when a stop string cut the answer:
+    what was cut off was sampled, but never said."""
+    said = content_hash(None, ()) if end is None else content_hash(end.message.content, end.message.tool_calls)
+    if end is None or end.stop is not None:
+        return SampledTurn(history.prefix, said, *choice.thought_ids(), whole=False)
+    ids = end.message.ids or ()
+    return SampledTurn(history.prefix, said, ids, end.message.sampled or (True,) * len(ids))
+
+
+def _fingerprint(tok: Tokenizer) -> str:
+    """Which vocabulary ids belong to: its size, its control tokens, some of its words."""
+    some = [tok.token_bytes(i).hex() for i in range(0, tok.vocab_size, max(1, tok.vocab_size // 64)) if _known(tok, i)]
+    text = json.dumps([tok.vocab_size, sorted(tok.control.items()), some])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _known(tok: Tokenizer, token_id: int) -> bool:
+    try:
+        tok.token_bytes(token_id)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,130 @@
+"""Responses that stop working when the client leaves: a stream of server-sent events, and a plain answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from abruzzi.server.errors import ApiError
+from abruzzi.server.generation import Batch, End, Generation
+
+Answer = TypeVar("Answer")
+
+
+class Encoder(Protocol):
+    """A dialect's way to write a generation down. Each method gives the bytes to send, maybe none."""
+
+    def start(self) -> bytes: ...
+
+    def batch(self, at: int, batch: Batch) -> bytes: ...
+
+    def end(self, at: int, end: End) -> bytes: ...
+
+    def close(self) -> bytes:
+        """Every choice has ended."""
+        ...
+
+    def error(self, error: ApiError) -> bytes: ...
+
+    def body(self, ends: list[End]) -> dict[str, Any]:
+        """The same without streaming."""
+        ...
+
+
+async def encoded(encoder: Encoder, generation: Generation) -> AsyncIterator[bytes]:
+    """A generation in a dialect, piece by piece. Empty pieces are left out."""
+    try:
+        yield encoder.start()
+        async with aclosing(generation.items()) as items:
+            async for at, item in items:
+                data = encoder.end(at, item) if isinstance(item, End) else encoder.batch(at, item)
+                if data:
+                    yield data
+        yield encoder.close()
+    except ApiError as error:
+        yield encoder.error(error)
+
+
+class EventStream(Response):
+    """Sends pieces as they come, and a comment when nothing came for `ping_seconds`, so that a long prefill is told
+    from a dead server. When the client leaves, `close` is called at once."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        close: Callable[[], None],
+        headers: Mapping[str, str],
+        ping_seconds: float = 15.0,
+    ) -> None:
+        self._pieces, self._close, self._ping_seconds = pieces, close, ping_seconds
+        self._last = time.monotonic()
+        self.status_code, self.background = 200, None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tasks = [asyncio.create_task(self._write(send)), asyncio.create_task(client_gone(receive))]
+        pings = asyncio.create_task(self._ping(send))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                tasks[0].result()
+        finally:
+            self._close()
+            for task in (*tasks, pings):
+                task.cancel()
+            await asyncio.gather(*tasks, pings, return_exceptions=True)
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for piece in self._pieces:
+            self._last = time.monotonic()
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._last = float("inf")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            idle = time.monotonic() - self._last
+            await asyncio.sleep(max(0.01, self._ping_seconds - idle))
+            if time.monotonic() - self._last >= self._ping_seconds:
+                self._last = time.monotonic()
+                await send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Answer], close: Callable[[], None]) -> Answer | None:
+    """The work's result; None when the client left first, and then `close` was called."""
+    task, watcher = asyncio.create_task(work), asyncio.create_task(client_gone(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        close()
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def client_gone(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def to_json(value: Any) -> bytes:
+    """Compact UTF-8. A lone surrogate, which UTF-8 cannot hold, is written as JSON's escape."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+def event(value: Any, name: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + to_json(value) + b"\n\n"
