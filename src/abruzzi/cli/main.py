@@ -40,7 +40,7 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import cost, fit, hub, quantize, run, show, train
+        from abruzzi.cli import cost, fit, hub, quantize, run, serve, show, train
 
         run.register(app)
         hub.register(app)
@@ -49,6 +49,7 @@ def main() -> None:
         quantize.register(app)
         show.register(app)
         train.register(app)
+        serve.register(app)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
