@@ -1,8 +1,8 @@
 """Will a checkpoint run on this machine: memory of the weights and of the cache, before anything is loaded.
 
 Pure arithmetic on names, shapes and stored dtypes; the caller reads those from headers and measures the
-machine. `loaded_bytes` is the rule for what the engine makes of a stored tensor, and the only place of it:
-whoever changes engine/weights.py changes it, and tests/e2e/test_fit_command.py says by how much it is off.
+machine. `loaded_bytes` is the only place that says what the engine makes of a stored tensor: whoever changes
+engine/weights.py changes it, and tests/e2e/test_fit_command.py says by how much it is off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from abruzzi.config import ModelConfig
 from abruzzi.cost.bytes import FLOAT32, int4_bytes, kv_bytes_per_token
 
 CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
-KV_NUMBER_BYTES = FLOAT32  # the engine's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,6 @@ class Capacity:
         return self.weights_fit and self.context <= self.max_context
 
 
-def loaded_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """What the engine holds of one tensor: INT4 as it is packed, everything else as float32."""
-    if dtype == "int4":
-        return int4_bytes(*shape)
-    return FLOAT32 * math.prod(shape)
-
-
 def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, available: int) -> Capacity:
     """Hold what a model needs against `available` bytes of memory.
 
@@ -69,10 +61,10 @@ def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, avail
         raise ValueError(
             f"context {context}; expected 1 to {config.max_position_embeddings}, the model's max_position_embeddings"
         )
-    kv = kv_bytes_per_token(config, KV_NUMBER_BYTES)
-    total, read = _rotary_bytes(config), float(context * kv)
+    kv = cache_bytes_per_token(config)
+    total, read = table_bytes(config), float(context * kv)
     for tensor in tensors:
-        size = loaded_bytes(tensor.shape, tensor.dtype)
+        size = loaded_bytes(tensor, config)
         total += size
         read += size * _share_read(config, tensor)
     room = max(0, available - total) * CACHE_SHARE
@@ -84,6 +76,28 @@ def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, avail
         max_context=min(config.max_position_embeddings, int(room // kv)),
         bytes_per_token=read,
     )
+
+
+# What the engine makes of a checkpoint. These three follow engine/weights.py and the runner, and change with them.
+
+
+def loaded_bytes(tensor: Stored, config: ModelConfig) -> int:
+    """What the engine holds of one tensor: INT4 as it is packed, everything else as float32.
+
+    config: for layouts that depend on heads and ranks; today's does not."""
+    if tensor.dtype == "int4":
+        return int4_bytes(*tensor.shape)
+    return FLOAT32 * math.prod(tensor.shape)
+
+
+def cache_bytes_per_token(config: ModelConfig) -> int:
+    """Latent and rotary key of all layers, float32."""
+    return kv_bytes_per_token(config, FLOAT32)
+
+
+def table_bytes(config: ModelConfig) -> int:
+    """Beside the weights: cosines and sines of every position, float32."""
+    return 2 * FLOAT32 * config.max_position_embeddings * (config.qk_rope_head_dim // 2)
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -122,8 +136,3 @@ def _share_read(config: ModelConfig, tensor: Stored) -> float:
     if ".mlp.experts." in tensor.name:
         return config.num_experts_per_tok / config.n_routed_experts
     return 1.0
-
-
-def _rotary_bytes(config: ModelConfig) -> int:
-    """Cosines and sines of every position, float32."""
-    return 2 * FLOAT32 * config.max_position_embeddings * (config.qk_rope_head_dim // 2)
