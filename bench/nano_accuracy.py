@@ -15,7 +15,7 @@ from typing import Any
 
 import abruzzi
 from abruzzi.evals.run import Sample, run_suite, summarize
-from abruzzi.tasks import FAMILIES, SPLITS, Task, make
+from abruzzi.tasks import FIRST_FAMILIES, SPLITS, Task, make
 from machine import describe, emit, output_option
 
 MODES = [(True, True), (True, False), (False, True), (False, False)]
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seen = trained_questions(given.trained_samples)
     modes = MODES[:1] if given.only_thinking_with_tools else MODES
     started = time.monotonic()
-    tasks = {(s, f): list(fresh(f, s, given.n, seen)) for s in given.splits for f in FAMILIES}
+    tasks = {(s, f): list(fresh(f, s, given.n, seen)) for s in given.splits for f in FIRST_FAMILIES}
     jobs = [(given.model, *mode, *which, tasks[which]) for mode in modes for which in tasks]
     with ProcessPoolExecutor(given.processes) as pool:
         solved = list(pool.map(solve, jobs))

@@ -1,9 +1,10 @@
 """Does a task's gold hold? Plays all four modes and looks for wrong results, leaps and a lax verifier.
 
 A leap is a number that comes from nowhere: every number in a thought, a tool call or the final answer
-must occur in the question, in an earlier tool result, or be the result of an equation in the thinking
-whose operands are known and which is true when recomputed. Generators are trusted with nothing but the
-meaning of the English: that the words ask for what the calls compute is for a reader to judge.
+must occur in the question, among the task's constants or in an earlier tool result, or be the result of
+an equation in the thinking whose operands are known and which is true when recomputed. Generators are
+trusted with nothing but the meaning of the English: that the words ask for what the calls compute is for
+a reader to judge.
 """
 
 from __future__ import annotations
@@ -54,13 +55,21 @@ def _check_texts(task: Task) -> None:
     for text in (question, task.sentence):
         _demand(task, not _SLOT_LEFT_OPEN.search(text), f"a slot was left open in {text!r}")
     played = sum(not move.planted for move in task.moves)
-    _demand(task, task.steps == played, f"steps={task.steps}, but {played} moves are played")
+    counted = task.steps == played if task.moves else task.steps >= 1
+    _demand(task, counted, f"steps={task.steps}, but {played} moves are played")
     _demand(task, bool(task.templates), "templates is empty")
 
 
 def _check_verifier(task: Task) -> None:
     _demand(task, task.reward(task.sentence) == 1.0, f"the gold sentence {task.sentence!r} gets no reward")
-    if task.others:
+    if task.puzzle is not None:
+        faults = task.puzzle.faults(task.answer)
+        _demand(task, not faults, f"the puzzle does not hold: {'; '.join(faults)}")
+    if task.verifier is not None:
+        _demand(task, task.reward(task.answer) == 1.0, f"the gold answer {task.answer!r} gets no reward")
+        wrong = list(task.verifier.wrong())
+        _demand(task, bool(wrong), "the verifier names no wrong answers to try")
+    elif task.others:
         _demand(task, task.answer not in task.others, f"the answer {task.answer!r} is among the wrong candidates")
         wrong = [*task.others, f"{task.answer} or {task.others[0]}", f"{task.sentence} Or {task.others[-1]}."]
     else:
@@ -74,7 +83,7 @@ def _check_verifier(task: Task) -> None:
 def _check_with_tools(task: Task, messages: tuple[Message, ...], thinking: bool) -> None:
     moves = [move for move in task.moves if thinking or not move.planted]
     _demand(task, len(messages) == 2 * len(moves) + 1, f"{len(messages)} messages for {len(moves)} moves")
-    known, seen, result = values_in(task.prompt), task.prompt, ""
+    known, seen, result = _given(task, task.prompt), task.prompt, ""
     for move, asked, answered in zip(moves, messages[::2], messages[1::2]):
         known = _think(task, asked.reasoning_content, known, thinking)
         call = asked.tool_calls[0]
@@ -90,15 +99,17 @@ def _check_with_tools(task: Task, messages: tuple[Message, ...], thinking: bool)
     last = messages[-1]
     known = _think(task, last.reasoning_content, known, thinking)
     _check_answer(task, last, known)
+    if task.verifier is not None or not task.moves:
+        return  # put together from several results, or from none: its numbers were checked
     in_result = _names(task, result) if task.others else Decimal(task.answer) in numbers_in(result)
     _demand(task, in_result, f"the answer {task.answer!r} does not stand in the last result {result!r}")
 
 
 def _check_without_tools(task: Task, messages: tuple[Message, ...], thinking: bool) -> None:
     _demand(task, len(messages) == 1, f"expected one message without tools, got {len(messages)}")
-    known = _think(task, messages[0].reasoning_content, values_in(task.prompt_without_tools), thinking)
-    if not thinking and not task.others:
-        known = known | {Decimal(task.answer)}
+    known = _think(task, messages[0].reasoning_content, _given(task, task.prompt_without_tools), thinking)
+    if not thinking:  # the answer comes bare, and its numbers with it
+        known = known | set(numbers_in(task.answer))
     _check_answer(task, messages[0], known)
 
 
@@ -137,6 +148,10 @@ def _check_answer(task: Task, message: Message, known: set[Decimal]) -> None:
     text = message.content or ""
     _demand(task, not message.tool_calls and task.reward(text) == 1.0, f"the last message {text!r} is not the answer")
     _demand_known(task, text, known, f"the answer {text!r}")
+
+
+def _given(task: Task, question: str) -> set[Decimal]:
+    return values_in(question) | {Decimal(n) for n in task.constants}
 
 
 def _names(task: Task, text: str) -> bool:

@@ -6,7 +6,7 @@ return, computed another way, so `validate()` compares two computations.
 
 Four modes from one task: with or without tools, with or without thinking. Without tools the data lies
 in the question, and the thinking works everything out; without thinking the calls or the answer come bare.
-This file does not generate anything: see word_problems, table_questions and folder_facts.
+This file does not generate anything: see word_problems, table_questions, folder_facts, dates_and_units and puzzles.
 """
 
 from __future__ import annotations
@@ -35,6 +35,24 @@ class Environment(Protocol):
     def open(self) -> AbstractContextManager[Sequence[Tool]]: ...
 
 
+class Verifier(Protocol):
+    """The rule for an answer that is neither one number nor one name; see verifiers.py."""
+
+    def accepts(self, text: str) -> bool: ...
+
+    def wrong(self) -> Sequence[str]:
+        """Texts close to a right answer that must get no reward; the audit tries them."""
+        ...
+
+
+class Puzzle(Protocol):
+    """What makes a puzzle one: that it has been solved in every possible way."""
+
+    def faults(self, answer: str) -> list[str]:
+        """What is wrong with the puzzle or the answer, found by trying everything; empty when it is right."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """One step of the gold trajectory: think, then call one tool.
@@ -55,11 +73,14 @@ class Task:
     """One question with its gold answer.
 
     templates:  ids of the phrasings used; those of held_out never occur in the other splits.
-    steps:      tool calls of the gold trajectory, planted slips not counted.
+    steps:      tool calls of the gold trajectory, planted slips not counted; without any, steps of thinking.
     others:     for an answer that is a name, the names that would be wrong; empty for a number.
     closing:    the last thought of the trajectory with tools.
     alone:      the whole thinking without tools.
     sentence:   the final answer, in every mode.
+    verifier:   the rule for the answer; None for a number or a name.
+    puzzle:     proves by trying everything that the answer is the only one; None where nothing is to be tried.
+    constants:  numbers that everybody knows and the question need not say (60 minutes in an hour).
     """
 
     id: str
@@ -76,6 +97,9 @@ class Task:
     closing: str
     alone: str
     sentence: str
+    verifier: Verifier | None = None
+    puzzle: Puzzle | None = None
+    constants: tuple[int, ...] = ()
 
     def open_tools(self) -> AbstractContextManager[Sequence[Tool]]:
         """`with task.open_tools() as tools:` gives fresh tools; what they work on is removed at the end."""
@@ -86,7 +110,9 @@ class Task:
 
         A number: the LAST number in the text must equal the gold exactly ("42.0" and "1,250" are read as
         42 and 1250; "41, no, 42" is right and "42, not 41" wrong). A name: the gold must occur as a whole
-        word, in any case of letters, and no other candidate of the task may."""
+        word, in any case of letters, and no other candidate of the task may. Anything else: see `verifier`."""
+        if self.verifier is not None:
+            return float(self.verifier.accepts(text))
         if not self.others:
             found = numbers_in(text)
             return float(bool(found) and found[-1] == Decimal(self.answer))

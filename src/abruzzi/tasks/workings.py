@@ -8,6 +8,7 @@
 Every small step needs only facts of the times table or sums below 20 and what stands directly before
 it, which is what a tiny model can learn. Columns go from right to left, division from left to right.
 A multiplier of several digits is split into partial products ("347 * 26" = "347 * 20" + "347 * 6").
+A division that leaves a rest says so at the end: "905 / 60: 90/60=1 rest 30; 305/60=5 rest 5 -> 15 rest 5".
 Facts with single digits stand alone: "7 + 6 = 13". Only whole numbers; a division must be exact and
 a difference not negative. `faults` reads such text again, independently of the functions that write it.
 """
@@ -20,7 +21,8 @@ import re
 from fractions import Fraction
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-_WORKING = re.compile(r"(?<![\d.])(\d+ [-+*/] \d+): ([^:>]*?)-> (\d+)")
+_WORKING = re.compile(r"(?<![\d.])(\d+ [-+*/] \d+): ([^:>]*?)-> (\d+)(?!\d| rest)")
+_WITH_REST = re.compile(r"(?<![\d.])(\d+) / (\d+): [^:>]*?-> (\d+) rest (\d+)")
 _REST = re.compile(r"(?<![\d.])(\d+)/(\d+)=(\d+) rest (\d+)")
 _EQUATION = re.compile(
     r"(?<![\w.])(\d[\d.]*(?: ?[-+*/] ?\d[\d.]*)+) ?= ?(-?\d+(?:\.\d+)?)(?: write (\d) carry (\d+))?(?! rest)"
@@ -43,6 +45,15 @@ def work_out(a: int, op: str, b: int) -> str:
     if op == "*":
         return _multiplied(a, b)
     return f"{a} / {b}: {_divided(a, b)} -> {result}"
+
+
+def divide(a: int, b: int) -> str:
+    """`a / b` with its rest, worked out, ending in "-> quotient rest r"; the rest may be 0.
+
+    Raises ValueError for a negative number, a divisor below 2 or one that is larger than `a`."""
+    if b < 2 or a < b:
+        raise ValueError(f"cannot divide {a} by {b} with a rest; expected 2 <= {b} <= {a}")
+    return f"{a} / {b}: {_divided(a, b)} -> {a // b} rest {a % b}"
 
 
 def sum_up(numbers: list[int]) -> str:
@@ -72,7 +83,7 @@ def faults(text: str) -> list[str]:
     found = [
         f"'{head}: ... -> {result}' is wrong" for head, _, result in _WORKING.findall(text) if not _equal(head, result)
     ]
-    for a, b, quotient, rest in _REST.findall(text):
+    for a, b, quotient, rest in (*_REST.findall(text), *_WITH_REST.findall(text)):
         if int(b) == 0 or divmod(int(a), int(b)) != (int(quotient), int(rest)):
             found.append(f"'{a}/{b}={quotient} rest {rest}' is wrong")
     for left, right, written, carried in _EQUATION.findall(text):
@@ -84,14 +95,21 @@ def faults(text: str) -> list[str]:
 
 
 def without_workings(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """`text` with each working or equation replaced by "#", and what was taken out as (left side, result)."""
+    """`text` with each working or equation replaced by "#", and what was taken out as (left side, result).
+
+    A division with a rest gives two results."""
     taken: list[tuple[str, str]] = []
 
     def take(match: re.Match[str]) -> str:
         taken.append((match.group(1), match.group(match.re.groups if match.re is _WORKING else 2)))
         return "#"
 
-    return _EQUATION.sub(take, _WORKING.sub(take, text)), taken
+    def take_both(match: re.Match[str]) -> str:
+        a, b, quotient, rest = match.groups()
+        taken.extend(((f"{a} / {b}", quotient), (f"{a} / {b}", rest)))
+        return "#"
+
+    return _EQUATION.sub(take, _WORKING.sub(take, _WITH_REST.sub(take_both, text))), taken
 
 
 def evaluate(expression: str) -> Fraction:
