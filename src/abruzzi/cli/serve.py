@@ -15,9 +15,10 @@ import typer
 from abruzzi.cli.main import OK
 
 if TYPE_CHECKING:
+    from abruzzi.server.page import Page
     from abruzzi.server.service import Service
 
-SERVE_HELP = """Serve a model over HTTP in OpenAI's and Anthropic's dialects.
+SERVE_HELP = """Serve a model over HTTP in OpenAI's and Anthropic's dialects, and a page at / to watch it think.
 
 It listens on this machine only; --host elsewhere needs --api-key. Sampled turns are kept under
 $ABRUZZI_HOME (~/.abruzzi), so that a client that drops the thinking between two tool calls gets it back.
@@ -70,8 +71,22 @@ def serve(
             strict_reasoning=strict_reasoning,
             reasoning_field=reasoning_field,
         )
-        _run(service, listener, host, key, tuple(allowed_host or ()), grace)
+        _run(service, _page(service, model), listener, host, key, tuple(allowed_host or ()), grace)
     return OK
+
+
+def _page(service: Service, model: str) -> Page:
+    """The page at /, with the built-in tools that need nothing of the person's."""
+    from abruzzi.server.page import Page, PageSettings
+    from abruzzi.tools.calculator import Calculator
+
+    if model != "nano":
+        return Page(service, PageSettings((Calculator(),)))
+    from abruzzi.tasks import examples
+
+    questions = tuple(task.prompt for task in examples() if task.family == "word_problems")
+    note = "nano is very small: it does multi-step word problems like these, and little else."
+    return Page(service, PageSettings((Calculator(),), questions, note))
 
 
 def _service(
@@ -121,7 +136,13 @@ def _listen(host: str, port: int | None) -> socket.socket:
 
 
 def _run(
-    service: Service, listener: socket.socket, host: str, key: str | None, allowed: tuple[str, ...], grace: float
+    service: Service,
+    page: Page,
+    listener: socket.socket,
+    host: str,
+    key: str | None,
+    allowed: tuple[str, ...],
+    grace: float,
 ) -> None:
     """Serve until a signal. The first one lets running requests finish within `grace` seconds, then they are told
     that the server shuts down; a second one ends at once."""
@@ -146,7 +167,7 @@ def _run(
             super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
-        make_app(service, host, key, allowed),
+        make_app(service, host, key, allowed, page.routes(), page.open_paths()),
         log_level="warning",
         access_log=False,
         lifespan="off",
