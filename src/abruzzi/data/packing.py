@@ -29,6 +29,10 @@ class Row:
     context_T: np.ndarray
     segments_T: np.ndarray
 
+    def document_sizes(self) -> list[int]:
+        """Tokens of each conversation in the row; padding is none."""
+        return np.bincount(self.segments_T[self.segments_T != PADDING]).tolist()
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

@@ -94,12 +94,14 @@ class Attention(nn.Module):
         c_kv_BSR, k_pe_BSP = self._latents(x_BTD, rotation)
         if cache is not None:
             c_kv_BSR, k_pe_BSP = cache.append(self.layer, c_kv_BSR, k_pe_BSP)
-        if trace is not None and trace.max_logits:
-            trace.max_logit_N[self.layer] = self._max_logit(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
+        watched = trace if trace is not None and trace.max_logits else None
+        if watched is not None and (absorbed or documents is None):
+            largest_N = self._max_logit(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask, watched.counted_BT)
+            watched.max_logit_N[self.layer] = largest_N
         if absorbed:
             o_BTNH = self._absorbed(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
         else:
-            o_BTNH = self._naive(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask, documents)
+            o_BTNH = self._naive(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask, documents, watched)
         return self.o_proj(o_BTNH.flatten(2))
 
     def _queries(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -123,6 +125,7 @@ class Attention(nn.Module):
         k_pe_BSP: Tensor,
         mask: Tensor | None,
         documents: list[int] | None,
+        watched: Trace | None,
     ) -> Tensor:
         kv = self.kv_b_proj(c_kv_BSR).unflatten(-1, (self.heads, -1))
         k_nope_BSNK, v_BSNH = kv.split((self.nope, self.value), -1)
@@ -132,6 +135,9 @@ class Attention(nn.Module):
         # Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change.
         v_BNSA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value))).transpose(1, 2)
         if documents is not None:
+            if watched is not None:
+                largest_N = _document_max_logit(q_BNTA, k_BNSA, documents, self.softmax_scale, watched)
+                watched.max_logit_N[self.layer] = largest_N
             o_BNTA = _document_by_document(q_BNTA, k_BNSA, v_BNSA, documents, self.softmax_scale)
         else:
             o_BNTA = F.scaled_dot_product_attention(
@@ -150,7 +156,13 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def _max_logit(
-        self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None
+        self,
+        q_nope_BTNK: Tensor,
+        q_pe_BTNP: Tensor,
+        c_kv_BSR: Tensor,
+        k_pe_BSP: Tensor,
+        mask: Tensor | None,
+        counted_BT: Tensor | None,
     ) -> Tensor:
         """The largest softmax input of each head, float32 [N]; one head at a time: twice as fast as all at once."""
         q_BTNL, c_BSL = self._latent_queries(q_nope_BTNK, q_pe_BTNP), torch.cat((c_kv_BSR, k_pe_BSP), -1)
@@ -158,6 +170,8 @@ class Attention(nn.Module):
         for q_BTL in q_BTNL.unbind(2):
             logits_BTS = q_BTL @ c_BSL.to(q_BTL.dtype).mT
             unseen = _unseen(mask if mask is None or mask.ndim == 2 else mask[:, 0], logits_BTS)
+            if counted_BT is not None:
+                unseen = unseen | ~counted_BT[..., None]
             largest.append(logits_BTS.masked_fill_(unseen, float("-inf")).amax())
         return torch.stack(largest).float() * self.softmax_scale
 
@@ -190,3 +204,32 @@ def _document_by_document(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, docume
         for q, k, v in zip(*parts)
     ]
     return torch.cat(attended, dim=1).unflatten(1, (len(q_BNTA), -1)).transpose(0, 1).to(q_BNTA.dtype)
+
+
+@torch.no_grad()
+def _document_max_logit(q_BNTA: Tensor, k_BNTA: Tensor, documents: list[int], scale: float, trace: Trace) -> Tensor:
+    """The largest softmax input of each head within the documents of packed rows, float32 [N].
+
+    |q_i . k_j| <= |q_i| |k_j|: only where the largest norms of a document (C of them) allow more than
+    `trace.above` are its logits computed; elsewhere that bound stands for them."""
+    above = float("-inf") if trace.above is None else trace.above
+    with torch.autocast(q_BNTA.device.type, enabled=False):
+        q_NMA, k_NMA = (x.float().transpose(0, 1).flatten(1, 2) for x in (q_BNTA, k_BNTA))
+        if trace.counted_BT is not None:
+            counted_M = trace.counted_BT.flatten()
+        else:
+            counted_M = torch.ones(q_NMA.shape[1], dtype=torch.bool, device=q_NMA.device)
+        sizes = torch.tensor(documents, device=q_NMA.device)
+        document_NM = torch.repeat_interleave(torch.arange(len(documents), device=q_NMA.device), sizes)
+        document_NM = document_NM.expand(len(q_NMA), -1)
+        none_NC = q_NMA.new_zeros(len(q_NMA), len(documents))
+        longest_q_NC = none_NC.scatter_reduce(1, document_NM, q_NMA.norm(dim=-1) * counted_M, "amax")
+        longest_k_NC = none_NC.scatter_reduce(1, document_NM, k_NMA.norm(dim=-1), "amax")
+        largest_NC = longest_q_NC * longest_k_NC * scale
+        ends = torch.cumsum(sizes, 0).tolist()
+        for head, document in (largest_NC > above).nonzero().tolist():
+            own = slice(ends[document] - documents[document], ends[document])
+            logits_TT = (q_NMA[head, own] @ k_NMA[head, own].mT) * scale
+            unseen_TT = _unseen(None, logits_TT) | ~counted_M[own, None]
+            largest_NC[head, document] = logits_TT.masked_fill_(unseen_TT, float("-inf")).amax()
+        return largest_NC.amax(1)

@@ -16,6 +16,10 @@ class Trace:
     """Filled by one forward; a second forward overwrites it. Recording never changes the logits.
 
     max_logits:     also record max_logit_N, at the price of one more query-key product per layer.
+    above:          of max_logit_N only values larger than this are wanted. A smaller one may then be given as
+                    an upper bound of itself, not larger than `above` either; on packed rows that saves nearly
+                    all of the price, because |q| |k| already bounds most logits.
+    counted_BT:     bool: queries that count for max_logit_N (not padding); None = all.
     expert_ids:     int64 [B, T, K] per MoE layer. Given back as `routing`, it pins the same choice.
     router_scores:  sigmoid scores, float32 [B, T, E] per MoE layer, without bias, with gradient: what the
                     sequence-wise balance loss is made of.
@@ -24,6 +28,8 @@ class Trace:
     """
 
     max_logits: bool = False
+    above: float | None = None
+    counted_BT: Tensor | None = None
     expert_ids: dict[int, Tensor] = field(default_factory=dict)
     router_scores: dict[int, Tensor] = field(default_factory=dict)
     max_logit_N: dict[int, Tensor] = field(default_factory=dict)

@@ -1,21 +1,23 @@
 """The step loop: packed rows in, a checkpoint out; stops cleanly, resumes exactly.
 
-Plain on purpose: one device, a warm-up-stable-decay schedule, MuonClip. Under torchrun the rows of a
-step are divided among the processes and gradients are summed; the losses are those of one process.
-Everything that a run depends on is in RunConfig and in the saved state, so that a resumed run repeats
-the losses of one that was never stopped. State (optimizer, random numbers, position in the data) lies beside the
-checkpoint, never inside it.
+Plain on purpose: one device per process, a warm-up-stable-decay schedule, MuonClip. Under torchrun the rows of
+a step are divided among the processes and gradients are summed; the losses are those of one process, and so
+they are when a step is computed in microbatches or with activation checkpointing. Everything that a run depends
+on is in RunConfig and in the saved state (train/state.py), so that a resumed run repeats the losses of one that
+was never stopped.
+
+Not here: sharded weights (every process holds the whole model), overlap of communication with computing.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,107 +25,103 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from abruzzi.checkpoint import save_checkpoint
-from abruzzi.config import ModelConfig
 from abruzzi.data.packing import PADDING, Row
 from abruzzi.model import K2Model, Trace
-from abruzzi.train import qat
-from abruzzi.train.muonclip import MuonClip, split_parameters
+from abruzzi.train import balance, qat
+from abruzzi.train.meter import Pace, step_flop
+from abruzzi.train.muonclip import MuonClip, clip_heads, split_parameters
+from abruzzi.train.run_config import RunConfig as RunConfig
+from abruzzi.train.run_config import fast_bfloat16 as fast_bfloat16
+from abruzzi.train.run_config import rate as rate
+from abruzzi.train.state import read_state, write_state
 
-PREVIOUS = "state.previous.pt"  # the save before the last
 # Rows of shard number k; must be deterministic in k, and may be called from another process.
 ShardOf = Callable[[int], Sequence[Row]]
-
-
-@dataclass(frozen=True, slots=True)
-class RunConfig:
-    """One training run. tokens_per_step = rows_per_step * row_length.
-
-    lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
-    `steps`; the rate is constant between and falls linearly to a tenth at the end. context_weight: what a
-    token that was not sampled but may be a target counts, against 1 of a sampled one, in the first
-    `context_steps` steps, and 0 from then on: first learn the language of prompts and results as well,
-    then only to answer.
-    qat_steps: so many last steps with routed experts rounded to INT4 in the forward pass (train/qat.py).
-    bias_rate: step of the router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form).
-    autocast: products and Newton-Schulz in bfloat16; without instructions for it (`fast_bfloat16`) that is
-    several times slower than float32."""
-
-    model: ModelConfig
-    steps: int
-    rows_per_step: int
-    row_length: int
-    lr_muon: float = 1e-2
-    lr_adamw: float = 3e-3
-    weight_decay: float = 0.05
-    warmup: int = 50
-    decay: int = 500
-    context_weight: float = 0.0
-    context_steps: int = 0
-    qat_steps: int = 0
-    bias_rate: float = 1e-3
-    seed: int = 0
-    autocast: bool = True
-    log_every: int = 10
-    save_every: int = 200
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively; where it does not, torch emulates it, ten times slower."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
-
-
-def rate(config: RunConfig, step: int) -> float:
-    """The schedule's factor at `step` (from 0): warm-up, 1, then down to 0.1."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    left = config.steps - step
-    return 1.0 if left > config.decay else 0.1 + 0.9 * left / config.decay
 
 
 class Diverged(ArithmeticError):
     """The loss is not a number any more."""
 
 
+@dataclass(slots=True)
+class _Totals:
+    """What the microbatches of one step add up to."""
+
+    loss: Tensor
+    sampled_loss: Tensor
+    balance_loss: Tensor
+    loads: dict[int, Tensor] = field(default_factory=dict)
+    max_logit_N: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, loss: Tensor, sampled_loss: Tensor, balance_loss: Tensor, trace: Trace, counted_BT: Tensor) -> None:
+        self.loss, self.sampled_loss = self.loss + loss, self.sampled_loss + sampled_loss
+        self.balance_loss = self.balance_loss + balance_loss
+        for layer, load_E in trace.expert_load(counted_BT).items():
+            self.loads[layer] = self.loads[layer] + load_E if layer in self.loads else load_E
+        for layer, largest_N in trace.max_logit_N.items():
+            seen = self.max_logit_N.get(layer)
+            self.max_logit_N[layer] = largest_N if seen is None else torch.maximum(seen, largest_N)
+
+
 class Trainer:
     """A model, its optimizer and a position in the data."""
 
-    def __init__(self, config: RunConfig, shard_of: ShardOf, out: Path) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        shard_of: ShardOf,
+        out: Path,
+        model: K2Model | None = None,
+        peak_flops: float | None = None,
+    ) -> None:
+        """model: weights to begin with, float32; None = random ones from the seed. peak_flops: what the device
+        of one process can do per second, for model FLOP utilisation; None = that is not reported."""
         self.config, self.shard_of, self.out = config, shard_of, out
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        parts = self.processes * config.grad_accum_steps
+        if config.rows_per_step % parts:
+            raise ValueError(
+                f"rows_per_step={config.rows_per_step} does not divide among {self.processes} processes"
+                f" x {config.grad_accum_steps} microbatches; hint: --set rows_per_step={parts}"
+            )
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda' is asked for, but torch finds no CUDA device; hint: --device cpu")
         torch.manual_seed(config.seed)
-        self.model = K2Model(config.model, seed=config.seed)
+        self.model = (model or K2Model(config.model, seed=config.seed)).to(config.device)
+        if config.activation_checkpointing:
+            for layer in self.model.layers():
+                # No random numbers in a layer, so none need to be replayed.
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         muon, adamw = split_parameters(self.model)
         self.optimizer = MuonClip(
             [{**muon, "lr": config.lr_muon}, {**adamw, "lr": config.lr_adamw}],
             weight_decay=config.weight_decay,
             ns_dtype=torch.bfloat16 if config.autocast else torch.float32,
         )
-        self._peak = [group["lr"] for group in self.optimizer.param_groups]
+        self._peak_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._peak_flops, self._pace = peak_flops, Pace()
         self.step = 0
         self.tokens = 0
+        # Spent in steps: in all starts of the run; what was lost with a state that was not saved is not in it.
+        self.seconds = self.flop = 0.0
         self._stop = False
         self._position = (0, 0)  # shard, row in it: the next row to be read
-        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        if config.rows_per_step % self.processes:
-            raise ValueError(f"rows_per_step={config.rows_per_step} does not divide among {self.processes} processes")
 
     def train(self, time_limit: float | None = None, on_step: Callable[[dict[str, Any]], None] | None = None) -> bool:
         """Run until the last step, the time limit (seconds) or SIGTERM / SIGINT. True when all steps are done.
 
-        State is saved whenever it returns."""
+        on_step gets the numbers of every `log_every`th step and of the last. State is saved whenever it returns."""
         previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         deadline = math.inf if time_limit is None else time.monotonic() + time_limit
         try:
             rows = self._rows()
             while self.step < self.config.steps and not self._anybody(self._stop or time.monotonic() >= deadline):
                 metrics = self._one_step(rows)
-                if (
-                    self.rank == 0
-                    and on_step is not None
-                    and (self.step % self.config.log_every == 0 or self.step == self.config.steps)
-                ):
+                if self.rank == 0 and on_step is not None and self._is_logged(self.step):
                     on_step(metrics)
                 if self.step % self.config.save_every == 0:
                     self.save_state()
@@ -136,11 +134,14 @@ class Trainer:
     def _ask_to_stop(self, *_: Any) -> None:
         self._stop = True
 
+    def _is_logged(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step == self.config.steps
+
     def _anybody(self, stop: bool) -> bool:
         """Whether any process wants to stop: all of them must do it at the same step."""
         if self.processes == 1:
             return stop
-        flag = torch.tensor(int(stop))
+        flag = torch.tensor(int(stop), device=self.config.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
@@ -149,6 +150,8 @@ class Trainer:
         while True:
             number, at = self._position
             shard = self.shard_of(number)
+            if not len(shard):
+                raise ValueError(f"shard {number} of the data holds no rows; hint: longer rows (row_length), more data")
             for next_row in range(at + 1, len(shard) + 1):
                 self._position = (number, next_row) if next_row < len(shard) else (number + 1, 0)
                 yield shard[next_row - 1]
@@ -158,52 +161,74 @@ class Trainer:
         config = self.config
         whole = [next(rows) for _ in range(config.rows_per_step)]
         qat.enable(self.model, self.step >= config.steps - config.qat_steps)
+        for group, peak in zip(self.optimizer.param_groups, self._peak_lr):
+            group["lr"] = peak * rate(config, self.step)
+        logged = self._is_logged(self.step + 1)
+        totals = self._gradients(whole, exact_logits=logged)
+        if not math.isfinite(float(totals.loss)):
+            # Before the weights are touched: the state on disk stays the last good one.
+            raise Diverged(
+                f"the loss is {float(totals.loss)} at step {self.step + 1}; the state of an earlier step is kept in "
+                f"{self.out}; hint: a lower lr_muon, or fewer steps between saves (save_every={config.save_every})"
+            )
+        norm = self._gradient_norm() if logged else 0.0
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        clipped = clip_heads(self.model, totals.max_logit_N, config.qk_clip_tau) if config.qk_clip_tau else 0
+        if config.bias_rate:
+            balance.level_bias(self.model, totals.loads, config.bias_rate)
+        self.step += 1
+        self.tokens += sum(int((r.segments_T != PADDING).sum()) for r in whole)
+        flop = step_flop(config.model, whole)
+        self.flop += flop
+        seconds = time.monotonic() - started
+        self.seconds += seconds
+        self._pace.add(seconds)
+        return self._metrics(totals, flop, seconds, norm, clipped) if logged else {}
+
+    def _gradients(self, whole: list[Row], exact_logits: bool) -> _Totals:
+        """Forward and backward of a step's rows: this process's share, in microbatches, then the sum of all."""
+        config = self.config
         context_weight = config.context_weight if self.step < config.context_steps else 0.0
         sampled_count = sum(int(r.sampled_T[1:].sum()) for r in whole)
         total_weight = sampled_count + context_weight * sum(int(r.context_T[1:].sum()) for r in whole)
-        batch = whole[self.rank :: self.processes]
-        ids = torch.from_numpy(np.stack([r.ids_T for r in batch]))
-        segments = torch.from_numpy(np.stack([r.segments_T for r in batch]))
-        sampled = torch.from_numpy(np.stack([r.sampled_T for r in batch]))[:, 1:]
-        context = torch.from_numpy(np.stack([r.context_T for r in batch]))[:, 1:]
-        for group, peak in zip(self.optimizer.param_groups, self._peak):
-            group["lr"] = peak * rate(config, self.step)
-        trace = Trace()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
-            # Every process divides by the weight of all of them, so that summed gradients are the mean's.
-            weights = sampled.float() + context_weight * context
-            loss, sampled_loss = self._loss(ids, segments, weights, sampled, trace)
-            loss, sampled_loss = loss / total_weight, sampled_loss / max(1, sampled_count)
-        loads = trace.expert_load(segments != PADDING)
-        loss.backward()
-        loss = loss.detach()
-        self._sum_over_processes((loss, sampled_loss, *loads.values()))
-        if not math.isfinite(float(loss)):
-            # Before the weights are touched: the state on disk stays the last good one.
-            raise Diverged(
-                f"the loss is {float(loss)} at step {self.step + 1}; the state of an earlier step is kept in "
-                f"{self.out}; hint: a lower lr_muon, or fewer steps between saves (save_every={config.save_every})"
+        if not total_weight:
+            raise ValueError(f"step {self.step + 1} holds no token to train on; hint: the data's loss masks are empty")
+        mine = whole[self.rank :: self.processes]
+        size = len(mine) // config.grad_accum_steps
+        zero = torch.zeros((), device=config.device)
+        totals = _Totals(zero, zero, zero)
+        for start in range(0, len(mine), size):
+            batch = mine[start : start + size]
+            ids, segments, sampled, context = self._tensors(batch)
+            counted = segments != PADDING
+            trace = Trace(
+                max_logits=exact_logits or config.qk_clip_tau is not None,
+                above=None if exact_logits else config.qk_clip_tau,
+                counted_BT=counted,
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._balance(loads)
-        self.step += 1
-        self.tokens += sum(int((r.segments_T != PADDING).sum()) for r in whole)
-        seconds = time.monotonic() - started
-        worst = max((float(load.max() / load.float().mean()) for load in loads.values()), default=0.0)
-        return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "loss": float(loss),
-            "sampled_loss": float(sampled_loss),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "tok_s": config.rows_per_step * config.row_length / seconds,
-            "expert_load_max_over_mean": worst,
-        }
+            with torch.autocast(config.device, torch.bfloat16, enabled=config.autocast):
+                # Every process divides by the weight of all of them, so that summed gradients are the mean's.
+                weights = sampled.float() + context_weight * context
+                loss, sampled_loss = self._loss(ids, segments, weights, sampled, trace)
+                loss, sampled_loss = loss / total_weight, sampled_loss / max(1, sampled_count)
+            unequal = self._balance_loss(trace, counted)
+            totals.add(loss.detach(), sampled_loss, unequal.detach(), trace, counted)
+            (loss + config.sequence_loss_alpha * unequal if config.sequence_loss_alpha else loss).backward()
+        self._sum_over_processes(totals)
+        return totals
+
+    def _tensors(self, batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """ids and segments [B, T], sampled and context [B, T - 1]: of the target at the next position."""
+        ids, segments, sampled, context = (
+            torch.from_numpy(np.stack(arrays)).to(self.config.device)
+            for arrays in zip(*((r.ids_T, r.segments_T, r.sampled_T, r.context_T) for r in batch))
+        )
+        return ids, segments, sampled[:, 1:], context[:, 1:]
 
     def _loss(
-        self, ids: torch.Tensor, segments: torch.Tensor, weights: torch.Tensor, sampled: torch.Tensor, trace: Trace
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, ids: Tensor, segments: Tensor, weights: Tensor, sampled: Tensor, trace: Trace
+    ) -> tuple[Tensor, Tensor]:
         """Weighted sum of the targets' cross-entropies, and (no gradient) the sum over the sampled ones.
 
         The head runs on positions whose target has a weight, and on no other."""
@@ -213,8 +238,17 @@ class Trainer:
         losses = F.cross_entropy(logits.float(), ids[:, 1:][targets], reduction="none")
         return (losses * weights[targets]).sum(), losses.detach()[sampled[targets]].sum()
 
-    def _sum_over_processes(self, numbers: Iterable[torch.Tensor]) -> None:
-        """Sum gradients and these numbers, in place; gradients as one buffer, which is one message."""
+    def _balance_loss(self, trace: Trace, counted: Tensor) -> Tensor:
+        """The sequence loss, a mean over layers and the rows of the whole step; zero when it is switched off."""
+        scores = trace.router_scores.values()
+        if not self.config.sequence_loss_alpha or not scores:
+            return torch.zeros((), device=counted.device)
+        top_k = self.config.model.num_experts_per_tok
+        layers = [balance.sequence_loss(s, top_k, counted) for s in scores]
+        return torch.stack(layers).sum() / (len(layers) * self.config.rows_per_step)
+
+    def _sum_over_processes(self, totals: _Totals) -> None:
+        """Sum gradients and numbers, in place; gradients as one buffer, which is one message."""
         if self.processes == 1:
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -222,26 +256,55 @@ class Trainer:
         dist.all_reduce(together)
         for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
             gradient.copy_(summed.view_as(gradient))
-        for tensor in numbers:
+        for tensor in (totals.loss, totals.sampled_loss, totals.balance_loss, *totals.loads.values()):
             dist.all_reduce(tensor)
+        for tensor in totals.max_logit_N.values():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
 
-    @torch.no_grad()
-    def _balance(self, loads: Mapping[int, torch.Tensor]) -> None:
-        """Selection bias up for experts under the mean load, down for those above it (zero-mean)."""
-        if not self.config.bias_rate:
-            return
-        for layer, moe in self.model.moe_layers().items():
-            load = loads[layer].float()
-            sign = torch.sign(load.mean() - load)
-            moe.gate.e_score_correction_bias += self.config.bias_rate * (sign - sign.mean())
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _metrics(self, totals: _Totals, flop: float, seconds: float, norm: float, clipped: int) -> dict[str, Any]:
+        """One line of metrics.jsonl. tok_s counts padding as well; tokens does not."""
+        config = self.config
+        worst = balance.worst_load(totals.loads)
+        metrics: dict[str, Any] = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "loss": float(totals.loss),
+            "sampled_loss": float(totals.sampled_loss),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "tok_s": config.rows_per_step * config.row_length / seconds,
+            "max_logit": max(float(largest.max()) for largest in totals.max_logit_N.values()),
+            "expert_load_max_over_mean": max(worst.values(), default=0.0),
+            "expert_load_by_layer": {layer: round(load, 4) for layer, load in worst.items()},
+            "gradient_norm": norm,
+            "seconds": round(self.seconds, 3),
+            "eta_s": round(self._pace.left(config.steps - self.step), 1),
+            "flop_s": flop / seconds,
+        }
+        if self._peak_flops is not None:
+            metrics["mfu"] = flop / seconds / (self._peak_flops * self.processes)
+        if config.qk_clip_tau is not None:
+            metrics["clipped_heads"] = clipped
+        if config.sequence_loss_alpha:
+            metrics["balance_loss"] = float(totals.balance_loss)
+        return metrics
 
     # state
 
     def save_state(self) -> None:
-        """Everything that an exact resume needs, written whole or not at all."""
+        """Everything that an exact resume needs, written whole or not at all.
+
+        Raises Diverged instead of replacing a good state by weights that are not finite."""
         if self.rank != 0:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise Diverged(
+                f"weights are not finite after step {self.step}; the state of an earlier step is kept in {self.out}; "
+                "hint: a lower lr_muon"
+            )
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -249,48 +312,43 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "position": self._position,
+            "seconds": self.seconds,
+            "flop": self.flop,
         }
-        temporary, path, previous = (self.out / name for name in ("state.pt.tmp", "state.pt", PREVIOUS))
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():  # a second name for the old state, so that at every moment a whole one is there
-            previous.unlink(missing_ok=True)
-            os.link(path, previous)
-        temporary.replace(path)
+        if self.config.device == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        write_state(self.out, state)
 
     def resume(self) -> bool:
-        """Load the state in `out` if there is one; True when there was.
+        """Load the state in `out` if there is one; True when there was. A run may go on on another device.
 
         Raises ValueError for a damaged state and for one of another model; nothing is changed then."""
-        path = self.out / "state.pt"
-        if not path.exists():
+        state = read_state(self.out, {n: tuple(t.shape) for n, t in self.model.state_dict().items()})
+        if state is None:
             return False
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:
-            older = self.out / PREVIOUS
-            hint = f"rename {older} to {path.name} to go on from the save before it" if older.exists() else "start anew"
-            raise ValueError(f"{path} is damaged ({type(error).__name__}); hint: {hint}") from error
-        expected = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
-        found = {n: tuple(t.shape) for n, t in state["model"].items()}
-        if found != expected:
-            name = next(n for n in (*expected, *found) if found.get(n) != expected.get(n))
-            raise ValueError(
-                f"{path} holds another model: {name} is {found.get(name)} there and {expected.get(name)} here; "
-                "hint: use the settings that the run was started with"
-            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
+        if self.config.device == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"])
         self.step, self.tokens, self._position = state["step"], state["tokens"], tuple(state["position"])
+        # States of older versions do not have these.
+        self.seconds, self.flop = state.get("seconds", 0.0), state.get("flop", 0.0)
         return True
 
-    def export(self, path: Path, extra_files: Mapping[str, str | bytes] | None = None, int4: bool = True) -> None:
-        """Write the model as a checkpoint in Hugging Face layout, routed experts in INT4 if asked for."""
-        tensors = {n: t.detach().float().numpy() for n, t in self.model.state_dict().items()}
-        save_checkpoint(path, self.config.model, tensors, int4=int4, extra_files=extra_files or {}, overwrite=True)
+    def export(
+        self,
+        path: Path,
+        extra_files: Mapping[str, str | bytes] | None = None,
+        int4: bool = True,
+        dtype: str = "bfloat16",
+    ) -> None:
+        """Write the model as a checkpoint in Hugging Face layout, routed experts in INT4 if asked for.
+
+        dtype: of what is not INT4."""
+        tensors = {n: t.detach().float().cpu().numpy() for n, t in self.model.state_dict().items()}
+        files = extra_files or {}
+        save_checkpoint(path, self.config.model, tensors, dtype=dtype, int4=int4, extra_files=files, overwrite=True)
 
 
 def append_metrics(path: Path) -> Callable[[dict[str, Any]], None]:

@@ -18,12 +18,14 @@ Not here: sharded state (use FSDP2), gradient clipping (Muon's update has a fixe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from abruzzi.model import K2Model
 
 NS_A, NS_B, NS_C = 3.4445, -4.7750, 2.0315
 
@@ -145,6 +147,27 @@ def split_parameters(model: nn.Module) -> list[dict[str, Any]]:
         is_table = "embed_tokens" in name or "lm_head" in name
         (adamw if p.ndim < 2 or is_table else muon).append(p)
     return [{"params": muon, "kind": "muon"}, {"params": adamw, "kind": "adamw"}]
+
+
+def clip_heads(model: K2Model, max_logit_N: Mapping[int, Tensor], tau: float) -> int:
+    """QK-Clip of every layer, after the optimizer's step; returns how many heads were rescaled.
+
+    max_logit_N: per layer, the largest softmax input of each head over the whole batch of this step (all
+    microbatches, all processes), as `Trace.max_logit_N` records it."""
+    c, clipped = model.config, 0
+    for number, layer in enumerate(model.layers()):
+        attention = layer.self_attn
+        queries = attention.q_proj if c.q_lora_rank is None else attention.q_b_proj
+        clipped += qk_clip_(
+            queries.weight,
+            attention.kv_b_proj.weight,
+            max_logit_N[number],
+            qk_nope_head_dim=c.qk_nope_head_dim,
+            qk_rope_head_dim=c.qk_rope_head_dim,
+            v_head_dim=c.v_head_dim,
+            tau=tau,
+        )
+    return clipped
 
 
 @torch.no_grad()
