@@ -53,16 +53,26 @@ def ids(text: str) -> list[int]:
     return TOK.encode(text, allow_special=True)
 
 
+def spelled(text: str) -> list[int]:
+    """The same message, sampled letter by letter: ids that no tokenizer would make of its text."""
+    out: list[int] = []
+    for token_id in ids(text):
+        piece = TOK.token_bytes(token_id)
+        plain = token_id not in TOK.control_ids and len(piece) > 1 and piece.isascii()
+        out += [i for c in piece.decode() for i in TOK.encode(c)] if plain else [token_id]
+    return out
+
+
 def call(name: str, arguments: str, index: int = 0) -> str:
     return f"[call]functions.{name}:{index}[args]{arguments}[/call]"
 
 
 class ScriptedLLM:
-    """script: (prompt ids, number of the submission) -> text for `ids`. per_step: tokens between two deliveries."""
+    """script: (prompt ids, number of the submission) -> ids, or text for `ids`. per_step: tokens per delivery."""
 
     def __init__(
         self,
-        script: Callable[[list[int], int], str],
+        script: Callable[[list[int], int], str | list[int]],
         tok: Tokenizer = TOK,
         max_context: int = 4096,
         per_step: Callable[[], int] = lambda: 1,
@@ -88,7 +98,8 @@ class ScriptedLLM:
         limit = room if params.max_tokens is None else min(room, params.max_tokens)
         ends = frozenset((*self.tokenizer.end_ids, *params.stop_token_ids))
         sequence = Sequence(list(prompt), len(prompt), params, 0, limit, ends, constraint, cached_tokens=0)
-        self.live[sequence] = iter(ids(self._script(prompt, len(self.prompts))))
+        said = self._script(prompt, len(self.prompts))
+        self.live[sequence] = iter(ids(said) if isinstance(said, str) else said)
         self.prompts.append(prompt)
         self.submitted.append(sequence)
         return sequence
@@ -162,7 +173,7 @@ def serving(llm: Any, store: ReasoningStore | None = None, **options: Any) -> It
         thread.stop()
 
 
-def saying(*texts: str, **options: Any) -> ScriptedLLM:
+def saying(*texts: str | list[int], **options: Any) -> ScriptedLLM:
     """One message per submission; the last one again and again."""
     return ScriptedLLM(lambda _, number: texts[min(number, len(texts) - 1)], **options)
 
