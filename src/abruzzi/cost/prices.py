@@ -55,7 +55,8 @@ HOURS = (
     HourPrice("h100", 2.35, _SEMIANALYSIS, "2026-03"),
     HourPrice("h100", 2.95, "median of on-demand offers, aimultiple", "2026-05"),
     HourPrice("h200", 2.50, "lowest of on-demand offers, which went up to 7.00", "2026-11"),
-    HourPrice("core", 0.0425, "AWS's example, c5 on demand in N. Virginia: 4.08 for 96 virtual CPUs", "2025"),
+    # An example in the EC2 Auto Scaling guide, itself without a date: 4.08 for the 96 virtual CPUs of a c5.24xlarge.
+    HourPrice("core", 0.0425, "AWS's documentation, c5 on demand in N. Virginia", "2026-11"),
 )
 
 _MAP_2025, _MAP_2026 = "price map in litellm 1.80.0", "price map in litellm 1.109.1"
