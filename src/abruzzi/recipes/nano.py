@@ -1,8 +1,7 @@
 """nano: the model that ships with abruzzi. Tokenizer, data and training in one file.
 
-    python -m abruzzi.recipes.nano --out runs/nano --time-limit 90m     # again to go on where it stopped
-    torchrun --nproc-per-node 2 -m abruzzi.recipes.nano --out runs/nano --threads 1   # a process per core
-    python -m abruzzi.recipes.nano --out runs/nano --export DIR         # the checkpoint, experts in INT4
+    abruzzi train nano_cpu --out runs/nano --time-limit 90m     # --resume goes on where it stopped
+    torchrun --nproc-per-node 2 -m abruzzi.cli.main train nano_cpu --out runs/nano --threads 1   # a process per core
 
 Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
 tools, in equal numbers), rendered as the product renders it. What users and tools say counts half
@@ -11,10 +10,8 @@ in the first third of the run; slips that a gold trajectory makes on purpose are
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -29,7 +26,7 @@ from abruzzi.tasks import Task, make
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
 from abruzzi.tokenizer.train import train_words
-from abruzzi.train.loop import RunConfig, Trainer, append_metrics, fast_bfloat16
+from abruzzi.train.loop import RunConfig, fast_bfloat16
 from abruzzi.types import Message
 
 SYSTEM = "You are nano, a very small model. You think, use tools and answer."
@@ -37,7 +34,7 @@ VOCAB_SIZE = 1024
 CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
-STEPS = 2600
+STEPS = 2350
 FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
 # Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
 FIRST_SEED = 1_000_000_000
@@ -173,46 +170,6 @@ def run_config(vocab: Tokenizer, steps: int) -> RunConfig:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, go on, or export; see the header."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where state, metrics and tokenizer live")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of the whole run")
-    parser.add_argument("--time-limit", type=_seconds, default=None, help="stop after so long (30s, 90m, 2h)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--export", type=Path, default=None, help="write the checkpoint of the saved state, then leave")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    if "RANK" in os.environ:  # set by torchrun
-        torch.distributed.init_process_group("gloo")
-    given.out.mkdir(parents=True, exist_ok=True)
-    vocab_file = given.out / "tokenizer.json"
-    if not vocab_file.exists() and int(os.environ.get("RANK", "0")) == 0:
-        vocab_file.write_text(build_tokenizer().to_json(), encoding="utf-8")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    text = vocab_file.read_text(encoding="utf-8")
-    vocab = tokenizer.from_json(text, _DEFAULTS)
-    shards = Shards(text)
-    trainer = Trainer(run_config(vocab, given.steps), shards, given.out)
-    resumed = trainer.resume()
-    if given.export is not None:
-        if not resumed:
-            parser.error(f"{given.out} holds no state to export")
-        trainer.export(given.export, tokenizer.chat_files(vocab, max_context=CONTEXT))
-        shards.close()
-        return 0
-    write = append_metrics(given.out / "metrics.jsonl")
-
-    def report(metrics: dict[str, object]) -> None:
-        write(metrics)
-        print(json.dumps(metrics), flush=True)  # noqa: T201 - this is the command's output
-
-    finished = trainer.train(given.time_limit, report)
-    shards.close()
-    return 0 if finished else 3
-
-
 def _texts(count: int) -> Iterator[str]:
     """All that is said in each of `count` samples."""
     for number in range(count):
@@ -247,14 +204,3 @@ def _known(vocab: Tokenizer, control: str) -> int:
     number = vocab.id_of(control)
     assert number is not None
     return number
-
-
-def _seconds(text: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600}
-    if text[-1:] in units:
-        return float(text[:-1]) * units[text[-1]]
-    return float(text)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
