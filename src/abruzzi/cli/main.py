@@ -40,7 +40,7 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import cost, fit, hub, quantize, run, serve, show, train
+        from abruzzi.cli import cost, fit, hub, quantize, run, serve, show, train, verify
 
         run.register(app)
         hub.register(app)
@@ -50,6 +50,7 @@ def main() -> None:
         show.register(app)
         train.register(app)
         serve.register(app)
+        verify.register(app)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
