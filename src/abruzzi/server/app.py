@@ -26,6 +26,10 @@ from abruzzi.server.errors import ApiError, error_body
 from abruzzi.server.fields import Fields, required
 from abruzzi.server.generation import Generation
 from abruzzi.server.guard import Guard
+from abruzzi.server.messages import MessagesEncoder
+from abruzzi.server.messages_fields import read_message_request
+from abruzzi.server.responses import ResponsesEncoder
+from abruzzi.server.responses_fields import read_response_request
 from abruzzi.server.service import Service
 from abruzzi.server.sse import Encoder, EventStream, encoded, to_json, unless_gone
 
@@ -49,6 +53,9 @@ def make_app(
         "/v1/chat/completions": _chat,
         "/v1/chat/completions/control": _control,
         "/v1/completions": _completions,
+        "/v1/messages": _messages,
+        "/v1/messages/count_tokens": _count_tokens,
+        "/v1/responses": _responses,
         "/tokenize": _tokenize,
         "/detokenize": _detokenize,
     }
@@ -105,6 +112,24 @@ async def _completions(service: Service, request: Request) -> Response:
     return await _answer(
         service, request, generation, CompletionEncoder(service.tok, generation, wanted), wanted.stream
     )
+
+
+async def _messages(service: Service, request: Request) -> Response:
+    wanted, output = read_message_request(service, await read_body(service, request))
+    generation = service.start(scope_of(service, request), wanted, "msg_", "toolu_")
+    return await _answer(service, request, generation, MessagesEncoder(generation, output), output.stream)
+
+
+async def _count_tokens(service: Service, request: Request) -> Response:
+    wanted, _ = read_message_request(service, await read_body(service, request), count_only=True)
+    ids = service.render(wanted, service.history(scope_of(service, request), wanted))
+    return _json({"input_tokens": len(ids)})
+
+
+async def _responses(service: Service, request: Request) -> Response:
+    wanted, output = read_response_request(service, await read_body(service, request))
+    generation = service.start(scope_of(service, request), wanted, "resp_")
+    return await _answer(service, request, generation, ResponsesEncoder(generation, output), output.stream)
 
 
 async def _answer(

@@ -230,7 +230,8 @@ BODIES = st.builds(
     MESSAGES,
     st.booleans(),
 )
-PATHS = (CHAT, "/v1/completions", "/tokenize", "/detokenize", "/v1/chat/completions/control")
+PATHS = (CHAT, "/v1/completions", "/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/tokenize")
+PATHS += ("/detokenize", "/v1/chat/completions/control")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

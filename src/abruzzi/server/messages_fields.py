@@ -1,0 +1,249 @@
+"""What a POST to /v1/messages (and its count_tokens) may hold: Anthropic's messages, field by field.
+
+Extensions that Anthropic's API does not have: seed, min_p, preserve_thinking.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from abruzzi.server.chat_fields import EFFORT_NAMES, NOT_HERE, text_of
+from abruzzi.server.errors import ApiError, unsupported
+from abruzzi.server.fields import Fields, required, wrong
+from abruzzi.server.request import (
+    CONSTRAINED,
+    ChatRequest,
+    Thinking,
+    distinct,
+    model_name,
+    sampling,
+    stop_strings,
+    tool,
+    tool_choice_word,
+)
+from abruzzi.server.service import Service
+from abruzzi.types import Message, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesOutput:
+    """How the client wants it."""
+
+    model: str
+    stream: bool = False
+
+
+def read_message_request(
+    service: Service, given: object, count_only: bool = False
+) -> tuple[ChatRequest, MessagesOutput]:
+    """The request, and how its answer is wanted. Raises ApiError that names what is wrong."""
+    body = Fields(given)
+    model = service.require_model(model_name(body))
+    max_tokens = body.integer("max_tokens", 1)
+    if max_tokens is None and not count_only:
+        raise required("max_tokens")
+    thinking = _thinking(body)
+    history = _History()
+    system = _blocks_text(body.any("system"), "system")
+    if system:
+        history.add(Message("system", system))
+    for at, message in enumerate(body.items("messages") or []):
+        history.read(Fields(message, f"messages[{at}]"))
+    if not any(m.role != "system" for m in history.messages):
+        raise required("messages")
+    if history.messages[-1].role == "assistant":
+        raise unsupported("messages", "an assistant's message at the end", "the answer cannot be begun for the model")
+    tools, may_call = _tools(body)
+    request = ChatRequest(
+        model=model,
+        messages=tuple(history.messages),
+        seals=history.seals,
+        tools=tools,
+        params=sampling(
+            body, max_tokens, stop_strings(body, "stop_sequences"), thinking.budget, service.settings.temperature, 1.0
+        ),
+        thinking=thinking.enabled,
+        effort=thinking.effort,
+        preserve_thinking=thinking.preserve,
+        may_call=may_call,
+    )
+    output = MessagesOutput(model, body.boolean("stream") or False)
+    metadata = body.object("metadata")
+    if metadata is not None:
+        metadata.label("user_id", str)
+        metadata.end()
+    body.label("cache_control", dict)
+    body.only("service_tier", "auto", "standard_only", hint="there is one tier")
+    for name in ("container", "mcp_servers", "context_management", "inference_geo", "speed"):
+        body.only(name, hint=NOT_HERE)
+    body.end()
+    return request, output
+
+
+def _thinking(body: Fields) -> Thinking:
+    said = Thinking()
+    thinking = body.object("thinking")
+    if thinking is not None:
+        kind = thinking.choice("type", "enabled", "disabled", "adaptive")
+        said.say("thinking.type", enabled=None if kind is None else kind != "disabled")
+        said.say("thinking.budget_tokens", budget=thinking.integer("budget_tokens", 0))
+        thinking.only("display", "summarized", hint="a thought is shown as it is")
+        thinking.end()
+    config = body.object("output_config")
+    if config is not None:
+        said.say_effort("output_config.effort", config.choice("effort", *EFFORT_NAMES))
+        config.only("format", hint=CONSTRAINED)
+        config.end()
+    body.only("output_format", hint=CONSTRAINED)
+    said.say("preserve_thinking", preserve=body.boolean("preserve_thinking"))
+    return said.check()
+
+
+def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool]:
+    tools = []
+    for at, given in enumerate(body.items("tools") or []):
+        entry = Fields(given, f"tools[{at}]")
+        entry.only("type", "custom", hint="only tools of your own are tools here")
+        tools.append(tool(entry.any("name"), entry.any("description"), entry.any("input_schema"), f"tools[{at}]"))
+        entry.only("strict", False, hint=CONSTRAINED)
+        entry.only("defer_loading", False, hint=NOT_HERE)
+        entry.only("eager_input_streaming", True, False, hint="arguments are always streamed")
+        entry.label("cache_control", dict)
+        entry.end()
+    choice = body.object("tool_choice")
+    may_call = True
+    if choice is not None:
+        may_call = tool_choice_word("tool_choice.type", choice.any("type"))
+        choice.only("disable_parallel_tool_use", False, hint=CONSTRAINED)
+        choice.any("name")  # of a kind that was refused above
+        choice.end()
+    return distinct(tools), may_call and bool(tools)
+
+
+class _History:
+    """Anthropic's turns as messages: results become messages of their own; neighbours of one role are one turn."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.seals: dict[int, str] = {}
+
+    def add(self, message: Message, seal: str | None = None) -> None:
+        if seal is not None:
+            self.seals[len(self.messages)] = seal
+        self.messages.append(message)
+
+    def read(self, fields: Fields) -> None:
+        role = fields.choice("role", "user", "assistant", "system")
+        if role is None:
+            raise required(fields.name("role"))
+        content = fields.any("content")
+        fields.end()
+        if content is None:
+            raise required(fields.name("content"))
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(blocks, list):
+            raise wrong(fields.name("content"), "text or a list of blocks", content)
+        entries = [Fields(b, f"{fields.name('content')}[{n}]") for n, b in enumerate(blocks)]
+        if role == "assistant":
+            self._assistant(entries, fields)
+        else:
+            self._user(entries, role)
+
+    def _user(self, blocks: list[Fields], role: str) -> None:
+        texts: list[str] = []
+        for block in blocks:
+            kind = block.any("type")
+            if kind == "text":
+                texts.append(_block_text(block))
+            elif kind == "tool_result" and role == "user":
+                self._flush(role, texts)
+                self._result(block)
+            else:
+                raise unsupported(block.name("type"), kind, "this model reads text and tool results")
+            block.label("cache_control", dict)
+            block.end()
+        self._flush(role, texts)
+
+    def _flush(self, role: str, texts: list[str]) -> None:
+        if texts:
+            self.add(Message(role, "".join(texts)))
+            texts.clear()
+
+    def _result(self, block: Fields) -> None:
+        call_id = block.text("tool_use_id")
+        if not call_id:
+            raise required(block.name("tool_use_id"))
+        content = _blocks_text(block.any("content"), block.name("content")) or ""
+        if block.boolean("is_error"):
+            content = content if content.lower().startswith("error") else f"Error: {content}"
+        self.add(Message("tool", content, tool_call_id=call_id))
+
+    def _assistant(self, blocks: list[Fields], fields: Fields) -> None:
+        thoughts: list[str] = []
+        texts: list[str] = []
+        calls: list[ToolCall] = []
+        seal: str | None = None
+        for block in blocks:
+            kind = block.any("type")
+            if kind == "thinking":
+                thoughts.append(block.text("thinking") or "")
+                seal = block.text("signature") or seal
+            elif kind == "text":
+                if calls:
+                    raise unsupported(
+                        block.name("type"), "text after tool_use", "this model's turns end with its calls"
+                    )
+                texts.append(_block_text(block))
+            elif kind == "tool_use":
+                calls.append(_tool_use(block))
+            else:
+                raise unsupported(block.name("type"), kind, "expected thinking, text or tool_use")
+            block.label("cache_control", dict)
+            block.end()
+        thought = "".join(thoughts) if thoughts else None
+        last = self.messages[-1] if self.messages else None
+        if last is not None and last.role == "assistant":
+            raise ApiError(
+                400,
+                f"{fields.name('role')}: two assistant messages in a row; hint: put their blocks into one",
+                fields.name("role"),
+                "invalid_value",
+            )
+        self.add(Message("assistant", "".join(texts), thought, tuple(calls)), seal)
+
+
+def _block_text(block: Fields) -> str:
+    text = block.text("text")
+    if text is None:
+        raise required(block.name("text"))
+    block.only("citations", [], hint="nothing is cited here")
+    return text
+
+
+def _tool_use(block: Fields) -> ToolCall:
+    name, call_id, given = block.text("name"), block.text("id"), block.any("input")
+    if not name or not call_id:
+        raise required(block.name("name" if not name else "id"))
+    if not isinstance(given, dict):
+        raise wrong(block.name("input"), "an object", given)
+    caller = block.object("caller")
+    if caller is not None:
+        caller.only("type", "direct", hint=NOT_HERE)
+        caller.end()
+    return ToolCall(name, json.dumps(given, ensure_ascii=False), call_id)
+
+
+def _blocks_text(given: object, name: str) -> str | None:
+    """Text, or text blocks put together."""
+    if isinstance(given, list):
+        texts = []
+        for at, entry in enumerate(given):
+            block = Fields(entry, f"{name}[{at}]")
+            block.only("type", "text", hint="this model reads text only")
+            texts.append(_block_text(block))
+            block.label("cache_control", dict)
+            block.end()
+        return "".join(texts)
+    return text_of(given, name)
