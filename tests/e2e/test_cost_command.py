@@ -23,7 +23,8 @@ def test_the_bill_of_k2_by_analogy_with_deepseek_v3() -> None:
     assert found["usd"] == pytest.approx(4.58e6, rel=0.005)
     text = abruzzi("cost", "train", "--config", "deepseek-v3", "--tokens", "14.8e12", "--mfu", "0.36").stdout
     for part in (
-        "671.0 B",
+        "671.0 B, of which a token uses 37.6 B",
+        "for 14.8 T tokens",
         "2,892 thousand H800 hours at 36.0% of the BF16 peak (given)",
         "$5.78 M at $2.00 an hour (rental assumed in DeepSeek-V3's report, 2024-12)",
         "2,664 thousand H800 hours of pre-training, as published; 2,892 thousand by these formulas at 36.0%",

@@ -81,7 +81,7 @@ def _training_lines(cost: TrainingCost, assumed: dict[str, Any]) -> Iterator[str
     yield f"parameters  {_count(cost.params_total)}, of which a token uses {_count(cost.params_active)}"
     yield (
         f"arithmetic  {cost.flop_per_token:.4g} FLOP per token at {assumed['context']:,} tokens of context "
-        f"({cost.attention_share:.0%} of it attention), {cost.flop:.4g} in all for {_count(assumed['tokens'])} tokens"
+        f"({cost.attention_share:.0%} of it attention), {cost.flop:.4g} in all for {_tokens(assumed['tokens'])}"
     )
     yield (
         f"time        {_hours(cost.gpu_hours)} {cost.gpu.upper()} hours at {cost.mfu:.1%} of the BF16 peak "
@@ -101,7 +101,7 @@ def _training_scale(mfu: float | None) -> Iterator[str]:
 
     yield "This is the rent for the final run: no experiments, failed runs, data or people."
     yield "For scale:"
-    v3 = f"  DeepSeek-V3, {_count(published.V3_TOKENS)} tokens: {_hours(published.V3_PRETRAINING_HOURS)} H800 hours of "
+    v3 = f"  DeepSeek-V3, {_tokens(published.V3_TOKENS)}: {_hours(published.V3_PRETRAINING_HOURS)} H800 hours of "
     v3 += "pre-training, as published"
     if mfu is not None:
         ours = training_cost(published.DEEPSEEK_V3, published.V3_TOKENS, hardware.gpu("h800"), 2.0, mfu).gpu_hours
@@ -109,7 +109,7 @@ def _training_scale(mfu: float | None) -> Iterator[str]:
     yield v3
     k2 = k2_by_analogy()
     yield (
-        f"  Kimi K2, {_count(published.K2_TOKENS)} tokens: {_hours(k2.gpu_hours)} H800 hours, ${_money(k2.usd)} at "
+        f"  Kimi K2, {_tokens(published.K2_TOKENS)}: {_hours(k2.gpu_hours)} H800 hours, ${_money(k2.usd)} at "
         f"${k2.usd_per_hour:.2f}, if trained at DeepSeek-V3's throughput: an estimate by analogy"
     )
     yield "  of its base pre-training alone, not Moonshot's bill, which is not published"
@@ -206,12 +206,15 @@ def _price(unit: str, given: float | None) -> tuple[float, str]:
 
 
 def _count(number: float) -> str:
-    """1026.4 B, 15.5 T, 3.2 M."""
-    for size, letter in ((1e13, "T"), (1e9, "B"), (1e6, "M")):
+    """1026.4 B, 3.2 M: parameters are counted in billions, however many."""
+    for letter, size in (("B", 1e9), ("M", 1e6)):
         if number >= size:
-            size = 1e12 if letter == "T" else size
             return f"{number / size:.1f} {letter}"
     return f"{number:,.0f}"
+
+
+def _tokens(number: float) -> str:
+    return f"{number / 1e12:.1f} T tokens" if number >= 1e12 else f"{_count(number)} tokens"
 
 
 def _hours(hours: float) -> str:

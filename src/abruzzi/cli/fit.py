@@ -51,6 +51,7 @@ def fit(
     tensors, source = tensors_of(path, config)
     context = min(USUAL_CONTEXT, config.max_position_embeddings) if context is None else context
     found = capacity(config, tensors, context, available_memory())
+    smaller = in_int4(config, tensors)
     size, bandwidth = probe_bandwidth(found.available_bytes)
     facts = {
         "model": model,
@@ -68,6 +69,7 @@ def fit(
         "method": "bytes_per_token / bandwidth; bandwidth: the fastest float32 matrix-vector product over "
         f"{size >> 20} MiB in {PROBE_SECONDS} s",
         "weights_from": source,
+        "weights_bytes_in_int4": None if smaller is None else capacity(config, smaller, context, 0).weights_bytes,
     }
     print(json.dumps(facts) if as_json else "\n".join(_lines(model, found, facts)))
     return OK
@@ -87,6 +89,24 @@ def tensors_of(path: Path, config: ModelConfig) -> tuple[list[Stored], str]:
     with open_checkpoint(path) as checkpoint:
         names = checkpoint.names()
         return [Stored(n, checkpoint.shape(n), checkpoint.stored_dtype(n)) for n in names], "the headers of its files"
+
+
+def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
+    """What `abruzzi quantize` would make of an unquantized checkpoint; None for one that is quantized, or cannot be."""
+    from dataclasses import replace
+
+    from abruzzi.checkpoint.layout import expected_tensors
+    from abruzzi.config import Int4Scheme
+
+    scheme = Int4Scheme()
+    if (
+        config.int4 is not None
+        or config.hidden_size % scheme.group_size
+        or config.moe_intermediate_size % scheme.group_size
+    ):
+        return None
+    planned = expected_tensors(config.with_int4(scheme))
+    return [replace(t, dtype="int4") if planned[t.name].int4 else t for t in tensors]
 
 
 def probe_bandwidth(available: int) -> tuple[int, float]:
@@ -114,7 +134,11 @@ def _lines(model: str, found: Capacity, facts: dict[str, object]) -> Iterator[st
     yield f"weights  {_size(found.weights_bytes)} in memory (from {facts['weights_from']})"
     yield f"cache    {_size(cache)}, {found.kv_bytes_per_token:,} bytes per token"
     yield f"memory   {_size(found.needed_bytes)} of {_size(found.available_bytes)} that are available"
-    yield f"context  at most {found.max_context:,} tokens here: the cache gets half of what the weights leave free"
+    if found.weights_fit:
+        yield f"context  at most {found.max_context:,} tokens here: the cache gets half of what the weights leave free"
+    smaller = facts["weights_bytes_in_int4"]
+    if not found.fits and isinstance(smaller, int) and smaller < found.weights_bytes:
+        yield f"hint     with routed experts in INT4 (`abruzzi quantize`) the weights take {_size(smaller)}"
     if facts["decode_tok_s_estimate"] is not None:
         yield (
             f"speed    at most {facts['decode_tok_s_estimate']:.3g} tok/s: {_size(found.bytes_per_token)} per token at "
