@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from . import dates_and_units, folder_facts, table_questions, word_problems
+from . import dates_and_units, folder_facts, puzzles, table_questions, word_problems
 from .audit import GoldError
 from .task import SPLITS, Move, Split, Task
 
@@ -28,6 +28,7 @@ FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
         "table_questions": table_questions.make,
         "folder_facts": folder_facts.make,
         "dates_and_units": dates_and_units.make,
+        "puzzles": puzzles.make,
     }
 )
 # What the nano that ships was trained on, and so what it is measured on.

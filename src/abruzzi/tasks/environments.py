@@ -1,4 +1,4 @@
-"""What the tools of a task work on: nothing but a calculator, one table, or a small folder of text files.
+"""What the tools of a task work on: no tools, nothing but a calculator, one table, or a folder of text files.
 
 Each is a value that can be compared and pickled; `open()` builds the tools afresh, so no task can see
 what another did. `as_text()` writes the same data down for a question that is asked without tools.
@@ -16,6 +16,15 @@ from abruzzi.tools.calculator import Calculator
 from abruzzi.tools.files import Files
 from abruzzi.tools.table import Table
 from abruzzi.tools.tool import Tool
+
+
+@dataclass(frozen=True)
+class NoTools:
+    """Nothing to call: the task is for thinking alone."""
+
+    @contextmanager
+    def open(self) -> Iterator[Sequence[Tool]]:
+        yield ()
 
 
 @dataclass(frozen=True)

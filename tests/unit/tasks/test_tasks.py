@@ -29,7 +29,10 @@ ALLOWED_STEPS = {
     "table_questions": {"trained": {1, 2, 3}, "held_out": {1, 2, 3}, "longer": {4, 5}},
     "folder_facts": {"trained": {2, 3, 4}, "held_out": {2, 3, 4}, "longer": {5, 6}},
     "dates_and_units": {"trained": {1, 2, 3, 4}, "held_out": {1, 2, 3, 4}, "longer": {5, 6}},
+    "puzzles": {"trained": {2, 3}, "held_out": {2, 3}, "longer": {4, 5}},
 }
+# Families with a number as the answer, worked out digit by digit; puzzles plant their mistakes in test_puzzles.py.
+NUMBERS = (*FIRST_FAMILIES, "dates_and_units")
 EVERY: list[tuple[str, Split]] = [(family, split) for family in FAMILIES for split in SPLITS]
 
 
@@ -117,7 +120,7 @@ def test_the_english_has_no_slips_that_a_pattern_can_find(
 ) -> None:
     wrong = {
         "article": r"\ba [aeiou]\w|\ban (?!hour)[^aeiou\W]",
-        "plural after one": r"(?<![\d.,])1 [a-z]+s\b",
+        "plural after one": r"(?<![\d.,])1 (?!is\b)[a-z]+s\b",
         "doubled word": r"\b(\w+) \1\b",
         "I in the third person": r"\bI (?:has|is|buys|gives|does|wants)\b|\byou (?:has|is|does)\b",
         "a small letter after a full stop": r"[.?!] [a-z]",
@@ -187,7 +190,7 @@ def _with_move(task: Task, index: int, **changes: object) -> Task:
 
 
 def test_a_wrong_result_is_seen() -> None:
-    for family in FAMILIES:
+    for family in NUMBERS:
         task = _first(family)
         task.validate()
         wrong = str(int(task.answer) + 10)
@@ -231,7 +234,7 @@ def test_a_path_that_was_never_seen_is_a_leap() -> None:
 
 
 def test_wrong_arithmetic_in_thinking_is_seen() -> None:
-    for family in FAMILIES:
+    for family in NUMBERS:
         task = _first(family)
         result = re.search(r"-> (\d+)|= (\d+)", task.alone)
         assert result
@@ -250,7 +253,7 @@ def test_a_lax_verifier_is_seen() -> None:
         def reward(self, text: str) -> float:
             return 1.0
 
-    for family in FAMILIES:
+    for family in NUMBERS:
         task = _first(family)
         for kind in (Lax, Generous):
             with pytest.raises(GoldError, match="the verifier accepts"):
