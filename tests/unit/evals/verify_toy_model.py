@@ -222,7 +222,8 @@ def instance(schema: Any, root: Any = None) -> Any:
         return instance(_resolve(schema["$ref"], root), root)
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return instance(schema[key][0], root)
+            # A branch without a reference first, or a linked list would have no end.
+            return instance(min(schema[key], key=lambda branch: "$ref" in branch), root)
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type", "object" if "properties" in schema else None)
