@@ -284,6 +284,10 @@ def max_tokens(p: Probe) -> None:
 
 def logprobs(p: Probe) -> None:
     fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 3, "max_tokens": 12}
+    if p.raw(p.body(LONG, **fields)).refused:
+        # Some servers know the chosen token's logprob only, and say so.
+        p.note("top_logprobs are refused")
+        fields["top_logprobs"] = None
     plain = p.feature("logprobs", LONG, **fields)
     streamed = p.feature("logprobs", LONG, stream=True, **fields)
     for reply in (plain, streamed):
@@ -293,7 +297,7 @@ def logprobs(p: Probe) -> None:
             continue
         assert isinstance(entries, list)
         for position, entry in enumerate(entries):
-            problem = _bad_logprob(entry)
+            problem = _bad_logprob(entry, fields["top_logprobs"] or 0)
             p.ok(problem is None, f"logprobs.content[{position}]: {problem}", reply)
         if all(isinstance(e, dict) for e in entries):
             said = _spelt(_said(entries))
@@ -313,16 +317,19 @@ def _said(entries: list[dict[str, Any]]) -> str:
     return "".join(str(e.get("token")) for e in entries)
 
 
-def _bad_logprob(entry: Any) -> str | None:
+def _bad_logprob(entry: Any, expected: int) -> str | None:
+    """What is wrong with the logprob of one greedily chosen token with `expected` alternatives beside it."""
     if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
         return "has no token text"
     chosen, top = entry.get("logprob"), entry.get("top_logprobs")
     if not isinstance(chosen, (int, float)) or isinstance(chosen, bool) or not chosen <= 1e-6:
         return f"logprob {chosen!r} is no number up to 0"
-    if not isinstance(top, list) or len(top) != 3:
-        return f"{len(top) if isinstance(top, list) else 'no'} top_logprobs, expected 3"
+    if not expected:
+        return None
+    if not isinstance(top, list) or len(top) != expected:
+        return f"{len(top) if isinstance(top, list) else 'no'} top_logprobs, expected {expected}"
     values = [v for t in top if isinstance(t, dict) and isinstance(v := t.get("logprob"), (int, float))]
-    if len(values) != 3:
+    if len(values) != expected:
         return "top_logprobs have no logprob"
     total = sum(math.exp(v) for v in values)
     if total > 1 + LOGPROB_TOLERANCE:

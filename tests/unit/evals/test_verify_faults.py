@@ -191,6 +191,12 @@ def test_a_model_that_does_not_think_is_not_blamed(plant: Planted) -> None:
     assert report.ok and unsupported(report) == {"reasoning_separated", "reasoning_kept"}
 
 
+def test_logprobs_of_the_chosen_token_alone_are_judged_as_well(plant: Planted) -> None:
+    report = judge(plant("refuses_top_logprobs"), only=["logprobs"])
+    assert report.ok and report.results[0].notes == ["top_logprobs are refused"]
+    assert red(judge(plant("refuses_top_logprobs", "logprobs_of_other_tokens"), only=["logprobs"])) == {"logprobs"}
+
+
 def test_text_only_tokenize_is_compared_with_completions(plant: Planted) -> None:
     assert judge(plant("tokenize_text_only"), only=["usage_tokenize"]).ok
     assert red(judge(plant("tokenize_text_only", "tokenize_drops_one"), only=["usage_tokenize"])) == {"usage_tokenize"}

@@ -260,7 +260,17 @@ class _Handler(BaseHTTPRequestHandler):
         s = self.server_of
         s.check(body)
         s.asked.append(body)
-        for name in ("seed", "n", "logprobs", "response_format", "tools", "stop", "return_token_ids", "stream_options"):
+        for name in (
+            "seed",
+            "n",
+            "logprobs",
+            "top_logprobs",
+            "response_format",
+            "tools",
+            "stop",
+            "return_token_ids",
+            "stream_options",
+        ):
             if name in body and s.broken(f"refuses_{name}"):
                 raise Refused(f"{name} is not supported")
         s.busy += 1
