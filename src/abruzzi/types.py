@@ -167,7 +167,8 @@ class Message:
 class SamplingParams:
     """How to sample. temperature 0 = greedy. max_tokens None = as much as the context holds.
 
-    thinking_budget: at most this many thinking tokens, then the thought is closed; None = no limit."""
+    thinking_budget: at most this many thinking tokens, then the thought is closed; None = no limit.
+    top_logprobs: also tell so many of the most likely ids at each place."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -178,6 +179,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     thinking_budget: int | None = None
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         for name, ok, want in (
@@ -187,6 +189,7 @@ class SamplingParams:
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "1 or more, or None"),
             ("thinking_budget", self.thinking_budget is None or self.thinking_budget >= 0, "0 or more, or None"),
+            ("top_logprobs", 0 <= self.top_logprobs <= 1000, "0 (off) to 1000"),
         ):
             if not ok:
                 raise ValueError(f"{name}={getattr(self, name)!r} is out of range; expected {want}")
@@ -206,13 +209,16 @@ class Usage:
 class Completion:
     """What one generation gave: ids, one log-probability per id (natural log), why it ended.
 
-    sampled: False for ids that were forced (the end of a thought over its budget); None = all sampled."""
+    sampled: False for ids that were forced (the end of a thought over its budget); None = all sampled.
+    top_logprobs: for each id the most likely ones at its place with their log-probabilities, best first;
+    None = not asked for."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
     sampled: tuple[bool, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
 # Events of a streamed message, in the order in which the model wrote them.

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "tokenizer": {"types"},
     "checkpoint": {"config", "quant", "numpy", "ml_dtypes", "safetensors"},
     "quant": {"config", "numpy", "ml_dtypes"},
-    "kernels": {"numpy"},
+    "kernels": {"numpy", "ml_dtypes"},
     "cost": {"types", "config"},
     "sandbox": {"types"},
     "tools": {"sandbox", "types"},

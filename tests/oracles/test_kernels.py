@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from abruzzi.kernels import isa, ops, ref, supported_isas
-from abruzzi.kernels.dispatch import ISAS
+from abruzzi.kernels.dispatch import ISAS, threads
+from abruzzi.quant.int4 import dequantize_packed
 
 EPS = float(np.finfo(np.float32).eps)
 SHAPES = [(1, 32), (3, 64), (7, 96), (5, 160), (33, 512), (17, 544), (2, 4096), (129, 2048)]
@@ -161,6 +162,212 @@ def test_the_rmsnorm_oracle_sees_planted_mistakes(mistake: str) -> None:
     assert rms_error(wrong, x, weight, eps) > 1000
 
 
+# The parts of a forward step. Twins get float64 copies, so that they are the better of the two.
+
+
+def wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(a.astype(np.float64) for a in arrays)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def stored(kind: str, rows: int, width: int, rng: np.random.Generator) -> tuple[ops.Packed, np.ndarray]:
+    """A matrix in one of the kinds, and its exact values in float64 [O, I]."""
+    if kind == "int4":
+        packed, scale, _ = int4_case(rows, width, seed=int(rng.integers(1000)))
+        return ops.pack_int4(packed, scale), dequantize_packed(packed, scale, (rows, width)).astype(np.float64)
+    w = normal(rng, rows, width)
+    if kind == "bfloat16":
+        w = w.astype(ml_dtypes.bfloat16)
+    return ops.pack(w), w.astype(np.float64)
+
+
+LINEAR = [
+    (1, 1, 1),
+    (3, 5, 1),
+    (16, 32, 2),
+    (33, 96, 3),
+    (17, 64, 4),
+    (40, 160, 5),
+    (31, 352, 7),
+    (48, 544, 13),
+    (20, 96, 205),
+]
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
+def test_linear_equals_its_twin_and_a_row_does_not_depend_on_the_others(name: str, kind: str) -> None:
+    needs(name)
+    rng = np.random.default_rng(1)
+    for rows, width, tokens in LINEAR:
+        width = -(-width // 32) * 32 if kind == "int4" else width
+        packed, exact = stored(kind, rows, width, rng)
+        assert packed.shape == (rows, width)
+        x = normal(rng, tokens, width)
+        y = ops.linear(x, packed, isa=name)
+        bound = np.abs(x).astype(np.float64) @ np.abs(exact).T
+        assert (np.abs(y - ref.linear(x.astype(np.float64), exact)) <= 4 * EPS * bound).all()
+        for t in {0, tokens // 2, tokens - 1}:
+            np.testing.assert_array_equal(ops.linear(x[t : t + 1], packed, isa=name)[0], y[t])
+        some = min(tokens, 6)
+        np.testing.assert_array_equal(ops.linear(x[:some], packed, isa=name), y[:some])
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_gate_up_and_silu_mul_equal_their_twins(name: str) -> None:
+    needs(name)
+    rng = np.random.default_rng(2)
+    for rows, width, tokens in [(5, 7, 1), (32, 64, 3), (19, 33, 9), (16, 32, 200)]:
+        (gate, exact_gate), (up, exact_up) = stored("float32", rows, width, rng), stored("bfloat16", rows, width, rng)
+        x = normal(rng, tokens, width)
+        exact = ref.gate_up(x.astype(np.float64), exact_gate, exact_up)
+        np.testing.assert_allclose(ops.gate_up(x, gate, up, isa=name), exact, rtol=2e-5, atol=2e-5)
+    gate, up = normal(rng, 9, 37) * 30, normal(rng, 9, 37)
+    np.testing.assert_allclose(
+        ops.silu_mul(gate, up, isa=name), ref.silu_mul(*wide(gate, up)), rtol=8 * EPS, atol=1e-36
+    )
+    far = np.array([-1e30, -200, -88, 0, 88, 1e30, np.inf, np.nan], np.float32)
+    got = ops.silu_mul(far, np.ones(8, np.float32), isa=name)
+    np.testing.assert_allclose(got[1:6], [0, 0, 0, 88, 1e30], rtol=1e-6, atol=1e-30)
+    assert np.isposinf(got[6]) and np.isnan(got[7])
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_rope_equals_its_twin(name: str) -> None:
+    needs(name)
+    rng = np.random.default_rng(3)
+    for pairs in (1, 4, 32):
+        x, angle = normal(rng, 5, 2 * pairs), rng.uniform(-9, 9, (5, pairs))
+        cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        exact = ref.rope(*wide(x, cos, sin))
+        np.testing.assert_allclose(ops.rope(x, cos, sin, isa=name), exact, atol=16 * EPS)
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_route_equals_its_twin(name: str, groups: int) -> None:
+    needs(name)
+    rng = np.random.default_rng(groups)
+    for experts, top_k in ((8, 2), (20, 3), (384, 8)):
+        logits, bias = normal(rng, 50, experts), normal(rng, experts) * 0.5
+        for renormalize in (True, False):
+            options = {"top_k": top_k, "n_group": groups, "topk_group": max(1, groups // 2), "scale": 2.5}
+            want, weight = ref.route(*wide(logits, bias), **options, renormalize=renormalize)
+            chosen, ours = ops.route(logits, bias, **options, renormalize=renormalize, isa=name)
+            np.testing.assert_array_equal(chosen, want)
+            np.testing.assert_allclose(ours, weight, rtol=8 * EPS)
+    # Equal scores: the lower number, as the twin's stable sort has it.
+    chosen, _ = ops.route(
+        np.zeros((1, 8), np.float32),
+        np.zeros(8, np.float32),
+        top_k=4,
+        n_group=groups,
+        topk_group=max(1, groups // 2),
+        renormalize=True,
+        scale=1.0,
+        isa=name,
+    )
+    assert chosen.tolist() == [[0, 1, 2, 3]]
+    # NaN chooses something that exists: nothing is read out of place.
+    chosen, weight = ops.route(
+        np.full((1, 8), np.nan, np.float32),
+        np.zeros(8, np.float32),
+        top_k=2,
+        n_group=groups,
+        topk_group=max(1, groups // 2),
+        renormalize=True,
+        scale=1.0,
+        isa=name,
+    )
+    assert ((chosen >= 0) & (chosen < 8)).all() and np.isnan(weight).all()
+
+
+def mla_case(tokens: int, positions: int, heads: int, nope: int, rope: int, rank: int, value: int, seed: int):
+    rng = np.random.default_rng(seed)
+    shapes = ((tokens, heads, nope), (tokens, heads, rope), (positions, rank), (positions, rope))
+    return [normal(rng, *s) for s in (*shapes, (heads, nope, rank), (heads, value, rank))]
+
+
+MLA = [
+    (1, 1, 1, 4, 2, 3, 2),
+    (1, 33, 2, 8, 4, 16, 8),
+    (3, 70, 5, 16, 8, 24, 12),
+    (40, 101, 3, 24, 8, 40, 24),
+    (9, 300, 8, 32, 16, 64, 32),
+]
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("case", MLA, ids=lambda c: "-".join(map(str, c)))
+def test_both_forms_of_mla_equal_their_twins(name: str, case: tuple[int, ...]) -> None:
+    needs(name)
+    given = mla_case(*case, seed=sum(case))
+    scale = 0.1
+    exact = ref.mla_naive(*wide(*given), scale)
+    np.testing.assert_allclose(ref.mla_absorbed(*wide(*given), scale), exact, atol=1e-9)
+    size = np.abs(exact).max()
+    for out in (
+        ops.mla_naive(*given, scale, isa=name),
+        ops.mla_absorbed(*given, scale, isa=name),
+        ops.mla_absorbed(*given, scale, segment=32, isa=name),
+    ):
+        assert np.abs(out - exact).max() <= 3e-5 * size
+    # The last query alone has the bits that it has among the others, in either form.
+    q, q_pe, *rest = given
+    for form in (ops.mla_naive, ops.mla_absorbed):
+        alone = form(q[-1:].copy(), q_pe[-1:].copy(), *rest, scale, isa=name)
+        np.testing.assert_array_equal(alone[0], form(*given, scale, isa=name)[-1])
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_mla_with_scores_far_apart(name: str) -> None:
+    """Softmax over parts must follow a largest score that comes late, early, or is hugely larger."""
+    needs(name)
+    q, q_pe, c_kv, k_pe, w_uk, w_uv = mla_case(1, 400, 2, 8, 4, 16, 8, seed=9)
+    for at in (0, 37, 399):
+        loud = c_kv.copy()
+        loud[at] *= 300
+        exact = ref.mla_naive(*wide(q, q_pe, loud, k_pe, w_uk, w_uv), 1.0)
+        for form in (ops.mla_naive, ops.mla_absorbed):
+            out = form(q, q_pe, loud, k_pe, w_uk, w_uv, 1.0, isa=name)
+            assert np.abs(out - exact).max() <= 1e-4 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("mistake", ["k_pe of the neighbour", "one position too many", "heads swapped", "scale"])
+def test_the_mla_oracle_sees_planted_mistakes(mistake: str) -> None:
+    given = mla_case(3, 70, 5, 16, 8, 24, 12, seed=1)
+    exact = ref.mla_naive(*wide(*given), 0.1)
+    q, q_pe, c_kv, k_pe, w_uk, w_uv = given
+    wrong = {
+        "k_pe of the neighbour": lambda: ops.mla_absorbed(q, q_pe, c_kv, np.roll(k_pe, 1, 0), w_uk, w_uv, 0.1),
+        "one position too many": lambda: ops.mla_naive(q, q_pe, c_kv[1:].copy(), k_pe[1:].copy(), w_uk, w_uv, 0.1),
+        "heads swapped": lambda: ops.mla_absorbed(q, q_pe, c_kv, k_pe, w_uk[::-1].copy(), w_uv, 0.1),
+        "scale": lambda: ops.mla_naive(q, q_pe, c_kv, k_pe, w_uk, w_uv, 0.11),
+    }[mistake]()
+    assert np.abs(wrong - exact).max() > 3e-3 * np.abs(exact).max()
+
+
+def test_bad_input_of_the_parts_is_named() -> None:
+    rng = np.random.default_rng(0)
+    w = ops.pack(normal(rng, 4, 6))
+    packed, scale, _ = int4_case(4, 64, seed=4)
+    for call, says in (
+        (lambda: ops.linear(normal(rng, 2, 5), w), r"expected \[T, 6\]"),
+        (lambda: ops.linear(np.zeros((2, 6)), w), "x is float64"),
+        (lambda: ops.pack(np.zeros((2, 6))), "w is float64"),
+        (lambda: ops.pack_int4(packed, scale[:, :1].copy()), "do not fit"),
+        (lambda: ops.gate_up(normal(rng, 2, 6), w, ops.pack(normal(rng, 5, 6))), "do not fit"),
+        (lambda: ops.rope(normal(rng, 2, 6), normal(rng, 2, 2), normal(rng, 2, 2)), "do not fit"),
+        (lambda: ops.mla_absorbed(*mla_case(2, 3, 1, 4, 2, 3, 2, 0), 1.0, segment=40), "segment=40"),
+        (lambda: ops.mla_naive(*mla_case(4, 3, 1, 4, 2, 3, 2, 0), 1.0), "do not fit"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -196,6 +403,13 @@ def test_the_environment_chooses_and_a_wrong_choice_is_an_error() -> None:
     wrong = run_with("neon")
     assert wrong.returncode != 0 and "ABRUZZI_CPU='neon' is unknown" in wrong.stderr
     assert isa() in supported_isas()
+
+
+def test_threads_come_from_the_environment() -> None:
+    assert threads({"ABRUZZI_THREADS": "3"}) == 3 and threads({}) >= 1
+    for wrong in ("0", "two", "-1", "99999"):
+        with pytest.raises(ValueError, match=f"ABRUZZI_THREADS='{wrong}'; expected a whole number"):
+            threads({"ABRUZZI_THREADS": wrong})
 
 
 def test_an_instruction_set_that_the_machine_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

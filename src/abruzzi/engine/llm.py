@@ -26,11 +26,11 @@ from abruzzi.checkpoint import open_checkpoint
 from abruzzi.config import ModelConfig
 from abruzzi.engine.block_pool import BlockPool
 from abruzzi.engine.constraint import Constraint, ThinkingBudget
-from abruzzi.engine.runner import Chunk, LatentCache, Runner
-from abruzzi.engine.sampler import log_softmax, sample
+from abruzzi.engine.native import NativeRunner
+from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
+from abruzzi.engine.sampler import log_softmax, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence, Token
-from abruzzi.engine.weights import load_weights
 from abruzzi.types import (
     Completion,
     ContentDelta,
@@ -56,7 +56,7 @@ class LLM:
     def __init__(
         self,
         config: ModelConfig,
-        runner: Runner,
+        runner: StepRunner,
         tok: tokenizer.Tokenizer,
         name: str,
         cache_tokens: int,
@@ -69,13 +69,14 @@ class LLM:
         blocks = -(-cache_tokens // block_tokens)
         self.max_context = min(config.max_position_embeddings, blocks * block_tokens)
         self.scheduler = Scheduler(BlockPool(blocks, block_tokens))
-        self._cache = LatentCache(config, blocks * block_tokens)
+        self._cache = LatentCache(config, blocks * block_tokens, block_tokens)
         self._runner = runner
 
     @classmethod
-    def load(cls, path: str | Path, cache_tokens: int | None = None) -> LLM:
+    def load(cls, path: str | Path, cache_tokens: int | None = None, threads: int | None = None) -> LLM:
         """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half of the free
-        memory holds. Raises FileNotFoundError or ValueError with a hint."""
+        memory holds. threads None: ABRUZZI_THREADS, or every core.
+        Raises FileNotFoundError or ValueError with a hint."""
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
             config = checkpoint.config
@@ -85,7 +86,7 @@ class LLM:
                     f"{path}: the tokenizer has {tok.vocab_size} ids but the model {config.vocab_size}; "
                     "hint: the tokenizer files belong to another checkpoint"
                 )
-            runner = Runner(config, load_weights(checkpoint))
+            runner = NativeRunner.load(checkpoint, threads=threads)
             room = cache_tokens if cache_tokens is not None else _cache_tokens(config)
             return cls(config, runner, tok, path.name, room)
 
@@ -96,7 +97,7 @@ class LLM:
         if len(ids) > self.max_context:
             raise ValueError(f"{len(ids)} tokens do not fit the context of {self.max_context}; hint: fewer at once")
         cache = LatentCache(self.config, len(ids))
-        chunk = Chunk(np.asarray(ids, np.int64), np.arange(len(ids)), all_logits=True)
+        chunk = Chunk(np.asarray(ids, np.int64), 0, np.arange(len(ids), dtype=np.int32), all_logits=True)
         return self._runner.forward([chunk], cache)[0]
 
     # the loop
@@ -159,11 +160,18 @@ class LLM:
             self.abort(sequence)
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
-        end = sequence.computed + count
-        size = self.scheduler.pool.block_tokens
-        blocks = np.asarray(sequence.blocks[: -(-end // size)])
-        slots = (blocks[:, None] * size + np.arange(size)).ravel()[:end]
-        return Chunk(np.asarray(sequence.ids[sequence.computed : end], np.int64), slots)
+        """The next `count` ids. How a token attends follows from the sequence alone, never from how its prefill was
+        cut or whether it was preempted: its bits are the same in every crowd."""
+        at = sequence.computed
+        if sequence.decompress_until is None:
+            long = sequence.prompt_length - at > ABSORB_UP_TO
+            sequence.decompress_until = sequence.prompt_length if long else 0
+        return Chunk(
+            np.array(sequence.ids[at : at + count], np.int64),
+            at,
+            np.array(sequence.blocks[: -(-(at + count) // self.scheduler.pool.block_tokens)], np.int32),
+            decompress=min(max(sequence.decompress_until - at, 0), count),
+        )
 
     def _room(self, prompt: abc.Sequence[int]) -> int:
         """How many tokens may follow the prompt."""
@@ -203,6 +211,7 @@ class LLM:
             "stop" if cut else sequence.finish_reason or "length",
             Usage(sequence.prompt_length, sequence.cached_tokens or 0, len(tokens)),
             tuple(t.sampled for t in tokens),
+            tuple(t.top for t in tokens) if params.top_logprobs else None,
         )
 
     def chat(
@@ -296,10 +305,12 @@ def _next_token(sequence: Sequence, logits_V: np.ndarray) -> Token:
     """Sampled from the logits, unless the sequence's constraint leaves no choice."""
     allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
     if isinstance(allowed, int):
-        return Token(allowed, float(log_softmax(logits_V)[allowed]), sampled=False)
+        top = most_likely(logits_V, sequence.params)
+        return Token(allowed, float(log_softmax(logits_V)[allowed]), sampled=False, top=top)
     if allowed is not None:
-        logits_V = np.where(allowed, logits_V, -np.inf)
-    return Token(*sample(logits_V, sequence.params, sequence.seed, len(sequence.ids)))
+        logits_V = np.where(allowed, logits_V, np.float32(-np.inf))
+    chosen, logprob = sample(logits_V, sequence.params, sequence.seed, len(sequence.ids))
+    return Token(chosen, logprob, top=most_likely(logits_V, sequence.params))
 
 
 def _cache_tokens(config: ModelConfig) -> int:

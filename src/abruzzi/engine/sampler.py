@@ -31,6 +31,18 @@ def sample(logits_V: np.ndarray, params: SamplingParams, seed: int, position: in
     return chosen, float(logprobs_V[chosen])
 
 
+def most_likely(logits_V: np.ndarray, params: SamplingParams) -> tuple[tuple[int, float], ...]:
+    """The params.top_logprobs most likely ids and their log-probabilities, best first; of equals the lower id.
+
+    Of the same distribution as the log-probability that `sample` gives. Ids that a mask excludes are not among them."""
+    if not params.top_logprobs:
+        return ()
+    scale = np.float32(params.temperature or 1.0)
+    logprobs_V = log_softmax(logits_V / scale)
+    best = np.argsort(-logprobs_V, kind="stable")[: params.top_logprobs]
+    return tuple((int(i), float(logprobs_V[i])) for i in best if np.isfinite(logprobs_V[i]))
+
+
 def candidates(logprobs_V: np.ndarray, params: SamplingParams) -> np.ndarray:
     """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches top_p,
     then those at least min_p times as likely as the first."""

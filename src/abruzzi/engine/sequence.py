@@ -11,11 +11,14 @@ from abruzzi.types import FinishReason, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated id with its natural log-probability. sampled: False when it was forced by a constraint."""
+    """One generated id with its natural log-probability. sampled: False when it was forced by a constraint.
+
+    top: the most likely ids at its place with theirs, best first, as many as were asked for."""
 
     id: int
     logprob: float
     sampled: bool = True
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +26,9 @@ class Sequence:
     """ids: prompt, then what was generated. limit: how many tokens may be generated. ends: ids that end it.
 
     computed: how many ids have their latents in the cache; cached_tokens: how many of the prompt were taken
-    over from an earlier one. blocks: the table, in order; keys: the keys of its full blocks."""
+    over from an earlier one. blocks: the table, in order; keys: the keys of its full blocks.
+    decompress_until: the position up to which tokens attend with keys and values decompressed (runner.py); set when
+    it first runs, and kept."""
 
     ids: list[int]
     prompt_length: int
@@ -38,6 +43,7 @@ class Sequence:
     cached_tokens: int | None = None  # None until it was admitted for the first time
     blocks: list[int] = field(default_factory=list)
     keys: list[BlockKey] = field(default_factory=list)
+    decompress_until: int | None = None
 
     @property
     def waiting_ids(self) -> int:

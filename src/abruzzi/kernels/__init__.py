@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from abruzzi.kernels.dispatch import isa, supported_isas
+from abruzzi.kernels.dispatch import isa, supported_isas, threads
 
-__all__ = ["isa", "supported_isas"]
+__all__ = ["isa", "supported_isas", "threads"]

@@ -1,7 +1,90 @@
 """The compiled kernels (csrc/bind.cpp). Call them through ops.py, which checks what it is given."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+
+class Packed:
+    """One matrix in the layout of the products (csrc/matrix.h)."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Model:
+    """Weights and the step over them (csrc/model.h); engine/native.py is its user."""
+
+    def __init__(self, isa: int, threads: int, shape: Mapping[str, object]) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def latent_row(self) -> int: ...
+    def set_embedding_f32(self, w: np.ndarray) -> None: ...
+    def set_embedding_bf16(self, w: np.ndarray) -> None: ...
+    def set_head(self, norm: np.ndarray, head: Packed) -> None: ...
+    def add_layer(
+        self,
+        *,
+        input_norm: np.ndarray,
+        post_norm: np.ndarray,
+        q_norm: np.ndarray | None,
+        kv_norm: np.ndarray,
+        q_a: Packed | None,
+        q_b: Packed,
+        kv_a: Packed,
+        o: Packed,
+        absorb_k: Sequence[Packed],
+        expand_k: Sequence[Packed],
+        expand_v: Sequence[Packed],
+        shared: Sequence[Packed],
+        router: Packed | None,
+        bias: np.ndarray | None,
+        experts: Sequence[Sequence[Packed]],
+    ) -> None: ...
+    def forward(
+        self,
+        ids: np.ndarray,
+        chunks: np.ndarray,
+        tables: np.ndarray,
+        block_tokens: int,
+        latents: np.ndarray,
+        logits: np.ndarray,
+    ) -> None: ...
 
 def best_isa() -> int: ...
 def int4_matvec(isa: int, packed: np.ndarray, scale: np.ndarray, x: np.ndarray, y: np.ndarray) -> None: ...
 def rmsnorm(isa: int, x: np.ndarray, weight: np.ndarray, eps: float, y: np.ndarray) -> None: ...
+def pack_f32(w: np.ndarray) -> Packed: ...
+def pack_bf16(w: np.ndarray) -> Packed: ...
+def pack_int4(words: np.ndarray, scale: np.ndarray) -> Packed: ...
+def matmul(isa: int, w: Packed, x: np.ndarray, y: np.ndarray) -> None: ...
+def gate_up(isa: int, gate: Packed, up: Packed, x: np.ndarray, y: np.ndarray) -> None: ...
+def silu_mul(isa: int, gate: np.ndarray, up: np.ndarray, y: np.ndarray) -> None: ...
+def rope(isa: int, x: np.ndarray, cos: np.ndarray, sin: np.ndarray, y: np.ndarray) -> None: ...
+def route(
+    isa: int,
+    logits: np.ndarray,
+    bias: np.ndarray,
+    groups: int,
+    kept: int,
+    renormalize: bool,
+    scale: float,
+    chosen: np.ndarray,
+    weight: np.ndarray,
+) -> None: ...
+def mla(
+    isa: int,
+    q: np.ndarray,
+    q_pe: np.ndarray,
+    c_kv: np.ndarray,
+    k_pe: np.ndarray,
+    absorb_k: Sequence[Packed],
+    expand_k: Sequence[Packed],
+    expand_v: Sequence[Packed],
+    scale: float,
+    segment: int,
+    out: np.ndarray,
+) -> None: ...

@@ -1,4 +1,5 @@
-"""Which instruction set the kernels use: the best this machine has, unless ABRUZZI_CPU says otherwise.
+"""Which instruction set the kernels use, and how many threads: the best this machine has, all of its cores,
+unless ABRUZZI_CPU and ABRUZZI_THREADS say otherwise.
 
 A level that the machine lacks, or that does not exist, is an error: silently running something else
 would make every measurement a riddle.
@@ -19,6 +20,7 @@ except ImportError as error:
 
 ISAS = ("scalar", "avx2", "avx512_vnni")
 VARIABLE = "ABRUZZI_CPU"
+THREADS_VARIABLE = "ABRUZZI_THREADS"
 
 
 def supported_isas() -> tuple[str, ...]:
@@ -45,6 +47,17 @@ _CHOSEN = choose(os.environ)
 def isa() -> str:
     """The instruction set in use."""
     return _CHOSEN
+
+
+def threads(environment: Mapping[str, str] = os.environ) -> int:
+    """How many threads a step shares its work among: the cores that this process may use, unless ABRUZZI_THREADS
+    says otherwise. Raises ValueError for a wrong one. Results do not depend on it."""
+    wanted = environment.get(THREADS_VARIABLE)
+    if not wanted:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
+        raise ValueError(f"{THREADS_VARIABLE}={wanted!r}; expected a whole number from 1 to 1024")
+    return int(wanted)
 
 
 def level(name: str | None) -> int:

@@ -1,7 +1,7 @@
-"""The operations that the engine calls. Each has the same name in ref.py, its NumPy twin.
+"""The operations, compiled (csrc/). Each has the same name in ref.py, its NumPy twin.
 
-`int4_matvec` and `rmsnorm` are compiled (csrc/); the others are NumPy's own products and are the twins
-themselves. The compiled ones check dtype, shape and layout and never convert silently.
+The compiled ones check dtype, shape and layout and never convert silently. isa: None = the one in use
+(dispatch.py). A whole forward step is one call of `_ext.Model` (engine/native.py); these are its parts.
 """
 
 from __future__ import annotations
@@ -10,11 +10,24 @@ import numpy as np
 
 from abruzzi.kernels import _ext
 from abruzzi.kernels.dispatch import level
-from abruzzi.kernels.ref import linear, mla_absorbed, mla_naive, rope, route, silu_mul
 
-__all__ = ["int4_matvec", "linear", "mla_absorbed", "mla_naive", "rmsnorm", "rope", "route", "silu_mul"]
+__all__ = [
+    "gate_up",
+    "int4_matvec",
+    "linear",
+    "mla_absorbed",
+    "mla_naive",
+    "pack",
+    "pack_int4",
+    "rmsnorm",
+    "rope",
+    "route",
+    "silu_mul",
+]
 
 GROUP = 32
+POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
+Packed = _ext.Packed
 
 
 def int4_matvec(packed_OW: np.ndarray, scale_OG: np.ndarray, x_I: np.ndarray, isa: str | None = None) -> np.ndarray:
@@ -22,11 +35,8 @@ def int4_matvec(packed_OW: np.ndarray, scale_OG: np.ndarray, x_I: np.ndarray, is
 
     packed_OW: int32 [O, I/8]; scale_OG: bfloat16, or its bits as uint16, [O, I/32]; x_I: float32 [I].
     Raises ValueError that says what was given and what was expected."""
-    _want("packed", packed_OW, np.int32, 2)
+    scale_OG = _int4_parts(packed_OW, scale_OG)
     _want("x", x_I, np.float32, 1)
-    if scale_OG.dtype.name == "bfloat16":
-        scale_OG = scale_OG.view(np.uint16)
-    _want("scale", scale_OG, np.uint16, 2)
     rows, width = len(packed_OW), len(x_I)
     if width % GROUP or packed_OW.shape[1] * 8 != width or scale_OG.shape != (rows, width // GROUP):
         raise ValueError(
@@ -51,6 +61,171 @@ def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float, isa: str | None 
     y_TD = np.empty_like(x_TD)
     _ext.rmsnorm(level(isa), x_TD, weight_D, eps, y_TD)
     return y_TD
+
+
+def pack(w_OI: np.ndarray) -> Packed:
+    """A float32 or bfloat16 matrix in the layout of the products (csrc/matrix.h); bfloat16 is kept as it is."""
+    if w_OI.dtype.name == "bfloat16":
+        w_OI = w_OI.view(np.uint16)
+        _want("w", w_OI, np.uint16, 2)
+        return _ext.pack_bf16(w_OI)
+    _want("w", w_OI, np.float32, 2)
+    return _ext.pack_f32(w_OI)
+
+
+def pack_int4(packed_OW: np.ndarray, scale_OG: np.ndarray) -> Packed:
+    """The same for the checkpoint's INT4: int32 [O, I/8] and bfloat16 [O, I/32], I a multiple of 32."""
+    scale_OG = _int4_parts(packed_OW, scale_OG)
+    rows, words = packed_OW.shape
+    if words % 4 or scale_OG.shape != (rows, words // 4):
+        raise ValueError(
+            f"packed {packed_OW.shape} and scale {scale_OG.shape} do not fit; expected [O, I/8] and [O, I/32] "
+            f"with I a multiple of {GROUP}"
+        )
+    return _ext.pack_int4(packed_OW.view(np.uint32), scale_OG)
+
+
+def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
+    """x @ W^T: float32 [T, O]. A row of the result has the same bits whatever rows stand beside it."""
+    _want("x", x_TI, np.float32, 2)
+    rows, width = w.shape
+    if x_TI.shape[1] != width:
+        raise ValueError(f"x {x_TI.shape} does not fit a matrix of {rows} x {width}; expected [T, {width}]")
+    y_TO = np.empty((len(x_TI), rows), np.float32)
+    _ext.matmul(level(isa), w, x_TI, y_TO)
+    return y_TO
+
+
+def gate_up(x_TI: np.ndarray, gate: Packed, up: Packed, isa: str | None = None) -> np.ndarray:
+    """silu(x @ gate^T) * (x @ up^T): float32 [T, F]."""
+    _want("x", x_TI, np.float32, 2)
+    if gate.shape != up.shape or x_TI.shape[1] != gate.shape[1]:
+        raise ValueError(
+            f"x {x_TI.shape}, gate {gate.shape} and up {up.shape} do not fit; expected [T, I], [F, I] twice"
+        )
+    y_TF = np.empty((len(x_TI), gate.shape[0]), np.float32)
+    _ext.gate_up(level(isa), gate, up, x_TI, y_TF)
+    return y_TF
+
+
+def silu_mul(gate_TF: np.ndarray, up_TF: np.ndarray, isa: str | None = None) -> np.ndarray:
+    """silu(gate) * up, elementwise, float32."""
+    if gate_TF.shape != up_TF.shape:
+        raise ValueError(f"gate {gate_TF.shape} and up {up_TF.shape} do not fit; expected the same shape")
+    _want("gate", gate_TF, np.float32, gate_TF.ndim)
+    _want("up", up_TF, np.float32, up_TF.ndim)
+    y_TF = np.empty_like(gate_TF)
+    _ext.silu_mul(level(isa), gate_TF.reshape(-1), up_TF.reshape(-1), y_TF.reshape(-1))
+    return y_TF
+
+
+def rope(x_TP: np.ndarray, cos_TP: np.ndarray, sin_TP: np.ndarray, isa: str | None = None) -> np.ndarray:
+    """Rotate the pairs (0,1), (2,3), ... of x [T, P] by the angles of cos, sin [T, P/2]; the even ones come first."""
+    for name, array in (("x", x_TP), ("cos", cos_TP), ("sin", sin_TP)):
+        _want(name, array, np.float32, 2)
+    if x_TP.shape != (len(cos_TP), 2 * cos_TP.shape[1]) or cos_TP.shape != sin_TP.shape:
+        raise ValueError(
+            f"x {x_TP.shape}, cos {cos_TP.shape} and sin {sin_TP.shape} do not fit; expected [T, P], [T, P/2]"
+        )
+    y_TP = np.empty_like(x_TP)
+    _ext.rope(level(isa), x_TP, cos_TP, sin_TP, y_TP)
+    return y_TP
+
+
+def route(
+    logits_TE: np.ndarray,
+    bias_E: np.ndarray,
+    *,
+    top_k: int,
+    n_group: int,
+    topk_group: int,
+    renormalize: bool,
+    scale: float,
+    isa: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chosen experts int32 [T, K], best first, and their weights float32 [T, K]; of equals, the lower number."""
+    _want("logits", logits_TE, np.float32, 2)
+    _want("bias", bias_E, np.float32, 1)
+    chosen_TK = np.empty((len(logits_TE), top_k), np.int32)
+    weight_TK = np.empty((len(logits_TE), top_k), np.float32)
+    _ext.route(level(isa), logits_TE, bias_E, n_group, topk_group, renormalize, scale, chosen_TK, weight_TK)
+    return chosen_TK, weight_TK
+
+
+def mla_absorbed(
+    q_TNK: np.ndarray,
+    q_pe_TNP: np.ndarray,
+    c_kv_SR: np.ndarray,
+    k_pe_SP: np.ndarray,
+    w_uk_NKR: np.ndarray,
+    w_uv_NHR: np.ndarray,
+    scale: float,
+    *,
+    segment: int = 256,
+    isa: str | None = None,
+) -> np.ndarray:
+    """Causal MLA in the latent space, float32 [T, N, H], the T queries being the last of S positions.
+
+    Attends part by part (`segment` positions, a multiple of 32) over a block table, and puts the parts together."""
+    if segment < POSITIONS or segment % POSITIONS:
+        raise ValueError(f"segment={segment}; expected a multiple of {POSITIONS}")
+    return _mla(q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w_uk_NKR, w_uv_NHR, scale, segment, isa)
+
+
+def mla_naive(
+    q_TNK: np.ndarray,
+    q_pe_TNP: np.ndarray,
+    c_kv_SR: np.ndarray,
+    k_pe_SP: np.ndarray,
+    w_uk_NKR: np.ndarray,
+    w_uv_NHR: np.ndarray,
+    scale: float,
+    *,
+    isa: str | None = None,
+) -> np.ndarray:
+    """The same as `mla_absorbed` with keys and values decompressed, some positions at a time."""
+    return _mla(q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w_uk_NKR, w_uv_NHR, scale, 0, isa)
+
+
+def _mla(
+    q_TNK: np.ndarray,
+    q_pe_TNP: np.ndarray,
+    c_kv_SR: np.ndarray,
+    k_pe_SP: np.ndarray,
+    w_uk_NKR: np.ndarray,
+    w_uv_NHR: np.ndarray,
+    scale: float,
+    segment: int,
+    isa: str | None,
+) -> np.ndarray:
+    given = (q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w_uk_NKR, w_uv_NHR)
+    for name, array, ndim in zip(("q", "q_pe", "c_kv", "k_pe", "w_uk", "w_uv"), given, (3, 3, 2, 2, 3, 3)):
+        _want(name, array, np.float32, ndim)
+    out_TNH = np.empty((len(q_TNK), len(w_uv_NHR), w_uv_NHR.shape[1]), np.float32)
+    heads = range(len(w_uk_NKR))
+    _ext.mla(
+        level(isa),
+        q_TNK,
+        q_pe_TNP,
+        c_kv_SR,
+        k_pe_SP,
+        [_ext.pack_f32(np.ascontiguousarray(w_uk_NKR[n].T)) for n in heads],
+        [_ext.pack_f32(w_uk_NKR[n]) for n in heads],
+        [_ext.pack_f32(w_uv_NHR[n]) for n in heads],
+        float(scale),
+        segment,
+        out_TNH,
+    )
+    return out_TNH
+
+
+def _int4_parts(packed_OW: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
+    """The scales' bits, after a look at both."""
+    _want("packed", packed_OW, np.int32, 2)
+    if scale_OG.dtype.name == "bfloat16":
+        scale_OG = scale_OG.view(np.uint16)
+    _want("scale", scale_OG, np.uint16, 2)
+    return scale_OG
 
 
 def _want(name: str, array: np.ndarray, dtype: type, ndim: int) -> None:

@@ -39,6 +39,11 @@ def silu_mul(gate_TF: np.ndarray, up_TF: np.ndarray) -> np.ndarray:
         return gate_TF / (1 + np.exp(-gate_TF)) * up_TF
 
 
+def gate_up(x_TI: np.ndarray, gate_FI: np.ndarray, up_FI: np.ndarray) -> np.ndarray:
+    """silu(x @ gate^T) * (x @ up^T): the first half of a SwiGLU."""
+    return silu_mul(linear(x_TI, gate_FI), linear(x_TI, up_FI))
+
+
 def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     """Rotate the pairs (0,1), (2,3), ... of the last axis [..., P] by the angles of cos, sin [..., P/2].
 

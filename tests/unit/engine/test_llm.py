@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import abruzzi
 from abruzzi.engine.llm import BLOCK_TOKENS, LLM
+from abruzzi.kernels import isa, ops, selftest, supported_isas
 from abruzzi.types import ContentDelta, Message, MessageEnd, ReasoningDelta
 from tests import tiny
 
@@ -149,6 +151,47 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
 def test_wrong_options_are_named(llm: LLM, options: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         llm.generate([5], **options)
+
+
+def test_top_logprobs_are_told_for_every_token(llm: LLM) -> None:
+    prompt = llm.tokenizer.encode("the lazy dog")
+    greedy = llm.generate(prompt, max_tokens=4, temperature=0, top_logprobs=5)
+    assert greedy.top_logprobs is not None and [len(t) for t in greedy.top_logprobs] == [5] * 4
+    assert tuple(t[0] for t in greedy.top_logprobs) == tuple(zip(greedy.ids, greedy.logprobs))
+    plain = llm.generate(prompt, max_tokens=4, temperature=0)
+    assert plain.top_logprobs is None and plain.logprobs == greedy.logprobs
+    with pytest.raises(ValueError, match="top_logprobs=-1"):
+        llm.generate(prompt, top_logprobs=-1)
+
+
+def test_a_kernel_that_fails_its_self_test_is_named_and_nothing_is_served(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = ops.linear
+    monkeypatch.setattr(ops, "linear", lambda x, w, isa=None: right(x, w, isa) + np.float32(len(x) == 5))
+    selftest.check.cache_clear()
+    with pytest.raises(selftest.BrokenKernelError, match=r"kernel linear \(float32\) gives wrong numbers with"):
+        LLM.load(folder)
+    monkeypatch.setattr(ops, "linear", lambda x, w, isa=None: np.nan_to_num(right(x, w, isa)))
+    with pytest.raises(selftest.BrokenKernelError, match="kernel linear"):
+        LLM.load(folder)
+    monkeypatch.undo()
+    assert LLM.load(folder).generate([5], max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    "kernel", ["int4_matvec", "gate_up", "rmsnorm", "silu_mul", "rope", "mla_absorbed", "mla_naive"]
+)
+def test_the_self_test_knows_every_kernel(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(ops, kernel)
+    monkeypatch.setattr(ops, kernel, lambda *given, **options: right(*given, **options) * np.float32(1.001))
+    with pytest.raises(selftest.BrokenKernelError, match=f"kernel {kernel}"):
+        selftest.check.__wrapped__(isa())
+
+
+@pytest.mark.parametrize("name", supported_isas())
+def test_the_self_test_passes_on_every_instruction_set(name: str) -> None:
+    selftest.check.__wrapped__(name)
 
 
 def test_a_tokenizer_of_another_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:

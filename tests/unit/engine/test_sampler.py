@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.engine.sampler import candidates, log_softmax, sample
+from abruzzi.engine.sampler import candidates, log_softmax, most_likely, sample
 from abruzzi.types import SamplingParams
 
 
@@ -67,3 +67,22 @@ def test_greedy_takes_the_first_of_the_largest_and_reports_its_probability() -> 
 def test_log_softmax_of_large_logits_is_finite() -> None:
     out = log_softmax(np.array([[1e30, 0, -1e30], [5, 5, 5]], np.float32))
     assert np.isfinite(out[:, 0]).all() and out[1].tolist() == pytest.approx([-np.log(3)] * 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+def test_the_most_likely_are_those_of_the_distribution_that_is_sampled(temperature: float) -> None:
+    values = logits(3)
+    values[7] = values[4]
+    params = SamplingParams(temperature=temperature, top_logprobs=50)
+    told = most_likely(values, params)
+    chosen, logprob = sample(values, params, seed=1, position=1)
+    assert dict(told)[chosen] == logprob
+    ids, logprobs = zip(*told)
+    assert sorted(ids) == list(range(50)) and list(logprobs) == sorted(logprobs, reverse=True)
+    assert ids.index(7) == ids.index(4) + 1  # of equals the lower first
+    assert sum(np.exp(logprobs)) == pytest.approx(1, abs=1e-5)
+    few = SamplingParams(temperature=temperature, top_logprobs=3, top_k=1)  # truncation does not renormalize it
+    assert most_likely(values, few) == told[:3]
+    assert most_likely(values, SamplingParams(temperature=temperature)) == ()
+    values[:48] = -np.inf
+    assert len(most_likely(values, params)) == 2

@@ -1,0 +1,16 @@
+// The step's kernels for AVX2 and FMA; CMake compiles this file for such machines, dispatch keeps others away.
+#include "isa.h"
+
+#if defined(ABRUZZI_X86)
+#include "simd_avx2.h"
+#include "step_kernels_impl.h"
+
+namespace abruzzi {
+
+const StepKernels& step_kernels_avx2() {
+  static constexpr StepKernels table = Step<Avx2>::table();
+  return table;
+}
+
+}  // namespace abruzzi
+#endif

@@ -1,0 +1,16 @@
+// The step's kernels for AVX-512; CMake compiles this file for such machines, dispatch keeps others away.
+#include "isa.h"
+
+#if defined(ABRUZZI_X86)
+#include "simd_avx512.h"
+#include "step_kernels_impl.h"
+
+namespace abruzzi {
+
+const StepKernels& step_kernels_avx512() {
+  static constexpr StepKernels table = Step<Avx512>::table();
+  return table;
+}
+
+}  // namespace abruzzi
+#endif

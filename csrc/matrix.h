@@ -1,0 +1,54 @@
+// One weight matrix in the layout that every product uses, whatever the number of tokens.
+//
+// A tile is 16 rows x 32 columns; tiles of the same 16 rows lie one behind the other, so a thread that
+// works on a run of rows reads one stream. Rows and columns beyond the matrix are zero. Kinds:
+//   f32   [32 columns][16 rows] float
+//   bf16  [32 columns][16 rows] bfloat16 bits, widened when used: lossless for a bfloat16 checkpoint
+//   int4  the checkpoint's words (8 columns each, lowest bits first) of 16 rows side by side, [4 words][16
+//         rows], codes turned to two's complement, then 16 bfloat16 scales: 288 bytes for 512 weights
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace abruzzi {
+
+constexpr std::size_t kRows = 16;
+constexpr std::size_t kColumns = 32;
+
+enum class Kind : int { f32 = 0, bf16 = 1, int4 = 2 };
+
+struct Int4Tile {
+  std::uint32_t words[4][kRows];
+  std::uint16_t scale[kRows];
+};
+static_assert(sizeof(Int4Tile) == 288, "the layout is part of the memory formula");
+
+constexpr std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+
+constexpr std::size_t tile_bytes(Kind kind) {
+  return kind == Kind::f32 ? kRows * kColumns * 4 : kind == Kind::bf16 ? kRows * kColumns * 2 : sizeof(Int4Tile);
+}
+
+// Does not own its memory; a plain struct, so that the instruction-set files need nothing of the standard library.
+struct Matrix {
+  Kind kind = Kind::f32;
+  std::size_t rows = 0, columns = 0;
+  std::size_t blocks = 0;  // of 16 rows
+  std::size_t groups = 0;  // of 32 columns
+  const unsigned char* data = nullptr;
+
+  std::size_t bytes() const { return blocks * groups * tile_bytes(kind); }
+};
+
+// An x that is multiplied must be readable, and zero, up to this many columns.
+inline std::size_t padded_columns(const Matrix& m) { return m.groups * kColumns; }
+
+// Fill `out`, m.bytes() long, from row-major weights. For int4 `weights` are words [rows, columns / 8] and `scale`
+// bfloat16 bits [rows, columns / 32]; columns is a multiple of 32.
+Matrix shape_of(Kind kind, std::size_t rows, std::size_t columns);
+void pack_f32(const Matrix& m, const float* weights, unsigned char* out);
+void pack_bf16(const Matrix& m, const std::uint16_t* weights, unsigned char* out);
+void pack_int4(const Matrix& m, const std::uint32_t* weights, const std::uint16_t* scale, unsigned char* out);
+
+}  // namespace abruzzi

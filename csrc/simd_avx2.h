@@ -1,0 +1,78 @@
+// Sixteen and eight floats in AVX2 registers; the names are explained in simd_scalar.h.
+// Only kernels_avx2.cpp and kernels_avx512.cpp include this, compiled for such a machine.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define ABRUZZI_INLINE __attribute__((always_inline)) static inline
+
+namespace abruzzi {
+namespace {
+
+struct Avx2 {
+  static constexpr int kTokens = 6;  // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
+  static constexpr int kAhead = 4;   // two fma a cycle, four cycles each: eight chains keep them busy
+  static constexpr int kAhead4 = 2;
+
+  using F8 = __m256;
+  struct F16 {
+    __m256 a, b;
+  };
+  struct W16 {
+    __m256i a, b;
+  };
+
+  ABRUZZI_INLINE F16 zero16() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  ABRUZZI_INLINE F16 load16(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  ABRUZZI_INLINE void store16(float* p, F16 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+  }
+  ABRUZZI_INLINE __m256 bf16x8(const std::uint16_t* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  ABRUZZI_INLINE F16 bf16x16(const std::uint16_t* p) { return {bf16x8(p), bf16x8(p + 8)}; }
+  ABRUZZI_INLINE W16 words(const std::uint32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+  }
+  ABRUZZI_INLINE __m256 nibble8(__m256i w, int k) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 28 - 4 * k), 28));
+  }
+  ABRUZZI_INLINE F16 nibble(W16 w, int k) { return {nibble8(w.a, k), nibble8(w.b, k)}; }
+  ABRUZZI_INLINE F16 fma16(F16 x, float y, F16 z) {
+    const __m256 all = _mm256_set1_ps(y);
+    return {_mm256_fmadd_ps(x.a, all, z.a), _mm256_fmadd_ps(x.b, all, z.b)};
+  }
+  ABRUZZI_INLINE F16 fma16(F16 x, F16 y, F16 z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
+  ABRUZZI_INLINE F16 add16(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+
+  ABRUZZI_INLINE F8 set8(float x) { return _mm256_set1_ps(x); }
+  ABRUZZI_INLINE F8 load8(const float* p) { return _mm256_loadu_ps(p); }
+  ABRUZZI_INLINE void store8(float* p, F8 x) { _mm256_storeu_ps(p, x); }
+  ABRUZZI_INLINE F8 fma8(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a, b, c); }
+  ABRUZZI_INLINE F8 add8(F8 a, F8 b) { return _mm256_add_ps(a, b); }
+  ABRUZZI_INLINE F8 mul8(F8 a, F8 b) { return _mm256_mul_ps(a, b); }
+  ABRUZZI_INLINE F8 div8(F8 a, F8 b) { return _mm256_div_ps(a, b); }
+  ABRUZZI_INLINE F8 max8(F8 a, F8 b) { return _mm256_max_ps(a, b); }  // the second one where either is NaN
+  ABRUZZI_INLINE F8 min8(F8 a, F8 b) { return _mm256_min_ps(a, b); }
+  ABRUZZI_INLINE F8 round8(F8 a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  ABRUZZI_INLINE F8 scale8(F8 a, F8 n) {
+    const __m256i power = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(power, 23)));
+  }
+  ABRUZZI_INLINE float sum8(F8 a) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+  }
+};
+
+}  // namespace
+}  // namespace abruzzi

@@ -1,0 +1,36 @@
+// Sixteen floats in one AVX-512 register; eight as in AVX2. The names are explained in simd_scalar.h.
+#pragma once
+
+#include "simd_avx2.h"
+
+namespace abruzzi {
+namespace {
+
+struct Avx512 : Avx2 {
+  static constexpr int kTokens = 12;
+  static constexpr int kAhead = 4;
+  static constexpr int kAhead4 = 4;
+
+  using F16 = __m512;
+  using W16 = __m512i;
+
+  ABRUZZI_INLINE F16 zero16() { return _mm512_setzero_ps(); }
+  ABRUZZI_INLINE F16 load16(const float* p) { return _mm512_loadu_ps(p); }
+  ABRUZZI_INLINE void store16(float* p, F16 x) { _mm512_storeu_ps(p, x); }
+  ABRUZZI_INLINE F16 bf16x16(const std::uint16_t* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  ABRUZZI_INLINE W16 words(const std::uint32_t* p) { return _mm512_loadu_si512(p); }
+  // vpermps looks at the low four bits of each lane only: a table of the codes replaces mask and conversion.
+  ABRUZZI_INLINE F16 nibble(W16 w, int k) {
+    const __m512 codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(w, 4 * k), codes);
+  }
+  ABRUZZI_INLINE F16 fma16(F16 x, float y, F16 z) { return _mm512_fmadd_ps(x, _mm512_set1_ps(y), z); }
+  ABRUZZI_INLINE F16 fma16(F16 x, F16 y, F16 z) { return _mm512_fmadd_ps(x, y, z); }
+  ABRUZZI_INLINE F16 add16(F16 x, F16 y) { return _mm512_add_ps(x, y); }
+};
+
+}  // namespace
+}  // namespace abruzzi

@@ -1,0 +1,141 @@
+// Sixteen and eight floats at once, in plain C++: any machine, any compiler. What simd_avx2.h and
+// simd_avx512.h do with registers; step_kernels_impl.h is written against these names.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace abruzzi {
+namespace {
+
+struct Scalar {
+  static constexpr int kTokens = 4;  // tokens that share one pass over a block of weights
+  static constexpr int kAhead = 1;   // groups of columns that one token runs at once, to hide latency
+  static constexpr int kAhead4 = 1;  // the same for INT4
+
+  struct F8 {
+    float v[8];
+  };
+  struct F16 {
+    float v[16];
+  };
+  struct W16 {
+    std::uint32_t v[16];
+  };
+
+  static float from_bf16(std::uint16_t bits) {
+    const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+
+  static F16 zero16() { return F16{}; }
+  static F16 load16(const float* p) {
+    F16 r;
+    std::memcpy(r.v, p, sizeof r.v);
+    return r;
+  }
+  static void store16(float* p, const F16& a) { std::memcpy(p, a.v, sizeof a.v); }
+  static F16 bf16x16(const std::uint16_t* p) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = from_bf16(p[i]);
+    return r;
+  }
+  static W16 words(const std::uint32_t* p) {
+    W16 r;
+    std::memcpy(r.v, p, sizeof r.v);
+    return r;
+  }
+  static F16 nibble(const W16& w, int k) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(static_cast<std::int32_t>(w.v[i] << (28 - 4 * k)) >> 28);
+    return r;
+  }
+  static F16 fma16(const F16& a, float b, const F16& c) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] * b + c.v[i];
+    return r;
+  }
+  static F16 fma16(const F16& a, const F16& b, const F16& c) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] * b.v[i] + c.v[i];
+    return r;
+  }
+  static F16 add16(const F16& a, const F16& b) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] + b.v[i];
+    return r;
+  }
+
+  static F8 set8(float x) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = x;
+    return r;
+  }
+  static F8 load8(const float* p) {
+    F8 r;
+    std::memcpy(r.v, p, sizeof r.v);
+    return r;
+  }
+  static void store8(float* p, const F8& a) { std::memcpy(p, a.v, sizeof a.v); }
+  static F8 fma8(const F8& a, const F8& b, const F8& c) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] * b.v[i] + c.v[i];
+    return r;
+  }
+  static F8 add8(const F8& a, const F8& b) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] + b.v[i];
+    return r;
+  }
+  static F8 mul8(const F8& a, const F8& b) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] * b.v[i];
+    return r;
+  }
+  static F8 div8(const F8& a, const F8& b) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] / b.v[i];
+    return r;
+  }
+  // A NaN in `b` stays one, here and in the vector versions.
+  static F8 max8(const F8& a, const F8& b) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return r;
+  }
+  static F8 min8(const F8& a, const F8& b) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return r;
+  }
+  // To the nearest whole number, halves to even; |a| < 2^22.
+  static F8 round8(const F8& a) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) r.v[i] = (a.v[i] + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: no room for halves
+    return r;
+  }
+  // a * 2^n for whole n from -126 to 127.
+  static F8 scale8(const F8& a, const F8& n) {
+    F8 r;
+    for (int i = 0; i < 8; ++i) {
+      // A NaN has no whole part: its power is of no matter, as the product is NaN.
+      const std::int32_t power = n.v[i] == n.v[i] ? static_cast<std::int32_t>(n.v[i]) : 0;
+      const std::uint32_t bits = static_cast<std::uint32_t>(power + 127) << 23;
+      float two;
+      std::memcpy(&two, &bits, sizeof two);
+      r.v[i] = a.v[i] * two;
+    }
+    return r;
+  }
+  static float sum8(const F8& a) {
+    const float b[4] = {a.v[0] + a.v[4], a.v[1] + a.v[5], a.v[2] + a.v[6], a.v[3] + a.v[7]};
+    return (b[0] + b[2]) + (b[1] + b[3]);
+  }
+};
+
+}  // namespace
+}  // namespace abruzzi

@@ -1,0 +1,87 @@
+// The kernels of a forward step, one table of them per instruction set. All float32, all over plain
+// pointers. Whatever shares a call, a result is made of the same sums in the same order: a token gets the
+// same bits alone or beside others, and whoever calls may split rows, heads and tokens among threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.h"
+#include "matrix.h"
+
+namespace abruzzi {
+
+// Where the latent of each position lies: row table[s / block] * block + s % block. A row is c_kv, then k_pe.
+struct Latents {
+  const float* base;
+  std::size_t row;  // floats from one row to the next
+  const std::int32_t* table;
+  std::size_t block;
+
+  const float* at(std::size_t s) const {
+    return base + (static_cast<std::size_t>(table[s / block]) * block + s % block) * row;
+  }
+};
+
+// Sizes of one layer's attention, padded: rank and nope to 32 (they are multiplied), rope to 8, value to 16.
+struct MlaShape {
+  std::size_t heads, rank, nope, rope, value;
+  std::size_t rank_pad, nope_pad, rope_pad, value_pad;
+
+  std::size_t latent_row() const { return rank_pad + rope_pad; }
+  std::size_t query_row() const { return nope_pad + rope_pad; }
+};
+
+struct Router {
+  std::size_t experts, top_k, groups, kept_groups;
+  bool renormalize;
+  float scale;
+};
+
+constexpr std::size_t kPositions = 32;  // of latents that are worked on at once, from multiples of it on
+
+struct StepKernels {
+  // y[t][rows of blocks first..last) = m x[t]; only the matrix's own rows are written.
+  void (*matmul)(const Matrix& m, std::size_t first, std::size_t last, const float* const* x, std::size_t tokens,
+                 float* const* y);
+  // y[t][...] += weight[t] * (m x[t])
+  void (*matmul_add)(const Matrix& m, std::size_t first, std::size_t last, const float* const* x, std::size_t tokens,
+                     const float* weight, float* const* y);
+  // y[t][...] = silu(gate x[t]) * (up x[t])
+  void (*gate_up)(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last, const float* const* x,
+                  std::size_t tokens, float* const* y);
+  // y[n] = silu(gate) * up
+  void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
+  // Pairs (0,1), (2,3), ... of x are turned by cos, sin [pairs]; y has the even ones first, then the odd ones.
+  void (*rope)(const float* x, const float* cos, const float* sin, float* y, std::size_t pairs);
+  // Experts of one token, best first, and their weights. `scratch`: 2 * experts + groups floats, the first padded to 8.
+  void (*route)(const Router& r, const float* logits, const float* bias, float* scratch, std::int32_t* chosen,
+                float* weight);
+  // One query (all heads, or some: q, m, l, u begin at the first of them) over positions [first, last), first a
+  // multiple of kPositions: largest score m, sum of exponentials l, and the unscaled sum of latents u, per head.
+  void (*mla_absorbed)(const MlaShape& s, std::size_t heads, const float* q, const Latents& c, std::size_t first,
+                       std::size_t last, float scale, float* m, float* l, float* u);
+  // The parts of one head, in order, put together: out[rank_pad].
+  void (*mla_merge)(const MlaShape& s, std::size_t parts, std::size_t part_heads, const float* m, const float* l,
+                    const float* u, float* out);
+  // One head, `tokens` queries at positions start.., keys and values decompressed. q[t] and out[t] by stride.
+  // `scratch`: mla_scratch floats.
+  void (*mla_naive)(const MlaShape& s, const Matrix& uk, const Matrix& uv, const float* q, std::size_t q_stride,
+                    std::size_t tokens, std::size_t start, const Latents& c, float scale, float* scratch, float* out,
+                    std::size_t out_stride);
+};
+
+inline std::size_t mla_scratch(const MlaShape& s, std::size_t tokens) {
+  return kPositions * (s.query_row() + s.value_pad) + tokens * (s.value_pad + kPositions + 2);
+}
+
+const StepKernels& step_kernels(Isa isa);
+
+// One per file; those that a machine's compiler cannot make are absent.
+const StepKernels& step_kernels_scalar();
+#if defined(ABRUZZI_X86)
+const StepKernels& step_kernels_avx2();
+const StepKernels& step_kernels_avx512();
+#endif
+
+}  // namespace abruzzi

@@ -1,0 +1,144 @@
+"""A known product for every kernel, before a model is served: a wrong build or a broken machine says so by name.
+
+Weights and inputs of the products are small whole numbers, so that float32 has one right answer in any order of
+summation; other operations are held against their NumPy twins. A NaN must come out of every kernel that
+it went into, or a damaged model would answer as if nothing were wrong. Takes some milliseconds, once per process.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import ml_dtypes
+import numpy as np
+
+from abruzzi.kernels import ops, ref
+
+TOKENS = (1, 2, 3, 5, 14)  # every number of tokens that a product treats differently is among those below 14
+
+
+class BrokenKernelError(ValueError):
+    """A kernel gives wrong numbers on this machine: nothing may be served with it."""
+
+
+@functools.cache
+def check(isa: str) -> None:
+    """Raises BrokenKernelError that names the first kernel whose results are wrong with this instruction set."""
+    for name, good in _cases(isa):
+        try:
+            right = good()
+        except ValueError as error:
+            raise BrokenKernelError(
+                f"self-test: kernel {name} refuses its known product with {isa}: {error}"
+            ) from error
+        if not right:
+            raise BrokenKernelError(
+                f"self-test: kernel {name} gives wrong numbers with {isa}; nothing can be served with it; "
+                "hint: ABRUZZI_CPU=scalar, or build again (`pip install .`)"
+            )
+
+
+def _cases(isa: str) -> Iterator[tuple[str, Callable[[], bool]]]:
+    rng = np.random.default_rng(0)
+    yield "int4_matvec", lambda: _int4_matvec(isa, rng)
+    for kind in ("float32", "bfloat16", "int4"):
+        yield f"linear ({kind})", lambda kind=kind: _linear(isa, kind, rng)
+    yield "gate_up", lambda: _gate_up(isa, rng)
+    yield "rmsnorm", lambda: _rmsnorm(isa, rng)
+    yield "silu_mul", lambda: _silu_mul(isa, rng)
+    yield "rope", lambda: _rope(isa, rng)
+    yield "route", lambda: _route(isa, rng)
+    for form in ("mla_absorbed", "mla_naive"):
+        yield form, lambda form=form: _mla(isa, form, rng)
+
+
+def _int4(rng: np.random.Generator, rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Words, scales 1, 2 or 0.5, and the whole matrix."""
+    codes = rng.integers(-8, 8, (rows, width))
+    nibbles = (codes + 8).astype(np.uint32).reshape(rows, -1, 8)
+    words = (nibbles << (4 * np.arange(8, dtype=np.uint32))).sum(-1, dtype=np.uint32).view(np.int32)
+    scale = rng.choice(np.array([1, 2, 0.5], ml_dtypes.bfloat16), (rows, width // 32))
+    return words, scale, (codes.reshape(rows, -1, 32) * scale.astype(np.float64)[..., None]).reshape(rows, width)
+
+
+def _whole(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-9, 10, shape).astype(np.float32)
+
+
+def _int4_matvec(isa: str, rng: np.random.Generator) -> bool:
+    words, scale, exact = _int4(rng, 19, 352)
+    x = _whole(rng, 352)
+    right = bool((ops.int4_matvec(words, scale, x, isa=isa) == exact @ x).all())
+    x[17] = np.nan
+    return right and bool(np.isnan(ops.int4_matvec(words, scale, x, isa=isa)).all())
+
+
+def _linear(isa: str, kind: str, rng: np.random.Generator) -> bool:
+    if kind == "int4":
+        words, scale, exact = _int4(rng, 19, 352)
+        packed = ops.pack_int4(words, scale)
+    else:
+        exact = _whole(rng, 19, 350)
+        packed = ops.pack(exact if kind == "float32" else exact.astype(ml_dtypes.bfloat16))
+    for tokens in TOKENS:
+        x = _whole(rng, tokens, exact.shape[1])
+        if not (ops.linear(x, packed, isa=isa) == x.astype(np.float64) @ exact.T).all():
+            return False
+        x[-1, 17] = np.nan
+        nan = np.isnan(ops.linear(x, packed, isa=isa))
+        if not nan[-1].all() or nan[:-1].any():
+            return False
+    return True
+
+
+def _gate_up(isa: str, rng: np.random.Generator) -> bool:
+    x, gate, up = _normal(rng, 7, 64), _normal(rng, 19, 64) / 8, _normal(rng, 19, 64) / 8
+    return _close(ops.gate_up(x, ops.pack(gate), ops.pack(up), isa=isa), ref.gate_up(x, gate, up))
+
+
+def _rmsnorm(isa: str, rng: np.random.Generator) -> bool:
+    x, weight = _normal(rng, 3, 71), _normal(rng, 71)
+    right = _close(ops.rmsnorm(x, weight, 1e-6, isa=isa), ref.rmsnorm(x, weight, 1e-6))
+    x[1, 70] = np.nan
+    nan = np.isnan(ops.rmsnorm(x, weight, 1e-6, isa=isa))
+    return right and bool(nan[1].all()) and not nan[[0, 2]].any()
+
+
+def _silu_mul(isa: str, rng: np.random.Generator) -> bool:
+    gate, up = _normal(rng, 2, 21) * 5, _normal(rng, 2, 21)
+    right = _close(ops.silu_mul(gate, up, isa=isa), ref.silu_mul(gate, up))
+    gate[1, 20] = np.nan
+    nan = np.isnan(ops.silu_mul(gate, up, isa=isa))
+    return right and bool(nan[1, 20]) and nan.sum() == 1
+
+
+def _rope(isa: str, rng: np.random.Generator) -> bool:
+    x, cos, sin = _normal(rng, 3, 16), _normal(rng, 3, 8), _normal(rng, 3, 8)
+    return _close(ops.rope(x, cos, sin, isa=isa), ref.rope(x, cos, sin))
+
+
+def _route(isa: str, rng: np.random.Generator) -> bool:
+    logits, bias = _normal(rng, 9, 24), _normal(rng, 24)
+    options = {"top_k": 4, "n_group": 4, "topk_group": 2, "renormalize": True, "scale": 2.5}
+    chosen, weight = ops.route(logits, bias, **options, isa=isa)
+    want, exact = ref.route(logits, bias, **options)
+    return bool((chosen == want).all()) and _close(weight, exact)
+
+
+def _mla(isa: str, form: str, rng: np.random.Generator) -> bool:
+    shapes = ((3, 5, 24), (3, 5, 8), (70, 40), (70, 8), (5, 24, 40), (5, 20, 40))
+    given = [_normal(rng, *s) / 4 for s in shapes]
+    attend = getattr(ops, form)
+    right = _close(attend(*given, 0.2, isa=isa), getattr(ref, form)(*given, np.float32(0.2)))
+    given[2][69, 0] = np.nan  # seen by the last query only
+    nan = np.isnan(attend(*given, 0.2, isa=isa))
+    return right and bool(nan[2].all()) and not nan[:2].any()
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def _close(ours: np.ndarray, want: np.ndarray) -> bool:
+    return bool((np.abs(ours - want) <= 1e-4 * np.abs(want).max()).all())
