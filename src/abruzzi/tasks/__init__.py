@@ -42,7 +42,11 @@ _EXAMPLES = (
 
 
 def make(family: str, split: Split, seed: int) -> Task:
-    """One task; its id is "family-split-seed". Raises ValueError for an unknown family or split."""
+    """One task; its id is "family-split-seed". Raises ValueError for an unknown family or split.
+
+    A family "reasoning_gym/NAME" is the generator NAME of that library; it has the split `trained` alone."""
+    if family.startswith("reasoning_gym/"):
+        return _of_library(family, split, seed)
     if family not in FAMILIES:
         raise ValueError(f"task family {family!r} is unknown; expected one of {', '.join(FAMILIES)}")
     if split not in SPLITS:
@@ -50,6 +54,14 @@ def make(family: str, split: Split, seed: int) -> Task:
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; expected 0 or more")
     return FAMILIES[family](split, seed, f"{family}-{split}-{seed}")
+
+
+def _of_library(family: str, split: Split, seed: int) -> Task:
+    from . import reasoning_gym  # the library behind it is optional
+
+    if split != "trained":
+        raise ValueError(f"{family} has no split {split!r}; expected 'trained', hint: choose other seeds instead")
+    return reasoning_gym.make(family.removeprefix(reasoning_gym.PREFIX), seed)
 
 
 def stream(families: Sequence[str], split: Split, seed: int) -> Iterator[Task]:
