@@ -2,20 +2,20 @@
 
 Pure arithmetic on names, shapes and stored dtypes; the caller reads those from headers and measures the
 machine. `loaded_bytes` is the only place that says what the engine makes of a stored tensor: whoever changes
-engine/weights.py changes it, and tests/e2e/test_fit_command.py says by how much it is off.
+the engine's layouts changes it, and tests/e2e/test_fit_command.py says by how much it is off.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from abruzzi.config import ModelConfig
-from abruzzi.cost.bytes import FLOAT32, int4_bytes, kv_bytes_per_token
+from abruzzi.cost.bytes import BFLOAT16, FLOAT32
 
 CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
+EMBEDDING, KV_UP = "model.embed_tokens.weight", ".self_attn.kv_b_proj.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """weights_bytes: in memory, with the rotary tables. bytes_per_token: read from memory for one token at
+    """weights_bytes: in memory. bytes_per_token: read from memory for one token at
     `context`. max_context: 0 where not even the weights fit; never more than the model was made for."""
 
     weights_bytes: int
@@ -62,11 +62,10 @@ def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, avail
             f"context {context}; expected 1 to {config.max_position_embeddings}, the model's max_position_embeddings"
         )
     kv = cache_bytes_per_token(config)
-    total, read = table_bytes(config), float(context * kv)
+    total, read = 0, float(context * kv)
     for tensor in tensors:
-        size = loaded_bytes(tensor, config)
-        total += size
-        read += size * _share_read(config, tensor)
+        total += loaded_bytes(tensor, config)
+        read += read_bytes(tensor, config)
     room = max(0, available - total) * CACHE_SHARE
     return Capacity(
         weights_bytes=total,
@@ -78,26 +77,61 @@ def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, avail
     )
 
 
-# What the engine makes of a checkpoint. These three follow engine/weights.py and the runner, and change with them.
+# What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/native.py and engine/runner.py, with
+# which these change.
+
+_TILE_ROWS, _TILE_COLUMNS = 16, 32
+_TILE_BYTES = {"int4": 288, "bfloat16": 1024, "float16": 2048, "float32": 2048}
 
 
 def loaded_bytes(tensor: Stored, config: ModelConfig) -> int:
-    """What the engine holds of one tensor: INT4 as it is packed, everything else as float32.
+    """What the engine holds of one tensor: matrices as whole tiles, INT4 and bfloat16 as they are stored and the
+    rest as float32; the key/value up-projection head by head, its key part a second time, transposed."""
+    if len(tensor.shape) == 1:
+        return FLOAT32 * tensor.shape[0]
+    rows, columns = tensor.shape
+    if tensor.name == EMBEDDING:
+        return rows * columns * (BFLOAT16 if tensor.dtype == "bfloat16" else FLOAT32)
+    if tensor.name.endswith(KV_UP):
+        return sum(_kv_up_bytes(tensor.dtype, config))
+    return _tile_bytes(rows, columns, tensor.dtype)
 
-    config: for layouts that depend on heads and ranks; today's does not."""
-    if tensor.dtype == "int4":
-        return int4_bytes(*tensor.shape)
-    return FLOAT32 * math.prod(tensor.shape)
+
+def read_bytes(tensor: Stored, config: ModelConfig) -> float:
+    """What of that one decoded token reads: of the embedding a row, of the experts those that it is sent to, of the
+    key/value up-projection what the absorbed form needs."""
+    size = loaded_bytes(tensor, config)
+    if tensor.name == EMBEDDING:
+        return size / config.vocab_size
+    if ".mlp.experts." in tensor.name:
+        return size * config.num_experts_per_tok / config.n_routed_experts
+    return size - _kv_up_bytes(tensor.dtype, config)[1] if tensor.name.endswith(KV_UP) else size
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:
-    """Latent and rotary key of all layers, float32."""
-    return kv_bytes_per_token(config, FLOAT32)
+    """Latent and rotary key of all layers, float32, each filled up to whole vectors."""
+    numbers = _padded(config.kv_lora_rank, 32) + _padded(config.qk_rope_head_dim, 8)
+    return FLOAT32 * config.num_hidden_layers * numbers
 
 
-def table_bytes(config: ModelConfig) -> int:
-    """Beside the weights: cosines and sines of every position, float32."""
-    return 2 * FLOAT32 * config.max_position_embeddings * (config.qk_rope_head_dim // 2)
+def _kv_up_bytes(dtype: str, c: ModelConfig) -> tuple[int, int, int]:
+    """All heads' key parts for the absorbed form, key parts for the naive one, value parts."""
+    shapes = (
+        (c.kv_lora_rank, c.qk_nope_head_dim),
+        (c.qk_nope_head_dim, c.kv_lora_rank),
+        (c.v_head_dim, c.kv_lora_rank),
+    )
+    absorb, expand, values = (c.num_attention_heads * _tile_bytes(*shape, dtype) for shape in shapes)
+    return absorb, expand, values
+
+
+def _tile_bytes(rows: int, columns: int, dtype: str) -> int:
+    tiles = _padded(rows, _TILE_ROWS) // _TILE_ROWS * (_padded(columns, _TILE_COLUMNS) // _TILE_COLUMNS)
+    return tiles * _TILE_BYTES[dtype]
+
+
+def _padded(size: int, to: int) -> int:
+    return -(-size // to) * to
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -127,12 +161,3 @@ def _left_in_group(group: Path) -> list[int]:
             dropped = int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
         return [max(0, int(most) - int((group / used).read_text()) + dropped)]
     return []
-
-
-def _share_read(config: ModelConfig, tensor: Stored) -> float:
-    """How much of a tensor one decoded token reads."""
-    if tensor.name == "model.embed_tokens.weight":
-        return 1 / config.vocab_size
-    if ".mlp.experts." in tensor.name:
-        return config.num_experts_per_tok / config.n_routed_experts
-    return 1.0
