@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from abruzzi.train.loop import RunConfig, ShardOf
 
-_MODULES = {"nano_cpu": "nano", "smoke": "smoke"}
+_MODULES = {"nano_cpu": "nano", "smoke": "smoke", "mini_h200": "mini_h200", "sft": "sft"}
 
 
 @dataclass(frozen=True, slots=True)

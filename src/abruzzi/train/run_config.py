@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -69,6 +69,13 @@ def fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively; where it does not, torch emulates it, ten times slower."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+
+
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """The run on another device than its recipe's, in bfloat16 where that one is fast at it."""
+    if device == config.device:
+        return config
+    return replace(config, device=device, autocast=device == "cuda" or fast_bfloat16())
 
 
 def rate(config: RunConfig, step: int) -> float:

@@ -1,0 +1,63 @@
+"""mini_h200: nano's recipe at 10 M active of 50 M parameters (39 MB in INT4), for one H200 (device cuda).
+
+The same tasks, tokenizer and loop; 82 thousand tokens a step, bfloat16, QK-Clip at K2's tau. Samples are made by
+the processor's other cores while the GPU computes. Prepared and tested on a CPU; the run itself has not been measured.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from abruzzi.recipes import Prepared, nano
+
+STEPS = 6000
+ROWS = 64
+
+
+def prepare(out: Path) -> Prepared:
+    """A run of 6,000 steps of 81,920 tokens: 490 M tokens."""
+    small = nano.prepare(out)
+    small.close()  # one process would not keep up
+    shards = Shards((out / "tokenizer.json").read_text(encoding="utf-8"))
+    model = replace(
+        small.config.model,
+        hidden_size=384,
+        intermediate_size=1024,
+        moe_intermediate_size=192,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        n_routed_experts=28,
+        q_lora_rank=192,
+        kv_lora_rank=128,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=32,
+        v_head_dim=48,
+    )
+    config = replace(
+        small.config,
+        model=model,
+        steps=STEPS,
+        rows_per_step=ROWS,
+        warmup=200,
+        decay=STEPS * 5 // 6,
+        context_steps=STEPS // 3,
+        qat_steps=STEPS // 8,
+        qk_clip_tau=100.0,
+        autocast=True,
+        device="cuda",
+        save_every=500,
+    )
+    return replace(small, config=config, shard_of=shards, close=shards.close)
+
+
+class Shards(nano.Shards):
+    """nano's shards, made by as many processes as there are cores but two."""
+
+    def __init__(self, tokenizer_json: str) -> None:
+        workers = max(1, len(os.sched_getaffinity(0)) - 2)
+        super().__init__(tokenizer_json, ahead=2 * workers)
+        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
