@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from abruzzi.cli.main import OK
+from abruzzi.cli.main import INTERRUPTED, OK
 
 if TYPE_CHECKING:
     from abruzzi.server.page import Page
@@ -71,8 +72,7 @@ def serve(
             strict_reasoning=strict_reasoning,
             reasoning_field=reasoning_field,
         )
-        _run(service, _page(service, model), listener, host, key, tuple(allowed_host or ()), grace)
-    return OK
+        return _run(service, _page(service, model), listener, host, key, tuple(allowed_host or ()), grace)
 
 
 def _page(service: Service, model: str) -> Page:
@@ -143,9 +143,9 @@ def _run(
     key: str | None,
     allowed: tuple[str, ...],
     grace: float,
-) -> None:
-    """Serve until a signal. The first one lets running requests finish within `grace` seconds, then they are told
-    that the server shuts down; a second one ends at once."""
+) -> int:
+    """Serve until a signal; the exit code. The first one lets running requests finish within `grace` seconds, then
+    they are told that the server shuts down; a second one ends at once."""
     import uvicorn
 
     from abruzzi.server.app import make_app
@@ -157,6 +157,8 @@ def _run(
     class Server(uvicorn.Server):
         """uvicorn that tells the engine of a shutdown."""
 
+        interrupted = False
+
         def handle_exit(self, sig: int, frame: Any) -> None:
             if engine.open and not engine.closing:
                 print(f"abruzzi: {engine.open} generations run; up to {grace:g} s for them", file=sys.stderr)
@@ -164,7 +166,9 @@ def _run(
             timer = threading.Timer(grace, lambda: engine.refuse(shutting_down, running=True))
             timer.daemon = True
             timer.start()
-            super().handle_exit(sig, frame)
+            # Not uvicorn's own, which raises the signal again at the end: to be told to stop is no error.
+            self.force_exit, self.should_exit = self.should_exit, True
+            self.interrupted = sig == signal.SIGINT
 
     config = uvicorn.Config(
         make_app(service, host, key, allowed, page.routes(), page.open_paths()),
@@ -179,7 +183,9 @@ def _run(
     try:
         shown = f"[{host}]" if ":" in host else host
         print(f"abruzzi serves {service.settings.names[0]} at http://{shown}:{listener.getsockname()[1]}", flush=True)
-        Server(config).run(sockets=[listener])
+        server = Server(config)
+        server.run(sockets=[listener])
+        return INTERRUPTED if server.interrupted else OK
     finally:
         engine.stop()
         service.store.close()
