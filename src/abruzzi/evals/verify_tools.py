@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -109,7 +110,7 @@ def tool_arguments(p: Probe) -> None:
             reply = _calls(p, prompt, stream=stream)
             for call in reply.calls:
                 if (schema := schema_of(call.name)) is not None:
-                    judge_json(p, reply, str(call.arguments), schema, f"arguments of {call.name}")
+                    judge_json(p, reply, _argument_text(call), schema, f"arguments of {call.name}")
     objects = [(w, s) for w, s in cases(p) if isinstance(s, dict) and s.get("type") == "object"]
     bodies = []
     for number, (_, schema) in enumerate(objects):
@@ -124,7 +125,12 @@ def tool_arguments(p: Probe) -> None:
                 stream=True if number % 2 else None,
             )
         )
-    judge_cases(p, bodies, [(w, s, lambda r: [str(c.arguments) for c in r.calls]) for w, s in objects])
+    judge_cases(p, bodies, [(w, s, lambda r: [_argument_text(c) for c in r.calls]) for w, s in objects])
+
+
+def _argument_text(call: Call) -> str:
+    """Arguments as JSON text; that an object came instead of text is the check `tool_calls`' business."""
+    return call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
 
 
 def tool_ids(p: Probe) -> None:

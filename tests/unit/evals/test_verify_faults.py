@@ -165,6 +165,7 @@ def test_over_the_whole_suite(plant: Planted, check: str, fault: str) -> None:
         ("prompt_count_off", {"usage_ids", "usage_tokenize"}),
         ("cut_says_stop", {"finish_reason", "reasoning_separated"}),
         ("errors_without_object", ERRORS),
+        ("arguments_are_objects", {"tool_calls", "stream_equals"}),
     ],
 )
 def test_a_fault_of_several_checks(plant: Planted, fault: str, checks: set[str]) -> None:

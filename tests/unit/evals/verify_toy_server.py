@@ -192,6 +192,8 @@ class Endpoint:
             message["reasoning"] = thought + ("!" if self.broken("fields_differ") else "")
         if answer.names:
             message["tool_calls"] = [self.call(answer, i, answer.text(i)) for i in range(len(answer.names))]
+            for call in message["tool_calls"] if self.broken("arguments_are_objects") else []:
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
         return message
 
     def call(self, answer: Answer, i: int, arguments: str) -> dict[str, Any]:
