@@ -17,7 +17,7 @@ $(VENV)/.run: $(BIN)/python $(NATIVE)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python $(NATIVE)
-	$(PIP) -e '.[train,serve,dev]'
+	$(PIP) -e '.[train,serve,tasks,dev]'
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run
