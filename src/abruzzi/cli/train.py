@@ -77,6 +77,8 @@ def train(
 
     if recipe != "sft" and (data is not None or source is not None or show):
         raise ValueError(f"--data, --from and --show go with recipe sft, not with {recipe!r}")
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"device={device!r} is out of range; expected cpu or cuda")
     if show:
         given = sft.material(data, source, sft.number_in(settings, "row_length"))
         sft.show(given, show, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
