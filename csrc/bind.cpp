@@ -174,6 +174,26 @@ void bind_ops(nb::module_& m) {
       },
       nb::arg("isa"), nb::arg("w"), nb::arg("x").noconvert(), nb::arg("y").noconvert());
   m.def(
+      "matmul8",
+      [](int isa, const Packed& w, In<float, 2> x, Out<float, 2> y) {
+        const Matrix& m = w.matrix();
+        fit(m.kind == abruzzi::Kind::int4 && x.shape(1) == m.columns && y.shape(0) == x.shape(0) &&
+                y.shape(1) == m.rows,
+            "matmul8");
+        nb::gil_scoped_release release;
+        const auto& k = abruzzi::step_kernels(static_cast<Isa>(isa));
+        const PaddedRows in(x, padded_columns(m));
+        const auto out = rows_of(y);
+        std::vector<std::int32_t> bytes(out.size() * abruzzi::quantized_row(m.groups));
+        std::vector<const std::int32_t*> rows(out.size());
+        for (std::size_t t = 0; t < out.size(); ++t) {
+          k.quantize(in.rows[t], m.groups, bytes.data() + t * abruzzi::quantized_row(m.groups));
+          rows[t] = bytes.data() + t * abruzzi::quantized_row(m.groups);
+        }
+        k.matmul8(m, 0, m.blocks, rows.data(), out.size(), out.data());
+      },
+      nb::arg("isa"), nb::arg("w"), nb::arg("x").noconvert(), nb::arg("y").noconvert());
+  m.def(
       "gate_up",
       [](int isa, const Packed& gate, const Packed& up, In<float, 2> x, Out<float, 2> y) {
         const Matrix& m = gate.matrix();
@@ -244,6 +264,7 @@ ModelShape shape_from(const nb::dict& d) {
   s.softmax_scale = real("softmax_scale");
   s.inv_freq = nb::cast<std::vector<double>>(d["inv_freq"]);
   s.rope_factor = nb::cast<double>(d["rope_factor"]);
+  s.fast_experts = nb::cast<bool>(d["fast_experts"]);
   return s;
 }
 

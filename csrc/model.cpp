@@ -59,6 +59,8 @@ struct Model::Buffers {
   std::vector<const float*> in, in_inner;
   std::vector<float*> out, out_inner;
   std::vector<float> weights, ones;
+  std::vector<std::int32_t> bytes, inner_bytes;  // fast mode: rows in 8 bits
+  std::vector<const std::int32_t*> in_bytes, in_inner_bytes, pair_bytes;
 };
 
 Model::Model(Isa isa, std::size_t threads, ModelShape shape)
@@ -167,6 +169,8 @@ void Model::add_layer(LayerWeights w) {
     for (const auto& e : w.experts) {
       expect(e, s.hidden, "an expert");
       if (e.gate->matrix().rows != w.experts[0].gate->matrix().rows) refuse("experts differ in width");
+      for (const auto* m : {&e.gate, &e.up, &e.down})
+        if ((*m)->matrix().kind != w.experts[0].gate->matrix().kind) refuse("experts differ in their storage");
       weight_bytes_ += bytes_of(e);
     }
   }
@@ -506,10 +510,24 @@ void Model::route(const LayerWeights& w) {
     b.pairs[next[static_cast<std::size_t>(b.chosen[i])]++] = {i / s.top_k, b.chosen_weight[i]};
 }
 
+// Rows in 8 bits, and pointers to them.
+void Model::quantize(const float* rows, std::size_t stride, std::size_t count, std::size_t groups,
+                     std::vector<std::int32_t>& to, std::vector<const std::int32_t*>& at) {
+  const std::size_t row = quantized_row(groups), each = 16;
+  to.resize(std::max(to.size(), count * row));
+  at.resize(count);
+  for (std::size_t i = 0; i < count; ++i) at[i] = to.data() + i * row;
+  pool_.run((count + each - 1) / each, [&](std::size_t job, std::size_t) {
+    for (std::size_t i = job * each; i < std::min(count, (job + 1) * each); ++i)
+      kernels_.quantize(rows + i * stride, groups, to.data() + i * row);
+  });
+}
+
 void Model::mlp(const LayerWeights& w) {
   Buffers& b = *b_;
   const std::size_t tokens = b.tokens, width = shape_.hidden;
   const bool sparse = w.router != nullptr;
+  const bool fast = sparse && shape_.fast_experts && w.experts[0].gate->matrix().kind == Kind::int4;
   if (sparse)
     route(w);
   else
@@ -528,6 +546,11 @@ void Model::mlp(const LayerWeights& w) {
   for (std::size_t i = 0; i < pairs; ++i) {
     b.in_inner[i] = b.normed.at(b.pairs[i].token);
     b.out_inner[i] = b.inner.at(i);
+  }
+  if (fast) {
+    quantize(b.normed.data.data(), b.normed.stride, tokens, w.experts[0].gate->matrix().groups, b.bytes, b.in_bytes);
+    b.pair_bytes.resize(pairs);
+    for (std::size_t i = 0; i < pairs; ++i) b.pair_bytes[i] = b.in_bytes[b.pairs[i].token];
   }
   struct Rows16 {
     std::size_t expert, first, last;  // expert E: the shared ones, or the dense MLP
@@ -553,7 +576,10 @@ void Model::mlp(const LayerWeights& w) {
     const std::size_t count = j.expert == none ? tokens : b.expert_first[j.expert + 1] - at;
     const float* const* x = j.expert == none ? b.in.data() : b.in_inner.data() + at;
     float* const* y = j.expert == none ? b.out.data() : b.out_inner.data() + at;
-    kernels_.gate_up(m.gate->matrix(), m.up->matrix(), j.first, j.last, x, count, y);
+    if (fast && j.expert != none)
+      kernels_.gate_up8(m.gate->matrix(), m.up->matrix(), j.first, j.last, b.pair_bytes.data() + at, count, y);
+    else
+      kernels_.gate_up(m.gate->matrix(), m.up->matrix(), j.first, j.last, x, count, y);
   };
   if (flops < kSerial)
     for (std::size_t i = 0; i < jobs.size(); ++i) widen(i, 0);
@@ -562,6 +588,9 @@ void Model::mlp(const LayerWeights& w) {
 
   // Back to the hidden size. Each job has some rows of the result for itself and adds the experts in their
   // order, so that no sum depends on who came first.
+  if (fast)
+    quantize(b.inner.data.data(), b.inner.stride, pairs, w.experts[0].down->matrix().groups, b.inner_bytes,
+             b.in_inner_bytes);
   b.weights.resize(pairs);
   b.in_inner.resize(pairs);
   for (std::size_t t = 0; t < tokens; ++t) b.in[t] = first_inner.at(t), b.out[t] = b.moe.at(t);
@@ -574,9 +603,14 @@ void Model::mlp(const LayerWeights& w) {
     kernels_.matmul(w.shared.down->matrix(), first, last, b.in.data(), tokens, b.out.data());
     for (std::size_t e = 0; sparse && e < none; ++e) {
       const std::size_t at = b.expert_first[e], count = b.expert_first[e + 1] - at;
-      if (count)
-        kernels_.matmul_add(w.experts[e].down->matrix(), first, last, b.in_inner.data() + at, count,
-                            b.weights.data() + at, b.out_inner.data() + at);
+      if (!count) continue;
+      const Matrix& down = w.experts[e].down->matrix();
+      if (fast)
+        kernels_.matmul_add8(down, first, last, b.in_inner_bytes.data() + at, count, b.weights.data() + at,
+                             b.out_inner.data() + at);
+      else
+        kernels_.matmul_add(down, first, last, b.in_inner.data() + at, count, b.weights.data() + at,
+                            b.out_inner.data() + at);
     }
     for (std::size_t t = 0; t < tokens; ++t) {
       float* x = b.x.at(t);

@@ -27,6 +27,7 @@ struct ModelShape {
   float routed_scale = 1.0f, eps = 1e-6f, latent_eps = 1e-6f, softmax_scale = 1.0f;
   std::vector<double> inv_freq;  // radians per position of each rotary pair [P / 2]
   double rope_factor = 1.0;      // on cos and sin
+  bool fast_experts = false;     // INT4 experts take their input in 8 bits (W4A8)
 };
 
 // Consecutive tokens of one sequence. blocks: its table, in `StepInput::tables`. The first `decompress` tokens attend
@@ -117,6 +118,8 @@ class Model {
   void attend_naive(const StepInput& step, std::size_t index);
   void mlp(const LayerWeights& w);
   void route(const LayerWeights& w);
+  void quantize(const float* rows, std::size_t stride, std::size_t count, std::size_t groups,
+                std::vector<std::int32_t>& to, std::vector<const std::int32_t*>& at);
   void logits(const StepInput& step);
   void multiply(const Matrix& m, const std::vector<const float*>& x, const std::vector<float*>& y);
 

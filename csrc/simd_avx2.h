@@ -53,6 +53,30 @@ struct Avx2 {
   }
   ABRUZZI_INLINE F16 add16(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 
+  ABRUZZI_INLINE F16 mul16(F16 x, F16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  ABRUZZI_INLINE F16 set16(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+
+  // Sums of pairs in 16 bits. A group adds eight of them to a lane: 8 * 2 * 15 * 127 = 30480 fits.
+  struct Sum {
+    __m256i a, b;
+  };
+  ABRUZZI_INLINE __m256i low8(__m256i w) {
+    return _mm256_and_si256(_mm256_xor_si256(w, _mm256_set1_epi8(-120)), _mm256_set1_epi8(15));
+  }
+  ABRUZZI_INLINE W16 low_nibbles(W16 w) { return {low8(w.a), low8(w.b)}; }
+  ABRUZZI_INLINE W16 high_nibbles(W16 w) { return {low8(_mm256_srli_epi32(w.a, 4)), low8(_mm256_srli_epi32(w.b, 4))}; }
+  ABRUZZI_INLINE Sum zero_sum() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  ABRUZZI_INLINE Sum dot4(Sum sum, W16 codes, std::int32_t x) {
+    const __m256i all = _mm256_set1_epi32(x);
+    return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(codes.a, all)),
+            _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(codes.b, all))};
+  }
+  ABRUZZI_INLINE __m256 to_float8(__m256i pairs, std::int32_t more) {
+    const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(more)));
+  }
+  ABRUZZI_INLINE F16 to_float(Sum sum, std::int32_t more) { return {to_float8(sum.a, more), to_float8(sum.b, more)}; }
+
   ABRUZZI_INLINE F8 set8(float x) { return _mm256_set1_ps(x); }
   ABRUZZI_INLINE F8 load8(const float* p) { return _mm256_loadu_ps(p); }
   ABRUZZI_INLINE void store8(float* p, F8 x) { _mm256_storeu_ps(p, x); }

@@ -30,6 +30,21 @@ struct Avx512 : Avx2 {
   ABRUZZI_INLINE F16 fma16(F16 x, float y, F16 z) { return _mm512_fmadd_ps(x, _mm512_set1_ps(y), z); }
   ABRUZZI_INLINE F16 fma16(F16 x, F16 y, F16 z) { return _mm512_fmadd_ps(x, y, z); }
   ABRUZZI_INLINE F16 add16(F16 x, F16 y) { return _mm512_add_ps(x, y); }
+  ABRUZZI_INLINE F16 mul16(F16 x, F16 y) { return _mm512_mul_ps(x, y); }
+  ABRUZZI_INLINE F16 set16(float x) { return _mm512_set1_ps(x); }
+
+  using Sum = __m512i;
+  ABRUZZI_INLINE W16 low_nibbles(W16 w) {
+    return _mm512_and_si512(_mm512_xor_si512(w, _mm512_set1_epi8(-120)), _mm512_set1_epi8(15));
+  }
+  ABRUZZI_INLINE W16 high_nibbles(W16 w) { return low_nibbles(_mm512_srli_epi32(w, 4)); }
+  ABRUZZI_INLINE Sum zero_sum() { return _mm512_setzero_si512(); }
+  ABRUZZI_INLINE Sum dot4(Sum sum, W16 codes, std::int32_t x) {
+    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x));
+  }
+  ABRUZZI_INLINE F16 to_float(Sum sum, std::int32_t more) {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(more)));
+  }
 };
 
 }  // namespace

@@ -70,6 +70,48 @@ struct Scalar {
     return r;
   }
 
+  static F16 mul16(const F16& a, const F16& b) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] * b.v[i];
+    return r;
+  }
+  static F16 set16(float x) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = x;
+    return r;
+  }
+
+  // Fast mode. Codes + 8 of the even (low) or odd (high) columns of each word, one in a byte.
+  struct Sum {
+    std::int32_t v[16];
+  };
+  static W16 low_nibbles(const W16& w) {
+    W16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = (w.v[i] ^ 0x88888888u) & 0x0f0f0f0fu;
+    return r;
+  }
+  static W16 high_nibbles(const W16& w) {
+    W16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = ((w.v[i] ^ 0x88888888u) >> 4) & 0x0f0f0f0fu;
+    return r;
+  }
+  static Sum zero_sum() { return Sum{}; }
+  // Four products of each lane's bytes with the four signed bytes of x, added up.
+  static Sum dot4(const Sum& sum, const W16& codes, std::int32_t x) {
+    Sum r = sum;
+    const auto bits = static_cast<std::uint32_t>(x);
+    for (int k = 0; k < 4; ++k) {
+      const std::int32_t number = static_cast<std::int8_t>((bits >> (8 * k)) & 255u);
+      for (int i = 0; i < 16; ++i) r.v[i] += static_cast<std::int32_t>((codes.v[i] >> (8 * k)) & 255u) * number;
+    }
+    return r;
+  }
+  static F16 to_float(const Sum& sum, std::int32_t more) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(sum.v[i] + more);
+    return r;
+  }
+
   static F8 set8(float x) {
     F8 r;
     for (int i = 0; i < 8; ++i) r.v[i] = x;

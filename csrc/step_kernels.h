@@ -40,6 +40,10 @@ struct Router {
 
 constexpr std::size_t kPositions = 32;  // of latents that are worked on at once, from multiples of it on
 
+constexpr std::size_t kQuantizedGroup = 9;  // words of a group of columns: its sum, and 32 numbers of 8 bits
+
+inline std::size_t quantized_row(std::size_t groups) { return groups * kQuantizedGroup + 1; }
+
 struct StepKernels {
   // y[t][rows of blocks first..last) = m x[t]; only the matrix's own rows are written.
   void (*matmul)(const Matrix& m, std::size_t first, std::size_t last, const float* const* x, std::size_t tokens,
@@ -50,6 +54,14 @@ struct StepKernels {
   // y[t][...] = silu(gate x[t]) * (up x[t])
   void (*gate_up)(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last, const float* const* x,
                   std::size_t tokens, float* const* y);
+  // Fast mode: a row of x in 8 bits (quantized_row numbers), and the same products from such rows, for int4 only.
+  void (*quantize)(const float* x, std::size_t groups, std::int32_t* row);
+  void (*matmul8)(const Matrix& m, std::size_t first, std::size_t last, const std::int32_t* const* x,
+                  std::size_t tokens, float* const* y);
+  void (*matmul_add8)(const Matrix& m, std::size_t first, std::size_t last, const std::int32_t* const* x,
+                      std::size_t tokens, const float* weight, float* const* y);
+  void (*gate_up8)(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last,
+                   const std::int32_t* const* x, std::size_t tokens, float* const* y);
   // y[n] = silu(gate) * up
   void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
   // Pairs (0,1), (2,3), ... of x are turned by cos, sin [pairs]; y has the even ones first, then the odd ones.

@@ -3,6 +3,8 @@
 // machine can be linked into the path of an older one. For the same reason: no containers, no exceptions.
 #pragma once
 
+#include <cstring>
+
 #include "step_kernels.h"
 
 namespace abruzzi {
@@ -262,9 +264,85 @@ struct Step {
     }
   }
 
+  // Fast mode (W4A8): x in 8 bits, one scale a token; sums of a group in whole numbers, so that every instruction set
+  // gives the same bits. A quantized row has, for each group of columns, -8 times the sum of its numbers (codes are
+  // taken as code + 8), then 8 words of 4 numbers in the order in which the nibbles lie; at the end the scale.
+
+  static void quantize(const float* x, std::size_t groups, std::int32_t* row) {
+    F8 top = S::set8(0.0f), nothing = S::set8(0.0f);
+    for (std::size_t i = 0; i < groups * kColumns; i += 8) {
+      const F8 v = S::load8(x + i);
+      top = S::max8(S::max8(v, S::mul8(v, S::set8(-1.0f))), top);
+      nothing = S::add8(nothing, S::mul8(v, S::set8(0.0f)));  // NaN where x is no finite number
+    }
+    alignas(32) float tops[8], all[kColumns];
+    S::store8(tops, top);
+    float scale = 0.0f;
+    for (int i = 0; i < 8; ++i) scale = tops[i] > scale ? tops[i] : scale;
+    scale = scale / 127.0f + S::sum8(nothing);
+    std::memcpy(row + groups * kQuantizedGroup, &scale, sizeof scale);
+    const bool usable = scale > 0.0f;  // not for zeros, nor NaN
+    const F8 by = S::set8(usable ? scale : 1.0f);
+    for (std::size_t g = 0; g < groups; ++g, row += kQuantizedGroup) {
+      for (std::size_t i = 0; i < kColumns; i += 8)
+        S::store8(all + i, S::round8(S::div8(usable ? S::load8(x + g * kColumns + i) : S::set8(0.0f), by)));
+      std::int32_t sum = 0;
+      for (std::size_t w = 0; w < 8; ++w) {
+        std::uint32_t word = 0;
+        for (std::size_t i = 0; i < 4; ++i) {
+          const auto q = static_cast<std::int32_t>(all[w / 2 * 8 + 2 * i + w % 2]);
+          sum += q;
+          word |= (static_cast<std::uint32_t>(q) & 255u) << (8 * i);
+        }
+        row[1 + w] = static_cast<std::int32_t>(word);
+      }
+      row[0] = -8 * sum;
+    }
+  }
+
+  template <int T>
+  static inline void few_bytes(const Int4Tile* p, std::size_t groups, const std::int32_t* const* x, float* out) {
+    F16 total[T];
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) total[t] = S::zero16();
+    for (std::size_t g = 0; g < groups; ++g) {
+      typename S::Sum sum[T];
+#pragma GCC unroll 12
+      for (int t = 0; t < T; ++t) sum[t] = S::zero_sum();
+      for (std::size_t w = 0; w < 4; ++w) {
+        const W16 words = S::words(p[g].words[w]), low = S::low_nibbles(words), high = S::high_nibbles(words);
+#pragma GCC unroll 12
+        for (int t = 0; t < T; ++t) {
+          const std::int32_t* row = x[t] + g * kQuantizedGroup + 1 + 2 * w;
+          sum[t] = S::dot4(S::dot4(sum[t], low, row[0]), high, row[1]);
+        }
+      }
+      const F16 scale = S::bf16x16(p[g].scale);
+#pragma GCC unroll 12
+      for (int t = 0; t < T; ++t)
+        total[t] = S::add16(total[t], S::mul16(S::to_float(sum[t], x[t][g * kQuantizedGroup]), scale));
+    }
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      float scale;
+      std::memcpy(&scale, x[t] + groups * kQuantizedGroup, sizeof scale);
+      S::store16(out + t * kRows, S::mul16(total[t], S::set16(scale)));
+    }
+  }
+
+  static void row_block(const Matrix& m, std::size_t b, const std::int32_t* const* x, std::size_t tokens, float* out) {
+    const Int4Tile* p = reinterpret_cast<const Int4Tile*>(m.data) + b * m.groups;
+    for (; tokens >= 4; tokens -= 4, x += 4, out += 4 * kRows) few_bytes<4>(p, m.groups, x, out);
+    if (tokens >= 2) {
+      few_bytes<2>(p, m.groups, x, out);
+      x += 2, out += 2 * kRows, tokens -= 2;
+    }
+    if (tokens) few_bytes<1>(p, m.groups, x, out);
+  }
+
   // For each block of rows and of tokens: use(token, first row, rows, sums[16]).
-  template <class Use>
-  static inline void products(const Matrix& m, std::size_t first, std::size_t last, const float* const* x,
+  template <class X, class Use>
+  static inline void products(const Matrix& m, std::size_t first, std::size_t last, const X* const* x,
                               std::size_t tokens, const Use& use) {
     alignas(64) float out[kTokenBlock * kRows];
     for (std::size_t t = 0; t < tokens; t += kTokenBlock) {
@@ -277,7 +355,8 @@ struct Step {
     }
   }
 
-  static void matmul(const Matrix& m, std::size_t first, std::size_t last, const float* const* x, std::size_t tokens,
+  template <class X>
+  static void matmul(const Matrix& m, std::size_t first, std::size_t last, const X* const* x, std::size_t tokens,
                      float* const* y) {
     products(m, first, last, x, tokens, [&](std::size_t t, std::size_t row, std::size_t rows, const float* sums) {
       float* to = y[t] + row;
@@ -286,8 +365,9 @@ struct Step {
     });
   }
 
-  static void matmul_add(const Matrix& m, std::size_t first, std::size_t last, const float* const* x,
-                         std::size_t tokens, const float* weight, float* const* y) {
+  template <class X>
+  static void matmul_add(const Matrix& m, std::size_t first, std::size_t last, const X* const* x, std::size_t tokens,
+                         const float* weight, float* const* y) {
     products(m, first, last, x, tokens, [&](std::size_t t, std::size_t row, std::size_t rows, const float* sums) {
       float* to = y[t] + row;
       if (rows == kRows) return S::store16(to, S::fma16(S::load16(sums), weight[t], S::load16(to)));
@@ -298,7 +378,8 @@ struct Step {
     });
   }
 
-  static void gate_up(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last, const float* const* x,
+  template <class X>
+  static void gate_up(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last, const X* const* x,
                       std::size_t tokens, float* const* y) {
     alignas(64) float g[kTokenBlock * kRows], u[kTokenBlock * kRows];
     for (std::size_t t = 0; t < tokens; t += kTokenBlock) {
@@ -625,7 +706,19 @@ struct Step {
   }
 
   static constexpr StepKernels table() {
-    return {matmul, matmul_add, gate_up, silu_mul, rope, route, mla_absorbed, mla_merge, mla_naive};
+    return {matmul<float>,
+            matmul_add<float>,
+            gate_up<float>,
+            quantize,
+            matmul<std::int32_t>,
+            matmul_add<std::int32_t>,
+            gate_up<std::int32_t>,
+            silu_mul,
+            rope,
+            route,
+            mla_absorbed,
+            mla_merge,
+            mla_naive};
   }
 };
 

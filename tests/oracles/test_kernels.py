@@ -16,7 +16,7 @@ import pytest
 
 from abruzzi.kernels import isa, ops, ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS, threads
-from abruzzi.quant.int4 import dequantize_packed
+from abruzzi.quant.int4 import dequantize_packed, unpack
 
 EPS = float(np.finfo(np.float32).eps)
 SHAPES = [(1, 32), (3, 64), (7, 96), (5, 160), (33, 512), (17, 544), (2, 4096), (129, 2048)]
@@ -214,6 +214,26 @@ def test_linear_equals_its_twin_and_a_row_does_not_depend_on_the_others(name: st
             np.testing.assert_array_equal(ops.linear(x[t : t + 1], packed, isa=name)[0], y[t])
         some = min(tokens, 6)
         np.testing.assert_array_equal(ops.linear(x[:some], packed, isa=name), y[:some])
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_linear_int8_equals_its_twin_bit_for_bit(name: str) -> None:
+    needs(name)
+    rng = np.random.default_rng(4)
+    for rows, width, tokens in [(1, 32, 1), (19, 352, 2), (16, 64, 3), (40, 2048, 4), (33, 96, 7), (17, 64, 200)]:
+        packed, scale, _ = int4_case(rows, width, seed=rows)
+        packed[0], packed[-1] = 0, -1  # all codes -8, then all 7: the largest sums
+        x = normal(rng, tokens, width) * 5
+        x[0] = -3.0
+        x[-1] *= rng.choice([0, 1e-20, 1e20])
+        codes, exact = unpack(packed, (rows, width)), dequantize_packed(packed, scale, (rows, width))
+        want = ref.linear_int8(x, codes, scale.astype(np.float32))
+        got = ops.linear_int8(x, ops.pack_int4(packed, scale), isa=name)
+        np.testing.assert_array_equal(got, want)
+        step = np.abs(x).max(-1, keepdims=True) / 127  # rounding moves each number by half a step at most
+        assert (np.abs(want - x.astype(np.float64) @ exact.T) <= 0.51 * step * np.abs(exact).sum(-1) + 1e-6).all()
+    with pytest.raises(ValueError, match="matmul8: shapes do not fit"):
+        ops.linear_int8(normal(rng, 2, 32), ops.pack(normal(rng, 4, 32)), isa=name)
 
 
 @pytest.mark.parametrize("name", ISAS)

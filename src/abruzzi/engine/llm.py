@@ -73,9 +73,12 @@ class LLM:
         self._runner = runner
 
     @classmethod
-    def load(cls, path: str | Path, cache_tokens: int | None = None, threads: int | None = None) -> LLM:
+    def load(
+        cls, path: str | Path, cache_tokens: int | None = None, threads: int | None = None, fast: bool = False
+    ) -> LLM:
         """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half of the free
-        memory holds. threads None: ABRUZZI_THREADS, or every core.
+        memory holds. threads None: ABRUZZI_THREADS, or every core. fast: what goes into INT4 experts is rounded to
+        8 bits (W4A8).
         Raises FileNotFoundError or ValueError with a hint."""
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
@@ -86,7 +89,7 @@ class LLM:
                     f"{path}: the tokenizer has {tok.vocab_size} ids but the model {config.vocab_size}; "
                     "hint: the tokenizer files belong to another checkpoint"
                 )
-            runner = NativeRunner.load(checkpoint, threads=threads)
+            runner = NativeRunner.load(checkpoint, threads=threads, fast=fast)
             room = cache_tokens if cache_tokens is not None else _cache_tokens(config)
             return cls(config, runner, tok, path.name, room)
 

@@ -2,8 +2,10 @@
 
 Weights are handed over once, layer by layer, and repacked for the kernels; bfloat16 stays bfloat16 and INT4 stays
 INT4, widened as they are used: the numbers are the checkpoint's own (weight mode `native`). Activations and sums
-are float32 (exact mode). A token gets the same bits whatever runs beside it, in however many threads; its
-readable twin is runner.py. Not here: fast modes.
+are float32 (exact mode); in the fast mode what goes into an INT4 expert is rounded to 8 bits, one scale a token
+(W4A8), which costs a little precision (tests/oracles/test_fast_mode.py measures it). In both a token gets the same
+bits whatever runs beside it, in however many threads. The readable twin of the exact mode is runner.py.
+Not here: int8-dense and all-4-bit weights.
 """
 
 from __future__ import annotations
@@ -36,26 +38,37 @@ class NativeRunner:
     """Weights in the kernels' layout, and the step over them. Holds no state of a sequence.
 
     isa, threads: None = what this machine has (dispatch.py). Raises BrokenKernelError, which names the kernel, when
-    the self-test of the kernels fails."""
+    the self-test of the kernels fails. fast: INT4 experts take 8-bit inputs; without such experts it is refused."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights | None = None, isa: str | None = None, threads: int | None = None
+        self,
+        config: ModelConfig,
+        weights: Weights | None = None,
+        isa: str | None = None,
+        threads: int | None = None,
+        fast: bool = False,
     ) -> None:
+        if fast and config.int4 is None:
+            raise ValueError(
+                "fast=True needs experts in INT4, and this checkpoint is unquantized; hint: `abruzzi quantize`"
+            )
         self.config = config
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads={threads!r}; expected 1 or more")
         selftest.check(isa or default_isa())
-        self._model = _ext.Model(level(isa), self.threads, _shape(config))
+        self._model = _ext.Model(level(isa), self.threads, {**_shape(config), "fast_experts": fast})
         if weights is not None:
             self._set_ends(weights.embed_VD, weights.norm_D, weights.head_VD)
             for layer in weights.layers:
                 self._add_layer(layer)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, isa: str | None = None, threads: int | None = None) -> NativeRunner:
+    def load(
+        cls, checkpoint: Checkpoint, isa: str | None = None, threads: int | None = None, fast: bool = False
+    ) -> NativeRunner:
         """From a checkpoint, holding one layer twice at most. Raises what the checkpoint's reader raises."""
-        runner = cls(checkpoint.config, None, isa, threads)
+        runner = cls(checkpoint.config, None, isa, threads, fast)
         runner._set_ends(
             load_embedding(checkpoint, widen=False), load_norm(checkpoint), load_head(checkpoint, widen=False)
         )

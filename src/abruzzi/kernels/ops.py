@@ -15,6 +15,7 @@ __all__ = [
     "gate_up",
     "int4_matvec",
     "linear",
+    "linear_int8",
     "mla_absorbed",
     "mla_naive",
     "pack",
@@ -93,6 +94,19 @@ def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
         raise ValueError(f"x {x_TI.shape} does not fit a matrix of {rows} x {width}; expected [T, {width}]")
     y_TO = np.empty((len(x_TI), rows), np.float32)
     _ext.matmul(level(isa), w, x_TI, y_TO)
+    return y_TO
+
+
+def linear_int8(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
+    """x @ W^T with x in 8 bits (one scale a row) and W in INT4: float32 [T, O]; the fast mode's product.
+
+    Sums of a group are whole numbers: every instruction set gives the same bits."""
+    _want("x", x_TI, np.float32, 2)
+    rows, width = w.shape
+    if x_TI.shape[1] != width:
+        raise ValueError(f"x {x_TI.shape} does not fit a matrix of {rows} x {width}; expected [T, {width}]")
+    y_TO = np.empty((len(x_TI), rows), np.float32)
+    _ext.matmul8(level(isa), w, x_TI, y_TO)
     return y_TO
 
 

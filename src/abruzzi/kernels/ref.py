@@ -32,6 +32,21 @@ def linear(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
     return x_TI @ w_OI.T
 
 
+def linear_int8(x_TI: np.ndarray, codes_OI: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
+    """x @ W^T with x rounded to 8 bits, one scale a row, as the fast mode computes it, bit for bit: whole sums per
+    group of 32 columns, times the group's scale, added in float32 in order, times the row's scale.
+
+    codes_OI: int8 [O, I]; scale_OG: float32 [O, I/32]."""
+    scale_T = np.abs(x_TI).max(-1) / np.float32(127)
+    q_TI = np.rint(x_TI / np.where(scale_T > 0, scale_T, np.float32(1))[:, None]).astype(np.int32)
+    total_TO = np.zeros((len(x_TI), len(codes_OI)), np.float32)
+    for g in range(scale_OG.shape[1]):
+        at = slice(g * 32, g * 32 + 32)
+        sums_TO = q_TI[:, at] @ codes_OI[:, at].astype(np.int32).T
+        total_TO += sums_TO.astype(np.float32) * scale_OG[:, g]
+    return total_TO * scale_T[:, None]
+
+
 def silu_mul(gate_TF: np.ndarray, up_TF: np.ndarray) -> np.ndarray:
     """silu(gate) * up, elementwise."""
     # exp of a large negative number's negative overflows to inf, and 1 / inf is the right 0.

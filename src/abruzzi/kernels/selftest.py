@@ -44,6 +44,7 @@ def _cases(isa: str) -> Iterator[tuple[str, Callable[[], bool]]]:
     yield "int4_matvec", lambda: _int4_matvec(isa, rng)
     for kind in ("float32", "bfloat16", "int4"):
         yield f"linear ({kind})", lambda kind=kind: _linear(isa, kind, rng)
+    yield "linear_int8", lambda: _linear_int8(isa, rng)
     yield "gate_up", lambda: _gate_up(isa, rng)
     yield "rmsnorm", lambda: _rmsnorm(isa, rng)
     yield "silu_mul", lambda: _silu_mul(isa, rng)
@@ -87,6 +88,22 @@ def _linear(isa: str, kind: str, rng: np.random.Generator) -> bool:
             return False
         x[-1, 17] = np.nan
         nan = np.isnan(ops.linear(x, packed, isa=isa))
+        if not nan[-1].all() or nan[:-1].any():
+            return False
+    return True
+
+
+def _linear_int8(isa: str, rng: np.random.Generator) -> bool:
+    """Rows whose largest number is 127 are whole in 8 bits."""
+    words, scale, exact = _int4(rng, 19, 352)
+    packed = ops.pack_int4(words, scale)
+    for tokens in TOKENS:
+        x = rng.integers(-127, 128, (tokens, 352)).astype(np.float32)
+        x[:, 5] = -127
+        if not (ops.linear_int8(x, packed, isa=isa) == x.astype(np.float64) @ exact.T).all():
+            return False
+        x[-1, 17] = np.nan
+        nan = np.isnan(ops.linear_int8(x, packed, isa=isa))
         if not nan[-1].all() or nan[:-1].any():
             return False
     return True

@@ -38,7 +38,7 @@ CONFIG = ModelConfig(
 )
 
 
-@pytest.fixture(scope="module", params=["int4", "bfloat16"])
+@pytest.fixture(scope="module", params=["int4", "int4 fast", "bfloat16"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     tensors = {
@@ -46,13 +46,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for name, s in expected_tensors(CONFIG).items()
     }
     path = tmp_path_factory.mktemp("bits") / "m"
-    save_checkpoint(path, CONFIG, tensors, dtype="bfloat16", int4=request.param == "int4")
-    return path
+    save_checkpoint(path, CONFIG, tensors, dtype="bfloat16", int4=request.param != "bfloat16")
+    return path.rename(path.with_name("fast")) if request.param == "int4 fast" else path
 
 
 def load(folder: Path, isa: str, threads: int) -> NativeRunner:
     with open_checkpoint(folder) as checkpoint:
-        return NativeRunner.load(checkpoint, isa=isa, threads=threads)
+        return NativeRunner.load(checkpoint, isa=isa, threads=threads, fast=folder.name == "fast")
 
 
 class Story:
