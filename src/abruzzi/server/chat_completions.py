@@ -182,13 +182,13 @@ def fingerprint(isa: str) -> str:
 
 def token_logprob(tok: Tokenizer, token: Token) -> dict[str, Any]:
     """One entry of OpenAI's logprobs.content."""
-    piece = tok.token_bytes(token.id)
-    return {
-        "token": piece.decode("utf-8", "replace"),
-        "logprob": token.logprob,
-        "bytes": list(piece),
-        "top_logprobs": [],
-    }
+    top = [_logprob(tok, *entry) for entry in token.top]
+    return {**_logprob(tok, token.id, token.logprob), "top_logprobs": top}
+
+
+def _logprob(tok: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+    piece = tok.token_bytes(token_id)
+    return {"token": piece.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(piece)}
 
 
 def usage_of(ends: list[End]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from abruzzi.types import Message, ToolCall
 
 EFFORT_NAMES = ("none", *EFFORTS)
 NOT_HERE = "this server does not have it"
+MAX_TOP_LOGPROBS = 20  # OpenAI's
 
 
 def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]:
@@ -43,12 +44,20 @@ def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]
         for name in ("tools", "reasoning_effort", "chat_template_kwargs", "thinking"):
             if body.has(name):
                 raise unsupported(name, body.any(name), "prompt_token_ids are used as they are")
+    logprobs, top_logprobs = body.boolean("logprobs") or False, body.integer("top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
+    if top_logprobs and not logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs", "invalid_value")
     request = ChatRequest(
         model=model,
         messages=messages,
         tools=tools,
         params=sampling(
-            body, _max_tokens(body), stop_strings(body, "stop"), thinking.budget, service.settings.temperature
+            body,
+            _max_tokens(body),
+            stop_strings(body, "stop"),
+            thinking.budget,
+            service.settings.temperature,
+            top_logprobs=top_logprobs,
         ),
         thinking=thinking.enabled,
         effort=thinking.effort,
@@ -62,7 +71,7 @@ def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]
         model=model,
         stream=stream,
         include_usage=include_usage(body, stream),
-        logprobs=body.boolean("logprobs") or False,
+        logprobs=logprobs,
         token_ids=body.boolean("return_token_ids") or False,
         reasoning_field=service.settings.reasoning_field,
         fingerprint=fingerprint(service.settings.isa),
@@ -244,7 +253,6 @@ def _no_effect(body: Fields) -> None:
         body.only(name, 0, 0.0, hint=NOT_HERE)
     body.only("repetition_penalty", 1, 1.0, hint=NOT_HERE)
     body.only("logit_bias", {}, hint=NOT_HERE)
-    body.only("top_logprobs", 0, hint="only the log-probability of the chosen token is known")
     body.only("modalities", ["text"], hint="text only")
     body.only("store", False, hint="nothing is stored for you")
     body.only("service_tier", "auto", "default", hint="there is one tier")

@@ -47,8 +47,6 @@ def read_completion(service: Service, given: object) -> Completion:
     stream = body.boolean("stream") or False
     max_tokens = body.integer("max_tokens", 1)
     logprobs = body.integer("logprobs", 0, 5)
-    if logprobs:
-        raise unsupported("logprobs", logprobs, "only the log-probability of the chosen token is known: 0")
     echo = body.boolean("echo") or False
     if echo and logprobs is not None:
         raise unsupported("echo", True, "log-probabilities of the prompt are not given; leave logprobs out")
@@ -63,7 +61,12 @@ def read_completion(service: Service, given: object) -> Completion:
         model=model,
         prompts=prompts,
         params=sampling(
-            body, max_tokens or DEFAULT_MAX_TOKENS, stop_strings(body, "stop"), None, service.settings.temperature
+            body,
+            max_tokens or DEFAULT_MAX_TOKENS,
+            stop_strings(body, "stop"),
+            None,
+            service.settings.temperature,
+            top_logprobs=logprobs or 0,
         ),
         n=n,
         echo=echo,
@@ -145,17 +148,20 @@ class CompletionEncoder:
     def _beside(self, at: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
         out: dict[str, Any] = {"logprobs": None}
         if self._wanted.logprobs:
-            pieces = [self._tok.token_bytes(t.id).decode("utf-8", "replace") for t in tokens]
+            top = [{self._piece(i): logprob for i, logprob in reversed(t.top)} for t in tokens]
             out["logprobs"] = {
-                "tokens": pieces,
+                "tokens": [self._piece(t.id) for t in tokens],
                 "token_logprobs": [t.logprob for t in tokens],
-                "top_logprobs": None,
+                "top_logprobs": top if self._wanted.params.top_logprobs else None,
                 "text_offset": None,
             }
         if self._wanted.token_ids:
             out["token_ids"] = [t.id for t in tokens]
             out["prompt_token_ids"] = list(self._generation.choices[at].job.prompt)
         return out
+
+    def _piece(self, token_id: int) -> str:
+        return self._tok.token_bytes(token_id).decode("utf-8", "replace")
 
     def _chunk(self, at: int, text: str, tokens: tuple[Token, ...], finish: str | None = None) -> bytes:
         choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish}

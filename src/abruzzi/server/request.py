@@ -82,6 +82,7 @@ def sampling(
     thinking_budget: int | None,
     default_temperature: float,
     max_temperature: float = 2.0,
+    top_logprobs: int = 0,
 ) -> SamplingParams:
     """The sampling fields that all dialects share (seed, top_k, min_p, stop_token_ids are extensions in some)."""
     temperature = body.number("temperature", 0, max_temperature)
@@ -102,6 +103,7 @@ def sampling(
         stop_token_ids=tuple(ids),
         seed=body.integer("seed", -(2**63)),
         thinking_budget=thinking_budget,
+        top_logprobs=top_logprobs,
     )
 
 

@@ -125,7 +125,9 @@ class ScriptedLLM:
         if isinstance(forced, int):
             sequence.append(Token(forced, -9.0, sampled=False))
         else:
-            sequence.append(Token(next(self.live[sequence], next(iter(ids("[end]")))), -0.5))
+            token_id = next(self.live[sequence], next(iter(ids("[end]"))))
+            top = ((token_id, -0.5), (TOK.encode("z")[0], -3.0), (TOK.encode("y")[0], -4.0))
+            sequence.append(Token(token_id, -0.5, top=top[: sequence.params.top_logprobs]))
 
 
 class Served:

@@ -194,6 +194,23 @@ def test_exact_prompt_ids_go_in_and_come_out() -> None:
     assert answer["choices"][0]["token_ids"] == ids(" more</think>done[end]")
 
 
+def test_the_likeliest_tokens_at_each_place() -> None:
+    with serving(saying("ab[end]")) as server:
+
+        async def ask() -> Any:
+            return await server.openai().chat.completions.create(
+                model="tiny", messages=USER, logprobs=True, top_logprobs=2
+            )
+
+        entries = server.do(ask).choices[0].logprobs.content
+        assert [e.token for e in entries] == ["a", "b", "<|im_end|>"]
+        assert [(t.token, t.logprob) for t in entries[0].top_logprobs] == [("a", -0.5), ("z", -3.0)]
+        old = server.post("/v1/completions", {"prompt": "x", "logprobs": 2}).json()["choices"][0]["logprobs"]
+        assert old["top_logprobs"][1] == {"b": -0.5, "z": -3.0} and old["token_logprobs"] == [-0.5] * 3
+        plain = server.post("/v1/completions", {"prompt": "x", "logprobs": 0}).json()["choices"][0]["logprobs"]
+        assert plain["top_logprobs"] is None and plain["tokens"] == ["a", "b", "<|im_end|>"]
+
+
 def test_completions_continue_bare_prompts() -> None:
     with serving(saying("<think>raw[end]", "two words[end]")) as server:
 
