@@ -15,7 +15,7 @@ from abruzzi.evals.verify_wire import Exchange
 THINKING = ("reasoning_content", "reasoning")
 MIN_STREAMED_CHARACTERS = 40
 # An answer after clients left may take this much longer than one before: noise, not waiting in a queue.
-CANCEL_SLACK_SECONDS, CANCEL_SLACK_FACTOR = 1.0, 3.0
+CANCEL_SLACK_SECONDS, CANCEL_SLACK_FACTOR = 2.0, 3.0
 
 
 def _deltas(exchange: Exchange) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -170,7 +170,7 @@ def stream_usage(p: Probe) -> None:
 def cancel(p: Probe) -> None:
     """Leave long answers one after the other, then ask something short. A server that goes on generating for
     nobody runs out of slots: the next answer waits. With more slots than we leave answers it is not seen."""
-    before = sorted(_timed(p) for _ in range(3))[1]
+    before = max(_timed(p) for _ in range(3))
     limit = before * CANCEL_SLACK_FACTOR + CANCEL_SLACK_SECONDS
     story = p.body("Write a very long story about the sea.", max_tokens=2048)
     for leave in ("in mid-stream", "before an unstreamed answer"):
@@ -185,12 +185,15 @@ def cancel(p: Probe) -> None:
                 p.session.wire.post("/chat/completions", story, timeout=0.2)
             if waits and waits[-1] > limit:
                 break
-        waits.append(_timed(p))
-        p.ok(
+        if max(waits, default=0) <= limit:
+            waits.append(_timed(p))
+        held = p.ok(
             max(waits) <= limit,
             f"after clients left {leave} the next one waited {max(waits):.2f} s, before it was {before:.2f} s",
             p.session.wire.log[-1],
         )
+        if not held:
+            return  # what is still being generated for nobody would blur the next number
 
 
 def _timed(p: Probe) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 from tests.unit.evals.verify_toy_model import Answer, Refused, ToyModel, instance, token_id, tokenize
 
 CONTEXT = 3000
-STORY_SECONDS = 2.0
+STORY_SECONDS = 4.0
 
 
 def _number(low: float, high: float) -> Any:
