@@ -6,12 +6,15 @@ import json
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from abruzzi import __version__
 from abruzzi.cli.main import ERROR, OK
+
+if TYPE_CHECKING:
+    from abruzzi.config import ModelConfig
 
 SHOW_HELP = """What a checkpoint is: shape, parameters, storage, tokenizer. Reads headers, not weights.
 
@@ -34,6 +37,7 @@ def show(model: str = typer.Argument("nano", help="`nano` or a checkpoint direct
     from abruzzi import tokenizer
     from abruzzi.checkpoint import open_checkpoint
     from abruzzi.cli.choose import checkpoint_path
+    from abruzzi.cost.capacity import cache_bytes_per_token
 
     path = checkpoint_path(model)
     with open_checkpoint(path) as checkpoint:
@@ -52,7 +56,7 @@ def show(model: str = typer.Argument("nano", help="`nano` or a checkpoint direct
             "tokenizer_ids": tok.vocab_size,
             "routed_experts_stored_as": "INT4, group 32" if c.int4 else "unquantized",
             "bytes": sum(Path(f).stat().st_size for f in checkpoint.files),
-            "kv_bytes_per_token": 4 * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim),
+            "kv_bytes_per_token": cache_bytes_per_token(c),
         }
     _print(facts, as_json)
     return OK
@@ -82,18 +86,11 @@ def doctor(as_json: bool = AS_JSON) -> int:
     return ERROR if problems else OK
 
 
-def _parameters(c: Any) -> dict[str, int]:
-    from abruzzi.checkpoint.layout import expected_tensors
+def _parameters(c: ModelConfig) -> dict[str, int]:
+    from abruzzi.cost.parameters import parameters
 
-    total = active = 0
-    for name, spec in expected_tensors(c).items():
-        size = 1
-        for side in spec.shape:
-            size *= side
-        total += size
-        routed = ".experts." in name
-        active += size * c.num_experts_per_tok // c.n_routed_experts if routed else size
-    return {"parameters": total, "active_parameters": active}
+    counted = parameters(c)
+    return {"parameters": counted.total, "active_parameters": counted.active}
 
 
 def _print(facts: dict[str, Any], as_json: bool) -> None:

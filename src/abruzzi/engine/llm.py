@@ -317,9 +317,19 @@ def _next_token(sequence: Sequence, logits_V: np.ndarray) -> Token:
 
 
 def _cache_tokens(config: ModelConfig) -> int:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fitting = free // 2 // LatentCache.bytes_per_slot(config)
+    fitting = _available_memory() // 2 // LatentCache.bytes_per_slot(config)
     return max(BLOCK_TOKENS, min(4 * config.max_position_embeddings, fitting))
+
+
+def _available_memory() -> int:
+    """Bytes. What was read of files counts as available: a large checkpoint has just gone through the page cache."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class _TextOf:
