@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -145,14 +148,41 @@ def test_wrong_use_says_what_is_right(model: Path, tmp_path: Path) -> None:
     assert abruzzi("fly").returncode == 2
 
 
-def test_ctrl_c_in_mid_stream_ends_with_130(model: Path) -> None:
-    process = subprocess.Popen(
-        [*ABRUZZI, "chat", "--model", str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    time.sleep(2.0)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130 and b"Traceback" not in stderr
+class _Hangs(BaseHTTPRequestHandler):
+    """An endpoint that says one word of its answer and then nothing more."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(b'data: {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}\n\n')
+        self.wfile.flush()
+        threading.Event().wait(30)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_ctrl_c_in_mid_stream_ends_with_130() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hangs) as http:
+        http.daemon_threads, http.block_on_close = True, False
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{http.server_port}"
+        master, slave = pty.openpty()
+        command = [*ABRUZZI, "run", "--model", url, "--served-model", "x", "Hi"]
+        process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        shown = b""
+        while b"Hello" not in shown:  # the answer has begun to stream; however long the process took to start
+            shown += os.read(master, 1024)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        with suppress(OSError):  # the terminal closes with the process
+            while piece := os.read(master, 1024):
+                shown += piece
+        os.close(master)
+        http.shutdown()
+    assert b"Traceback" not in shown and b"\x1b[?25l" not in shown  # nor is the cursor left hidden
 
 
 def test_a_reader_that_leaves_is_no_error(model: Path) -> None:

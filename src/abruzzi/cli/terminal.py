@@ -28,6 +28,7 @@ STOPPED = {
     "max_steps": "stopped: the limit of steps was reached; hint: --max-steps",
     "max_seconds": "stopped: the time limit was reached",
     "length": "stopped: the token limit or the end of the context was reached; hint: --max-tokens",
+    "aborted": "stopped",
     "no_answer": "the model ended without an answer",
     "error": "stopped by an error",
 }
