@@ -11,7 +11,8 @@ from abruzzi.engine.block_pool import BlockPool, OutOfBlocks, block_key
 
 
 class Pool(RuleBasedStateMachine):
-    """The model: how often each block is held, and what was last written into it."""
+    """The model: how often each block is held, what was last written into it, and who serves which key: the first
+    block that was filled with it, until somebody takes that one. A second block with the same tokens is not kept."""
 
     held = Bundle("held")
 
@@ -20,6 +21,7 @@ class Pool(RuleBasedStateMachine):
         self.pool = BlockPool(6, 4)
         self.count = dict.fromkeys(range(6), 0)
         self.content: dict[int, bytes] = {}
+        self.known: dict[bytes, int] = {}
 
     @precondition(lambda self: sum(c == 0 for c in self.count.values()) > 0)
     @rule(target=held)
@@ -28,6 +30,7 @@ class Pool(RuleBasedStateMachine):
         assert self.count[block] == 0  # never one that somebody reads
         self.count[block] = 1
         self.content.pop(block, None)  # the new owner writes over it
+        self.known = {k: b for k, b in self.known.items() if b != block}
         return block
 
     @precondition(lambda self: all(self.count.values()))
@@ -40,16 +43,16 @@ class Pool(RuleBasedStateMachine):
     def fill(self, block: int, key: bytes) -> None:
         if block not in self.content:
             self.content[block] = key
+            self.known.setdefault(key, block)
             self.pool.remember(block, key)
 
     @rule(target=held, key=st.sampled_from([b"a", b"b", b"c", b"d"]), data=st.data())
     def reuse(self, key: bytes, data: st.DataObject) -> int:
         block = self.pool.reuse(key)
         if block is None:
-            # Only right when nobody who is still there filled one with it.
-            assert not any(self.content.get(b) == key and c for b, c in self.count.items())
+            assert key not in self.known
             return self.take_any(data)
-        assert self.content[block] == key  # what it promises is what lies there
+        assert block == self.known[key] and self.content[block] == key  # what it promises is what lies there
         self.count[block] += 1
         return block
 
@@ -69,6 +72,7 @@ class Pool(RuleBasedStateMachine):
     @rule()
     def forget_all(self) -> None:
         self.pool.forget_all()
+        self.known.clear()
         self.content = {b: f"old {b}".encode() for b in self.content if self.count[b]}
 
     @invariant()
