@@ -82,7 +82,9 @@ def decode_rates(path: Path, question: str, tokens: int, repeats: int) -> dict[s
 
 def own_rate(llm: Any, ids: list[int], tokens: int) -> float:
     """Decode only: every token costs the same loop that `generate` runs, end tokens ignored."""
-    stream = llm._tokens(llm.submit(ids, abruzzi_params(tokens)))
+    sequence = llm.submit(ids, abruzzi_params(tokens))
+    sequence.ends = frozenset()
+    stream = llm._tokens(sequence)
     next(stream)
     start = time.perf_counter()
     count = sum(1 for _ in stream)

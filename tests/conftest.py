@@ -10,12 +10,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("ABRUZZI_CI") == "1"
 
 # Skips that CI accepts: what a machine may lack without anything being wrong with the project.
 ACCEPTED_SKIPS = ("this CPU lacks", "no CUDA device")
+
+# A submission is judged on the same examples each time; runs by hand look for new ones.
+settings.register_profile("ci", derandomize=True)
+if IN_CI:
+    settings.load_profile("ci")
 
 _skipped: list[tuple[str, str]] = []
 

@@ -31,6 +31,7 @@ from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
 from abruzzi.engine.sampler import log_softmax, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence, Token
+from abruzzi.engine.stop_strings import StopStrings
 from abruzzi.types import (
     Completion,
     ContentDelta,
@@ -248,7 +249,7 @@ class LLM:
         header = tokenizer.generation_prefix(self.tokenizer, thinking=thinking)
         parser = self._parser(header)
         sequence = self.submit(rendered.ids, params, self._budget(rendered.ids, params, header))
-        held = _StopStrings(params.stop)
+        held = _Held(params.stop)
         first: float | None = None
         given = 0
         with closing(self._tokens(sequence)) as stream:
@@ -345,40 +346,33 @@ class _TextOf:
         return self._decoder.decode(self._tok.token_bytes(token_id))
 
 
-class _StopStrings:
+class _Held:
     """Passes events on, but holds back answer text that may be the beginning of a stop string."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self.stops = stops
-        self.found = False
         self.text = ""  # what was passed on
-        self._held = ""
+        self._stops = StopStrings(stops)
+
+    @property
+    def found(self) -> bool:
+        return self._stops.found is not None
 
     def pass_on(self, event: Event) -> abc.Iterator[Event]:
         if self.found:
             return
-        if not self.stops or not isinstance(event, ContentDelta):
+        if isinstance(event, ContentDelta):
+            yield from self._shown(self._stops.feed(event.text))
+        else:
             yield from self.rest()
             yield event
-            return
-        text = self._held + event.text
-        hits = [text.find(s) for s in self.stops if s in text]
-        if hits:
-            self.found, self._held = True, ""
-            text = text[: min(hits)]
-        else:
-            hold = max((n for s in self.stops for n in range(len(s)) if n and text.endswith(s[:n])), default=0)
-            self._held = text[len(text) - hold :]
-            text = text[: len(text) - hold]
+
+    def rest(self) -> abc.Iterator[Event]:
+        yield from self._shown(self._stops.rest())
+
+    def _shown(self, text: str) -> abc.Iterator[Event]:
         if text:
             self.text += text
             yield ContentDelta(text)
-
-    def rest(self) -> abc.Iterator[Event]:
-        held, self._held = self._held, ""
-        if held and not self.found:
-            self.text += held
-            yield ContentDelta(held)
 
 
 def _params(params: SamplingParams | None, options: abc.Mapping[str, Any]) -> SamplingParams:

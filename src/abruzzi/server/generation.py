@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from abruzzi.engine.sequence import Token
+from abruzzi.engine.stop_strings import StopStrings
 from abruzzi.server.budget import ClosedBy, ThoughtLimit
 from abruzzi.server.engine_thread import EngineThread
 from abruzzi.server.seal import wire_id
-from abruzzi.server.stop_strings import StopStrings
 from abruzzi.tokenizer import ChatParser, Tokenizer
 from abruzzi.types import (
     ContentDelta,
