@@ -88,11 +88,7 @@ def pack_int4(packed_OW: np.ndarray, scale_OG: np.ndarray) -> Packed:
 
 def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
     """x @ W^T: float32 [T, O]. A row of the result has the same bits whatever rows stand beside it."""
-    _want("x", x_TI, np.float32, 2)
-    rows, width = w.shape
-    if x_TI.shape[1] != width:
-        raise ValueError(f"x {x_TI.shape} does not fit a matrix of {rows} x {width}; expected [T, {width}]")
-    y_TO = np.empty((len(x_TI), rows), np.float32)
+    y_TO = _product(x_TI, w)
     _ext.matmul(level(isa), w, x_TI, y_TO)
     return y_TO
 
@@ -101,11 +97,7 @@ def linear_int8(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarr
     """x @ W^T with x in 8 bits (one scale a row) and W in INT4: float32 [T, O]; the fast mode's product.
 
     Sums of a group are whole numbers: every instruction set gives the same bits."""
-    _want("x", x_TI, np.float32, 2)
-    rows, width = w.shape
-    if x_TI.shape[1] != width:
-        raise ValueError(f"x {x_TI.shape} does not fit a matrix of {rows} x {width}; expected [T, {width}]")
-    y_TO = np.empty((len(x_TI), rows), np.float32)
+    y_TO = _product(x_TI, w)
     _ext.matmul8(level(isa), w, x_TI, y_TO)
     return y_TO
 
@@ -240,6 +232,15 @@ def _int4_parts(packed_OW: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
         scale_OG = scale_OG.view(np.uint16)
     _want("scale", scale_OG, np.uint16, 2)
     return scale_OG
+
+
+def _product(x_TI: np.ndarray, w: Packed) -> np.ndarray:
+    """Room for x @ W^T, float32 [T, O]. Raises ValueError for an x that does not fit."""
+    _want("x", x_TI, np.float32, 2)
+    rows, width = w.shape
+    if x_TI.shape[1] != width:
+        raise ValueError(f"x {x_TI.shape} does not fit a matrix of {rows} x {width}; expected [T, {width}]")
+    return np.empty((len(x_TI), rows), np.float32)
 
 
 def _want(name: str, array: np.ndarray, dtype: type, ndim: int) -> None:
