@@ -40,12 +40,13 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import cost, fit, hub, quantize, run, serve, show, train, verify
+        from abruzzi.cli import bench, cost, fit, hub, quantize, run, serve, show, train, verify
 
         run.register(app)
         hub.register(app)
         cost.register(app)
         fit.register(app)
+        bench.register(app)
         quantize.register(app)
         show.register(app)
         train.register(app)

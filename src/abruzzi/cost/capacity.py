@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abruzzi.config import ModelConfig
-from abruzzi.cost.bytes import BFLOAT16, FLOAT32
+from abruzzi.cost.bytes import BFLOAT16, FLOAT32, experts_touched
 
 CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
 EMBEDDING, KV_UP = "model.embed_tokens.weight", ".self_attn.kv_b_proj.weight"
@@ -53,8 +53,10 @@ class Capacity:
         return self.weights_fit and self.context <= self.max_context
 
 
-def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, available: int) -> Capacity:
-    """Hold what a model needs against `available` bytes of memory.
+def capacity(
+    config: ModelConfig, tensors: Iterable[Stored], context: int, available: int, weights: str = "native"
+) -> Capacity:
+    """Hold what a model needs, in a mode of weights, against `available` bytes of memory.
 
     Raises ValueError for a context that the model was not made for."""
     if not 1 <= context <= config.max_position_embeddings:
@@ -62,10 +64,8 @@ def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, avail
             f"context {context}; expected 1 to {config.max_position_embeddings}, the model's max_position_embeddings"
         )
     kv = cache_bytes_per_token(config)
-    total, read = 0, float(context * kv)
-    for tensor in tensors:
-        total += loaded_bytes(tensor, config)
-        read += read_bytes(tensor, config)
+    tensors = list(tensors)
+    total = sum(loaded_bytes(t, config, weights) for t in tensors)
     room = max(0, available - total) * CACHE_SHARE
     return Capacity(
         weights_bytes=total,
@@ -73,8 +73,17 @@ def capacity(config: ModelConfig, tensors: Iterable[Stored], context: int, avail
         available_bytes=available,
         context=context,
         max_context=min(config.max_position_embeddings, int(room // kv)),
-        bytes_per_token=read,
+        bytes_per_token=step_bytes(config, tensors, context, weights=weights),
     )
+
+
+def step_bytes(
+    config: ModelConfig, tensors: Iterable[Stored], context: int, batch: int = 1, weights: str = "native"
+) -> float:
+    """What one step of `batch` sequences, each with `context` tokens behind it, reads from memory: every weight that
+    it uses once, so of the experts as many as the batch touches on average if it is routed evenly."""
+    read = sum(read_bytes(t, config, batch, weights) for t in tensors)
+    return read + batch * context * cache_bytes_per_token(config)
 
 
 # What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/native.py and engine/runner.py, with
@@ -84,7 +93,7 @@ _TILE_ROWS, _TILE_COLUMNS = 16, 32
 _TILE_BYTES = {"int4": 288, "bfloat16": 1024, "float16": 2048, "float32": 2048}
 
 
-def loaded_bytes(tensor: Stored, config: ModelConfig) -> int:
+def loaded_bytes(tensor: Stored, config: ModelConfig, weights: str = "native") -> int:
     """What the engine holds of one tensor: matrices as whole tiles, INT4 and bfloat16 as they are stored and the
     rest as float32; the key/value up-projection head by head, its key part a second time, transposed."""
     if len(tensor.shape) == 1:
@@ -97,14 +106,14 @@ def loaded_bytes(tensor: Stored, config: ModelConfig) -> int:
     return _tile_bytes(rows, columns, tensor.dtype)
 
 
-def read_bytes(tensor: Stored, config: ModelConfig) -> float:
-    """What of that one decoded token reads: of the embedding a row, of the experts those that it is sent to, of the
-    key/value up-projection what the absorbed form needs."""
-    size = loaded_bytes(tensor, config)
+def read_bytes(tensor: Stored, config: ModelConfig, batch: int = 1, weights: str = "native") -> float:
+    """What of that one decode step of `batch` tokens reads: of the embedding a row each, of the experts those that
+    they are sent to, of the key/value up-projection what the absorbed form needs."""
+    size = loaded_bytes(tensor, config, weights)
     if tensor.name == EMBEDDING:
-        return size / config.vocab_size
+        return batch * size / config.vocab_size
     if ".mlp.experts." in tensor.name:
-        return size * config.num_experts_per_tok / config.n_routed_experts
+        return size * experts_touched(config, batch) / config.n_routed_experts
     return size - _kv_up_bytes(tensor.dtype, config)[1] if tensor.name.endswith(KV_UP) else size
 
 

@@ -13,11 +13,13 @@ from collections import deque
 from abruzzi.engine.block_pool import BlockPool, OutOfBlocks, block_key
 from abruzzi.engine.sequence import Sequence
 
+STEP_TOKENS = 512  # enough to give every expert of a large model rows to multiply, short enough not to be noticed
+
 
 class Scheduler:
     """Waiting and running sequences. max_running: how many share a step at most."""
 
-    def __init__(self, pool: BlockPool, step_tokens: int = 512, max_running: int = 64) -> None:
+    def __init__(self, pool: BlockPool, step_tokens: int = STEP_TOKENS, max_running: int = 64) -> None:
         if step_tokens < max_running:
             raise ValueError(f"step_tokens={step_tokens} is less than max_running={max_running}; each may take one")
         self.pool, self.step_tokens, self.max_running = pool, step_tokens, max_running
