@@ -1,8 +1,8 @@
 """The one thread that owns the engine, and the queues between it and the event loop.
 
 `LLM` is not safe for use by two threads, and a forward pass must not block the event loop. So one thread
-calls submit, step and abort; requests reach it as commands, tokens leave it in one `call_soon_threadsafe` per
-step, and a reader that is slower than the engine gets several tokens at once (coalescing under load).
+calls submit, step and abort; requests reach it as commands, tokens leave it through an `Outbox`, and a reader
+that is slower than the engine gets several tokens at once (coalescing under load).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from abruzzi.engine.constraint import Constraint
 from abruzzi.engine.sequence import Sequence as EngineSequence
 from abruzzi.engine.sequence import Token
 from abruzzi.server.errors import ApiError
+from abruzzi.server.outbox import Outbox
 from abruzzi.tokenizer import Tokenizer
 from abruzzi.types import FinishReason, SamplingParams
 
@@ -53,12 +54,12 @@ class Load:
 class TokenStream:
     """The tokens of one sequence, on the event loop's side."""
 
-    def __init__(self, owner: EngineThread) -> None:
+    def __init__(self, owner: EngineThread, outbox: Outbox[_News]) -> None:
         self.cached_tokens = 0
         self.finish: FinishReason | None = None
         self.first_token: float | None = None  # time.perf_counter
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        self._outbox = outbox
         self._news = asyncio.Event()
         self._tokens: list[Token] = []
         self._error: Exception | None = None
@@ -122,6 +123,7 @@ class EngineThread:
         self._stopping = False
         self._refusal: ApiError | None = None
         self._open: set[TokenStream] = set()  # the event loop's
+        self._latest_outbox: Outbox[_News] | None = None
         self._live: dict[EngineSequence, TokenStream] = {}  # the engine thread's
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -168,7 +170,7 @@ class EngineThread:
     def submit(self, ids: Sequence[int], params: SamplingParams, constraint: Constraint | None = None) -> TokenStream:
         """Queue a prompt. Raises ApiError 429 when the queue is full."""
         self.require_room(1)
-        stream = TokenStream(self)
+        stream = TokenStream(self, self._outbox())
         self._open.add(stream)
         self._command(lambda: self._submit(stream, ids, params, constraint))
         return stream
@@ -179,6 +181,13 @@ class EngineThread:
 
     def ended(self, stream: TokenStream) -> None:
         self._open.discard(stream)
+
+    def _outbox(self) -> Outbox[_News]:
+        """The running loop's; tests run one loop after another."""
+        loop = asyncio.get_running_loop()
+        if self._latest_outbox is None or self._latest_outbox.loop is not loop:
+            self._latest_outbox = Outbox(loop, _deliver)
+        return self._latest_outbox
 
     def refuse(self, error: ApiError, running: bool = False) -> None:
         """Take no new sequences. running: end those that are under way with this error as well."""
@@ -253,17 +262,14 @@ class EngineThread:
         self._tell(news)
 
     def _tell(self, news: list[_News]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_News]] = {}
+        by_outbox: dict[Outbox[_News], list[_News]] = {}
         for item in news:
-            by_loop.setdefault(item.stream._loop, []).append(item)
-        for loop, items in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_deliver, items)
-            except RuntimeError:  # that loop is closed: nobody listens any more
+            by_outbox.setdefault(item.stream._outbox, []).append(item)
+        for outbox, items in by_outbox.items():
+            if not outbox.put(items):
                 for item in items:
                     self._abort(item.stream)
 
 
-def _deliver(news: list[_News]) -> None:
-    for item in news:
-        item.stream.deliver(item.tokens, item.finish, item.error)
+def _deliver(item: _News) -> None:
+    item.stream.deliver(item.tokens, item.finish, item.error)

@@ -37,10 +37,11 @@ ThoughtEnd = ClosedBy | Literal["cut"] | None
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What some tokens gave. Either may be empty: a token may complete no event."""
+    """What some tokens gave. Either may be empty: a token may complete no event. last: the End follows at once."""
 
     tokens: tuple[Token, ...]
     events: tuple[ParserEvent, ...]
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Choice:
                 tokens = await self._stream.take()
                 kept, events, end = self._feed(tokens)
                 if kept or events:
-                    yield Batch(tuple(kept), tuple(events))
+                    yield Batch(tuple(kept), tuple(events), end is not None)
                 if end is not None:
                     self._over = True
                     self._stream.close()

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
@@ -14,8 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from abruzzi.server.errors import ApiError
 from abruzzi.server.generation import Batch, End, Generation
+from abruzzi.types import ContentDelta, ParserEvent, ReasoningDelta, ToolCallDelta
 
 Answer = TypeVar("Answer")
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Encoder(Protocol):
@@ -39,17 +42,43 @@ class Encoder(Protocol):
 
 
 async def encoded(encoder: Encoder, generation: Generation) -> AsyncIterator[bytes]:
-    """A generation in a dialect, piece by piece. Empty pieces are left out."""
+    """A generation in a dialect, piece by piece, the ends of choices with what follows. Empty pieces are left out."""
+    tail, left = b"", len(generation.choices)
     try:
         yield encoder.start()
         async with aclosing(generation.items()) as items:
             async for at, item in items:
-                data = encoder.end(at, item) if isinstance(item, End) else encoder.batch(at, item)
-                if data:
-                    yield data
-        yield encoder.close()
+                if isinstance(item, End):
+                    left -= 1
+                    tail += encoder.end(at, item)
+                else:
+                    tail += encoder.batch(at, replace(item, events=joined(item.events)))
+                # A piece more is a system call more, so what follows at once goes along.
+                held = left == 0 if isinstance(item, End) else item.last
+                if tail and not held:
+                    yield tail
+                    tail = b""
+        yield tail + encoder.close()
     except ApiError as error:
-        yield encoder.error(error)
+        yield tail + encoder.error(error)
+
+
+def joined(events: tuple[ParserEvent, ...]) -> tuple[ParserEvent, ...]:
+    """The same events, neighbouring pieces of one text put together."""
+    if len(events) < 2:
+        return events
+    out: list[ParserEvent] = []
+    for item in events:
+        last = out[-1] if out else None
+        if isinstance(item, ToolCallDelta) and isinstance(last, ToolCallDelta) and item.position == last.position:
+            out[-1] = ToolCallDelta(item.position, last.text + item.text)
+        elif isinstance(item, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            out[-1] = ReasoningDelta(last.text + item.text)
+        elif isinstance(item, ContentDelta) and isinstance(last, ContentDelta):
+            out[-1] = ContentDelta(last.text + item.text)
+        else:
+            out.append(item)
+    return tuple(out)
 
 
 class EventStream(Response):
@@ -121,7 +150,7 @@ async def client_gone(receive: Receive) -> None:
 
 def to_json(value: Any) -> bytes:
     """Compact UTF-8. A lone surrogate, which UTF-8 cannot hold, is written as JSON's escape."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return _JSON.encode(value).encode("utf-8", "backslashreplace")
 
 
 def event(value: Any, name: str | None = None) -> bytes:

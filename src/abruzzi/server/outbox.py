@@ -1,0 +1,48 @@
+"""What the engine thread has for one event loop: a call into the loop costs more than a token of a small model does.
+
+The first news wake the loop at once. What comes within TICK after a delivery waits for its end and comes
+together, so a stream is woken a thousand times a second at most however fast the engine is, no token waits longer
+than that, and nothing ever waits for the engine: the loop itself looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+TICK = 0.001  # seconds
+Item = TypeVar("Item")
+
+
+class Outbox(Generic[Item]):
+    """`put` from one thread; `deliver` is called by the loop's, item by item in their order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Item], None]) -> None:
+        self.loop = loop
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._items: list[Item] = []
+        self._awake = False  # the loop will look by itself
+
+    def put(self, items: Iterable[Item]) -> bool:
+        """Hand them over. False when the loop is closed: nobody listens any more."""
+        with self._lock:
+            self._items.extend(items)
+            sleeps, self._awake = not self._awake, True
+        try:
+            if sleeps:
+                self.loop.call_soon_threadsafe(self._look)
+        except RuntimeError:
+            return False
+        return not self.loop.is_closed()
+
+    def _look(self) -> None:
+        with self._lock:
+            items, self._items = self._items, []
+            self._awake = bool(items)
+        for item in items:
+            self._deliver(item)
+        if items:
+            self.loop.call_later(TICK, self._look)
