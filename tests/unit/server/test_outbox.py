@@ -7,9 +7,11 @@ import threading
 import time
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abruzzi.server import outbox as outbox_module
 from abruzzi.server.outbox import TICK, Outbox
 from abruzzi.server.sse import joined
 from abruzzi.types import ContentDelta, ParserEvent, ReasoningDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
@@ -49,7 +51,9 @@ def test_nothing_is_lost_and_a_fast_sender_is_coalesced() -> None:
     assert got == list(range(40_000))
 
 
-def test_the_first_news_do_not_wait() -> None:
+def test_the_first_news_do_not_wait_and_the_next_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "TICK", 0.2)
+
     async def listen() -> list[str]:
         loop = asyncio.get_running_loop()
         order: list[str] = []
@@ -59,9 +63,15 @@ def test_the_first_news_do_not_wait() -> None:
         outbox.put(["second"])
         loop.call_soon(order.append, "after")
         await asyncio.sleep(0)
+        outbox.put(["third"])
+        await asyncio.sleep(0.01)
+        order.append("soon")
+        await asyncio.sleep(0.4)  # nothing came any more: it fell asleep
+        outbox.put(["fourth"])
+        await asyncio.sleep(0)
         return order
 
-    assert asyncio.run(listen()) == ["before", "first", "second", "after"]
+    assert asyncio.run(listen()) == ["before", "first", "second", "after", "soon", "third", "fourth"]
 
 
 def test_a_closed_loop_is_told() -> None:
