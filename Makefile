@@ -1,4 +1,4 @@
-# make demo | test | slow | check | table | bench | sanitize. Each does all its own set-up in .venv (Python 3.11+, make, g++).
+# make demo | test | slow | check | table | bench | bench-large | sanitize. Each does all its own set-up in .venv (Python 3.11+, make, g++).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 # Editable: Python changes need no rebuild; a change in csrc/ does, and make sees it.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test slow check format table bench sanitize clean
+.PHONY: demo test slow check format table bench bench-large sanitize clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "abruzzi needs Python 3.11 or newer; $$($(PYTHON) --version) given; hint: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -45,11 +45,16 @@ format: $(VENV)/.dev
 table: $(VENV)/.dev
 	$(BIN)/python scripts/oracle_table.py
 
+# RECORD=DIR keeps what these find. bench takes a few minutes, bench-large (moonlight, 16 B) half an hour and 12 GB.
 bench: $(VENV)/.dev
 	$(BIN)/python bench/import_time.py
 	$(BIN)/python bench/kernels.py
 	$(BIN)/python bench/nano_decode.py --tokens 100 --repeats 3
 	$(BIN)/python bench/nano_accuracy.py --n 5 --splits trained
+	$(BIN)/python bench/shapes.py --shape nano --shape mini --repeat 3 $(if $(RECORD),--out $(RECORD)/shapes.json)
+
+bench-large: $(VENV)/.dev
+	$(BIN)/python bench/shapes.py --shape moonlight --repeat 3 $(if $(RECORD),--out $(RECORD)/shapes_large.json)
 
 sanitize: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash scripts/sanitize.sh
