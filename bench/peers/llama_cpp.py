@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from turns import Case, Ours, chosen, options, take_turns, table
+from turns import Case, Ours, chosen, options, table, take_turns
 
 from machine import describe, emit
 

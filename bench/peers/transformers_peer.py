@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from turns import Case, Ours, chosen, options, take_turns, table
+from turns import Case, Ours, chosen, options, table, take_turns
 
 from abruzzi.config import ModelConfig
 from machine import describe, emit

@@ -16,14 +16,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # machine.py
 
-from machine import output_option
-
 from abruzzi.cli.bench import planned
 from abruzzi.config import ModelConfig
 from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine.random_model import named_shape, random_model
 from abruzzi.engine.speed import STEP_TOKENS, Stopwatch, Workload
 from abruzzi.kernels import ops
+from machine import output_option
 
 OURS = "abruzzi"
 

@@ -215,16 +215,17 @@ def _lines(f: dict[str, Any]) -> Iterator[str]:
     yield f"{f['shape']}  {f['weights']} weights, {f['precision']}, {f['isa']}, {f['threads']} threads"
     if f["prefill_tok_s"] is not None:
         yield (
-            f"prefill  {_rate(f['prefill_tok_s'])} tok/s for {f['prefill']} tokens {_range(f['samples']['prefill_tok_s'])}, "
-            f"{f['prefill_gops']:.0f} Gop/s: {f['share_of_peak']:.0%} of the {f['integer_peak_gops']:.0f} that 8-bit "
-            "products reach"
+            f"prefill  {_rate(f['prefill_tok_s'])} tok/s for {f['prefill']} tokens "
+            f"{_range(f['samples']['prefill_tok_s'])}, {f['prefill_gops']:.0f} Gop/s: {f['share_of_peak']:.0%} of the "
+            f"{f['integer_peak_gops']:.0f} that 8-bit products reach"
         )
     if f["decode_tok_s"] is not None:
         crowd = f" in {f['batch']} sequences" if f["batch"] > 1 else ""
         yield (
             f"decode   {_rate(f['decode_tok_s'])} tok/s{crowd} at depth {f['depth']} "
-            f"{_range(f['samples']['decode_tok_s'])}, {_size(f['bytes_per_token'])} per token: {f['effective_gb_s']:.1f} "
-            f"GB/s, {f['share_of_bandwidth']:.0%} of the {f['bandwidth_gb_s']:.1f} that memory gives"
+            f"{_range(f['samples']['decode_tok_s'])}, {_size(f['bytes_per_token'])} per token: "
+            f"{f['effective_gb_s']:.1f} GB/s, {f['share_of_bandwidth']:.0%} of the {f['bandwidth_gb_s']:.1f} that "
+            "memory gives"
         )
     if f["engine_overhead_s"] is not None:
         yield (
