@@ -253,6 +253,7 @@ async def _health(service: Service, request: Request) -> Response:
             },
             "cache_blocks": {"held": load.blocks_held, "total": load.blocks},
             "engine_failures": service.engine.failures,
+            "store_failures": service.store.failures,
             "version": __version__,
         }
     return _json(out, 503 if closing else 200)
@@ -263,8 +264,8 @@ async def _version(service: Service, request: Request) -> Response:
 
 
 async def _metrics(service: Service, request: Request) -> Response:
-    engine = service.engine
-    text = service.metrics.text(engine.load(), engine.open, engine.failures, service.store.count())
+    engine, store = service.engine, service.store
+    text = service.metrics.text(engine.load(), engine.open, engine.failures, store.count(), store.failures)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 

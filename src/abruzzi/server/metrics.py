@@ -71,7 +71,7 @@ class Metrics:
         """A request is over; so many of its choices were dropped in the middle."""
         self.aborts += unfinished
 
-    def text(self, load: Load, open_sequences: int, failures: int, turns: int) -> str:
+    def text(self, load: Load, open_sequences: int, failures: int, turns: int, store_failures: int = 0) -> str:
         """All of it."""
         out: list[str] = []
 
@@ -87,6 +87,7 @@ class Metrics:
         counter("generations_total", "Choices that were begun.", {"": self.generations})
         counter("aborts_total", "Choices whose client left or that failed.", {"": self.aborts})
         counter("engine_failures_total", "Forward passes that raised.", {"": failures})
+        counter("store_failures_total", "Times the store of turns failed.", {"": store_failures})
         counter("finish_total", "Choices by finish reason.", by("reason", self.ends))
         counter("thoughts_total", "Choices by what ended their thought.", by("ended_by", self.thought_ends))
         counter("reasoning_effort_total", "Requests by effort.", by("effort", self.efforts))

@@ -2,10 +2,12 @@
 can be put back exactly. One SQLite file, bounded, which a restart or kill -9 leaves whole.
 
 A turn that was evicted leaves its name behind for a while: then the answer is "expired", not "absent".
+What the disk refuses (full, broken) costs a memory, never an answer: it is logged and counted, and the turn is absent.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from abruzzi.server.seal import SampledTurn
 
+LOG = logging.getLogger("abruzzi.server")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS turns (
   id INTEGER PRIMARY KEY, scope BLOB NOT NULL, prefix BLOB NOT NULL, content BLOB NOT NULL,
@@ -40,7 +43,7 @@ class Expired:
 
 class ReasoningStore:
     """file None: in memory. max_turns: the oldest beyond it are forgotten; so is what is older than max_age
-    seconds. clock: seconds since the epoch. Use from one thread."""
+    seconds. clock: seconds since the epoch. failures: how often the disk refused. Use from one thread."""
 
     def __init__(
         self,
@@ -62,40 +65,34 @@ class ReasoningStore:
                 f"{file} is no store of turns ({error}); hint: delete it, thoughts in it are lost"
             ) from None
         self._since_eviction = 0
+        self.failures = 0
 
     def put(self, scope: bytes, turn: SampledTurn, call_ids: Sequence[str] = ()) -> None:
         """Remember a turn under its calls' ids and under what it said."""
         row = (scope, turn.prefix, turn.content, turn.whole, array("I", turn.ids).tobytes(), bytes(turn.sampled))
-        self._db.execute("BEGIN")
-        done = self._db.execute(
-            "INSERT INTO turns (scope, prefix, content, whole, ids, sampled, made) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*row, self._clock()),
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO calls (scope, call_id, turn) VALUES (?, ?, ?)",
-            [(scope, call_id, done.lastrowid) for call_id in call_ids],
-        )
-        self._since_eviction += 1
-        if self._since_eviction >= max(1, min(256, self._max_turns // 8)):
-            self._evict()
-        self._db.execute("COMMIT")
+        try:
+            with self._db:  # commits, or rolls back
+                self._db.execute("BEGIN")
+                self._insert(row, call_ids)
+        except sqlite3.Error as error:
+            self._failed(error)
 
     def by_call(self, scope: bytes, call_id: str) -> SampledTurn | Expired | None:
         """The turn that made this call, for the client that it was made for."""
-        row = self._db.execute(
+        rows = self._rows(
             "SELECT prefix, content, ids, sampled, whole, made FROM turns JOIN calls ON calls.turn = turns.id "
             "WHERE calls.scope = ? AND call_id = ?",
             (scope, call_id),
-        ).fetchone()
-        return None if row is None else self._turn(row)
+        )
+        return self._turn(rows[0]) if rows else None
 
     def by_said(self, scope: bytes, prefix: bytes, content: bytes) -> SampledTurn | Expired | None:
         """The turn that said this after that. None as well when two that thought differently said the same."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT DISTINCT prefix, content, ids, sampled, whole, max(made) FROM turns "
             "WHERE scope = ? AND prefix = ? AND content = ? GROUP BY ids LIMIT 3",
             (scope, prefix, content),
-        ).fetchall()
+        )
         turns = [self._turn(row) for row in rows]
         known = [t for t in turns if isinstance(t, SampledTurn)]
         if len(known) > 1:
@@ -104,10 +101,35 @@ class ReasoningStore:
 
     def count(self) -> int:
         """Turns whose ids are kept."""
-        return self._db.execute("SELECT count(*) FROM turns WHERE ids IS NOT NULL").fetchone()[0]
+        rows = self._rows("SELECT count(*) FROM turns WHERE ids IS NOT NULL", ())
+        return rows[0][0] if rows else 0
 
     def close(self) -> None:
         self._db.close()
+
+    def _insert(self, row: tuple, call_ids: Sequence[str]) -> None:
+        done = self._db.execute(
+            "INSERT INTO turns (scope, prefix, content, whole, ids, sampled, made) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, self._clock()),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO calls (scope, call_id, turn) VALUES (?, ?, ?)",
+            [(row[0], call_id, done.lastrowid) for call_id in call_ids],
+        )
+        self._since_eviction += 1
+        if self._since_eviction >= max(1, min(256, self._max_turns // 8)):
+            self._evict()
+
+    def _rows(self, query: str, values: tuple) -> list[tuple]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            self._failed(error)
+            return []
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        self.failures += 1
+        LOG.error("the store of sampled turns failed, so a thought will be absent: %s", error)
 
     def _turn(self, row: tuple) -> SampledTurn | Expired:
         prefix, content, ids_blob, sampled, whole, made = row
