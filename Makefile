@@ -25,7 +25,7 @@ demo: $(VENV)/.run
 	$(BIN)/abruzzi run "At the market Jakob picked 17 shelves at 82 euros apiece. A bag to carry everything cost 7 euros. He paid with 1600 euros. How much change does he get?"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net and not clients"
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow
@@ -56,8 +56,19 @@ bench: $(VENV)/.dev
 bench-large: $(VENV)/.dev
 	$(BIN)/python bench/shapes.py --shape moonlight --repeat 3 $(if $(RECORD),--out $(RECORD)/shapes_large.json)
 
+# Clients that we did not write, in environments of their own (Python, npm); about 700 MB. Needs npm, curl and jq.
+$(VENV)-clients/.done: tests/clients/package.json tests/clients/requirements.txt
+	@for have in npm curl jq; do command -v $$have >/dev/null || { echo "make clients needs $$have; hint: apt-get install npm curl jq"; exit 1; }; done
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip --disable-pip-version-check install --quiet -r tests/clients/requirements.txt
+	npm install --prefix tests/clients --no-audit --no-fund --no-package-lock
+	@touch $@
+
+clients: $(VENV)/.dev $(VENV)-clients/.done
+	$(BIN)/python -m tests.clients.matrix --out build/clients
+
 sanitize: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash scripts/sanitize.sh
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients tests/clients/node_modules build .pytest_cache .ruff_cache .hypothesis

@@ -158,6 +158,7 @@ def _message(fields: Fields) -> Message:
     fields.only("audio", hint="text only")
     fields.only("function_call", hint="use tool_calls")
     fields.only("annotations", [], hint="text only")
+    fields.label("provider_specific_fields", dict)  # LiteLLM's copy of our fields that it has no name for
     calls, thought = (), None
     if role == "assistant":
         calls = tuple(

@@ -118,14 +118,19 @@ def content_hash(content: str | None, calls: Sequence[ToolCall]) -> bytes:
 
 
 def canonical_arguments(text: str) -> str:
-    """Equal for arguments that are the same JSON."""
+    """Equal for arguments that are the same JSON to a client that keeps numbers as doubles, as JavaScript does:
+    it sends 1.0 back as 1, 1e3 as 1000, and large integers with their last digits changed."""
     try:
-        value = json.loads(text) if text.strip() else {}
+        value = json.loads(text, parse_int=_double, parse_float=_double) if text.strip() else {}
         if isinstance(value, dict) and set(value) == {BROKEN_JSON} and isinstance(value[BROKEN_JSON], str):
             return canonical_arguments(value[BROKEN_JSON])
         return json.dumps(value, sort_keys=True, ensure_ascii=True)
     except (ValueError, RecursionError):
         return text
+
+
+def _double(number: str) -> float:
+    return float(number) + 0.0  # -0.0 becomes 0.0
 
 
 class PrefixHash:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import SampledTurn, Seal
+from abruzzi.server.seal import SampledTurn, Seal, canonical_arguments
 from tests.unit.server.scripted_engine import CALCULATOR, TOK, ScriptedLLM, Served, call, ids, saying, serving, spelled
 
 CHAT, STATES = "/v1/chat/completions", "x-abruzzi-reasoning"
@@ -114,6 +114,28 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     assert states[-1] == "kept=0 restored=3 absent=0 expired=0"
     assert llm.prompts == prompts_with(keep)
     assert (tmp_path / "turns.sqlite").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("sampled", "printed"),  # as JSON.stringify(JSON.parse(...)) of Node 22 prints it
+    [
+        ('{"x": 1.0, "y": 1e3, "z": -0}', '{"x":1,"y":1000,"z":0}'),
+        ('{"n": 12345678901234567890, "e": 1e-7}', '{"n":12345678901234567000,"e":1e-7}'),
+        ('{"b": 1, "10": 2, "9": [3.50]}', '{"9":[3.5],"10":2,"b":1}'),
+        ('{"s": "\\u00e9\\/ 1.0"}', '{"s":"é/ 1.0"}'),
+    ],
+)
+def test_arguments_that_went_through_javascript_are_the_same(sampled: str, printed: str) -> None:
+    assert canonical_arguments(sampled) == canonical_arguments(printed)
+    assert canonical_arguments(sampled) != canonical_arguments(printed.replace("1", "2"))
+
+
+def test_what_litellm_adds_to_a_message_is_taken_back() -> None:
+    llm = saying(thinking(1), "x[end]")
+    with serving(llm) as server:
+        history = first_turn(server, "one")
+        history[1]["provider_specific_fields"] = {"refusal": None, "reasoning": "Secret 1."}
+        assert ask(server, history, "one").headers[STATES].startswith("kept=0 restored=1")
 
 
 def ask(server: Served, history: list[dict[str, Any]], key: str) -> Any:
