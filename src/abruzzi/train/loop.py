@@ -96,9 +96,9 @@ class Trainer:
             for layer in self.model.layers():
                 # No random numbers in a layer, so none need to be replayed.
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        muon, adamw = split_parameters(self.model)
+        peak_lr = {"muon": config.lr_muon, "adamw": config.lr_adamw}
         self.optimizer = MuonClip(
-            [{**muon, "lr": config.lr_muon}, {**adamw, "lr": config.lr_adamw}],
+            [{**group, "lr": peak_lr[group["kind"]]} for group in split_parameters(self.model, config.optimizer)],
             weight_decay=config.weight_decay,
             ns_dtype=torch.bfloat16 if config.autocast else torch.float32,
         )

@@ -140,13 +140,16 @@ def _orthogonalize(stacked: Tensor, steps: int) -> Tensor:
     return torch.cat(shares)
 
 
-def split_parameters(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups by Moonshot's rule: matrices (and stacks of them) to Muon, the rest to AdamW."""
+def split_parameters(model: nn.Module, optimizer: str = "muonclip") -> list[dict[str, Any]]:
+    """Two groups by Moonshot's rule: matrices (and stacks of them) to Muon, the rest to AdamW.
+
+    With optimizer "adamw" everything is in one group: what Muon is compared with."""
     muon, adamw = [], []
     for name, p in model.named_parameters():
         is_table = "embed_tokens" in name or "lm_head" in name
-        (adamw if p.ndim < 2 or is_table else muon).append(p)
-    return [{"params": muon, "kind": "muon"}, {"params": adamw, "kind": "adamw"}]
+        (adamw if optimizer == "adamw" or p.ndim < 2 or is_table else muon).append(p)
+    groups = [{"params": muon, "kind": "muon"}, {"params": adamw, "kind": "adamw"}]
+    return [group for group in groups if group["params"]]
 
 
 def clip_heads(model: K2Model, max_logit_N: Mapping[int, Tensor], tau: float) -> int:

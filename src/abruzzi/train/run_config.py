@@ -9,12 +9,14 @@ import torch
 from abruzzi.config import ModelConfig
 
 DEVICES = ("cpu", "cuda")
+OPTIMIZERS = ("muonclip", "adamw")
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """One training run. tokens_per_step = rows_per_step * row_length.
 
+    optimizer: "muonclip", or "adamw" for every parameter (at lr_adamw), which is what MuonClip is compared with.
     lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
     `steps`; the rate is constant between and falls linearly to a tenth at the end. context_weight: what a
     token that was not sampled but may be a target counts, against 1 of a sampled one, in the first
@@ -35,6 +37,7 @@ class RunConfig:
     steps: int
     rows_per_step: int
     row_length: int
+    optimizer: str = "muonclip"
     lr_muon: float = 1e-2
     lr_adamw: float = 3e-3
     weight_decay: float = 0.05
@@ -62,6 +65,7 @@ class RunConfig:
             _expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         tau = self.qk_clip_tau
         _expect(tau is None or tau > 0, "qk_clip_tau", tau, "above 0, or null for off; K2 was trained with 100")
+        _expect(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, " or ".join(OPTIMIZERS))
         _expect(self.device in DEVICES, "device", self.device, " or ".join(DEVICES))
 
 
