@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from abruzzi import tokenizer
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import Conversation, Row, pack
 from abruzzi.recipes import Prepared
-from abruzzi.tasks import Task, make
+from abruzzi.tasks import Split, Task, hurried, make
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
 from abruzzi.tokenizer.train import train_words
@@ -35,10 +36,19 @@ CONTEXT = 4096
 ROW_LENGTH = 1280
 SHARD = 512  # samples
 STEPS = 2350
-FAMILIES = ("word_problems", "word_problems", "table_questions", "folder_facts")
+# Family and split of twenty tasks in a row: mostly what is asked for, one in five longer than that.
+MIX: tuple[tuple[str, Split], ...] = (
+    *(("word_problems", "trained"), ("table_questions", "trained"), ("chains", "trained"), ("folder_facts", "trained")),
+    *(("word_problems", "trained"), ("table_questions", "trained"), ("chains", "trained"), ("word_problems", "longer")),
+    *(("word_problems", "trained"), ("table_questions", "trained"), ("folder_facts", "trained"), ("chains", "longer")),
+    *(("word_problems", "trained"), ("table_questions", "trained"), ("chains", "trained"), ("folder_facts", "longer")),
+    *(("word_problems", "trained"), ("word_problems", "trained"), ("folder_facts", "trained")),
+    ("table_questions", "longer"),
+)
+HURRIED = 6  # one question in so many is typed in a hurry
 # Seeds of training tasks; evaluation uses others (abruzzi.evals), and texts are compared there.
 FIRST_SEED = 1_000_000_000
-_DEFAULTS = ChatDefaults(system=SYSTEM, preserve_thinking=True, cut_long_runs=False)
+DEFAULTS = ChatDefaults(system=SYSTEM, preserve_thinking=True, cut_long_runs=False)
 
 
 def model_config(vocab: Tokenizer) -> ModelConfig:
@@ -79,7 +89,7 @@ def prepare(out: Path) -> Prepared:
     if several:
         torch.distributed.barrier()
     text = vocab_file.read_text(encoding="utf-8")
-    vocab = tokenizer.from_json(text, _DEFAULTS)
+    vocab = tokenizer.from_json(text, DEFAULTS)
     shards = Shards(text)
     files = tokenizer.chat_files(vocab, max_context=CONTEXT)
     return Prepared(run_config(vocab, STEPS), shards, files, shards.close)
@@ -88,7 +98,7 @@ def prepare(out: Path) -> Prepared:
 def build_tokenizer() -> Tokenizer:
     """nano's own vocabulary, from four thousand samples: frequent words whole, names and the rest spelled."""
     names = {name.lower() for name in (*MEN, *WOMEN)}
-    return tokenizer.from_json(train_words(_texts(4000), VOCAB_SIZE, spelled=names), _DEFAULTS)
+    return tokenizer.from_json(train_words(_texts(4000), VOCAB_SIZE, spelled=names), DEFAULTS)
 
 
 def sample(vocab: Tokenizer, number: int) -> Conversation:
@@ -108,7 +118,10 @@ def sample(vocab: Tokenizer, number: int) -> Conversation:
 
 def training_task(number: int) -> Task:
     """The task of a training sample: four samples in a row cover the four modes of different tasks."""
-    return make(FAMILIES[number // 4 % len(FAMILIES)], "trained", FIRST_SEED + number)
+    family, split = MIX[number // 4 % len(MIX)]
+    task = make(family, split, FIRST_SEED + number)
+    rng = random.Random(f"hurried/{number}")
+    return hurried(task, rng) if rng.randrange(HURRIED) == 0 else task
 
 
 def conversation(task: Task, thinking: bool, tools: bool) -> tuple[list[Message], list]:
@@ -123,7 +136,7 @@ def conversation(task: Task, thinking: bool, tools: bool) -> tuple[list[Message]
 
 def shard(tokenizer_json: str, number: int) -> list[Row]:
     """Rows of shard `number`; a function of its arguments, so it can run in another process."""
-    vocab = tokenizer.from_json(tokenizer_json, _DEFAULTS)
+    vocab = tokenizer.from_json(tokenizer_json, DEFAULTS)
     numbers = range(number * SHARD, (number + 1) * SHARD)
     made = [s for i in numbers if len((s := sample(vocab, i)).ids) <= ROW_LENGTH]
     return list(pack(made, ROW_LENGTH, _known(vocab, "[PAD]")))

@@ -16,11 +16,24 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from . import dates_and_units, folder_facts, puzzles, table_questions, word_problems
+from . import chains, dates_and_units, folder_facts, puzzles, table_questions, word_problems
 from .audit import GoldError
+from .hurried import hurried
 from .task import SPLITS, Move, Split, Task
 
-__all__ = ["FAMILIES", "FIRST_FAMILIES", "SPLITS", "GoldError", "Move", "Split", "Task", "examples", "make", "stream"]
+__all__ = [
+    "FAMILIES",
+    "FIRST_FAMILIES",
+    "SPLITS",
+    "GoldError",
+    "Move",
+    "Split",
+    "Task",
+    "examples",
+    "hurried",
+    "make",
+    "stream",
+]
 
 FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
     {
@@ -29,6 +42,7 @@ FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
         "folder_facts": folder_facts.make,
         "dates_and_units": dates_and_units.make,
         "puzzles": puzzles.make,
+        "chains": chains.make,
     }
 )
 # What the nano that ships was trained on, and so what it is measured on.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .phrasing import Say
+from . import more_phrasings as more
+from .phrasing import Say, extended
 
 CLOCK = {
     "minutes_in": Say(
@@ -266,3 +267,7 @@ CHAINS = (
 PLURALS = {"foot": "feet", "inch": "inches", "hundredweight": "hundredweight", "stone": "stone", "penny": "pence"} | {
     word: word for word in ("gross", "dozen")
 }
+CLOCK = extended(CLOCK, more.CLOCK)
+CALENDAR = extended(CALENDAR, more.CALENDAR)
+UNITS = extended(UNITS, more.UNITS)
+INTRODUCTIONS = extended(INTRODUCTIONS, more.TABLES_OF_DATES)

@@ -8,9 +8,10 @@ Slots of questions: {who}, {who2} from the list, {n} a number of the question's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .phrasing import Say
+from . import more_phrasings as more
+from .phrasing import Say, extended
 
 
 @dataclass(frozen=True)
@@ -313,3 +314,6 @@ INTRODUCTIONS = {
         ("My notes are in the folder, please have a look. {}", "{} The folder should tell."),
     ),
 }
+
+SCENES = {key: replace(scene, asks=extended(scene.asks, more.FOLDERS[key])) for key, scene in SCENES.items()}
+INTRODUCTIONS = extended(INTRODUCTIONS, more.FOLDER_INTRODUCTIONS)

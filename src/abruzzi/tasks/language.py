@@ -46,6 +46,10 @@ _PAST = {
         "fit": "fitted",
         "drop": "dropped",
         "lend": "lent",
+        "fall": "fell",
+        "become": "became",
+        "see": "saw",
+        "leave": "left",
     },
 }
 _VERB = re.compile(r"\[(\w+)\]|<(\w+)>|\^(\w+)\^")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,8 @@ class Bank:
     def thought(self, kind: str, part: str) -> str:
         """A phrasing for the thinking; part is plan, why or then."""
         return self._rng.choice(getattr(self._says[kind], part))
+
+
+def extended(says: Mapping[str, Say], more: Mapping[str, tuple[str, ...]]) -> dict[str, Say]:
+    """`says` with further trained phrasings behind those they have. Raises KeyError for a kind that `says` lacks."""
+    return {**says, **{kind: replace(says[kind], trained=says[kind].trained + texts) for kind, texts in more.items()}}

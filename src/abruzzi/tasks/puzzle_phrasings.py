@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from .phrasing import Say
+from . import more_phrasings as more
+from .phrasing import Say, extended
 
 COUNTDOWN = {
     "countdown": Say(
@@ -109,3 +110,8 @@ ADJECTIVES = (
     ("strong", "stronger", "strongest", "weaker", "weakest"),
     ("rich", "richer", "richest", "poorer", "poorest"),
 )
+
+COUNTDOWN = extended(COUNTDOWN, more.COUNTDOWN)
+COMPARE = extended(COMPARE, more.COMPARE)
+LIARS = extended(LIARS, more.LIARS)
+SEATS = extended(SEATS, more.SEATS)

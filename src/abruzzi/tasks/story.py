@@ -6,6 +6,7 @@ word_problems.py has the plots that tell stories, word_phrasings.py the words.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,14 +14,13 @@ from . import language
 from .environments import Arithmetic
 from .language import SPEAKER, Person, told
 from .numbers import in_words
-from .phrasing import Bank
+from .phrasing import Bank, Say
 from .task import Move, Split, Task
 from .vocabulary import MEN, MONEY, WOMEN
-from .word_phrasings import ASIDE, BANKS, FRAMES
 from .workings import exact, work_out
 
 LARGEST = 99_999
-_ASIDE_SHARE, _SLIP_SHARE = 0.15, 0.10
+_ASIDE_SHARE, _SLIP_SHARE, _ASKED_FIRST_SHARE = 0.15, 0.10, 0.12
 
 _OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 _REVERSED = {"+": "-", "-": "+", "*": "/", "/": "*"}
@@ -46,11 +46,14 @@ class Step:
 class Story:
     """Sentences and steps as a plot tells them, all in one voice and tense."""
 
-    def __init__(self, rng: random.Random, plot: str, held_out: bool) -> None:
+    def __init__(self, rng: random.Random, says: Mapping[str, Say], held_out: bool, speaks: bool = True) -> None:
+        """says: the plot's phrasings with those of frames, and of asides if there may be one. speaks: whether the
+        protagonist may be the one who asks."""
         self.rng = rng
-        self.bank = Bank({**BANKS[plot], **ASIDE, **FRAMES}, rng, held_out)
+        self.bank = Bank(says, rng, held_out)
+        self._asides, self._held_out = "aside" in says, held_out
         man = rng.random() < 0.5
-        speaks = plot != "compare" and rng.random() < 0.2
+        speaks = speaks and rng.random() < 0.2
         mine, theirs = (MEN, WOMEN) if man else (WOMEN, MEN)
         self.person: Person = SPEAKER if speaks else (language.he if man else language.she)(rng.choice(mine))
         self.friend = rng.choice(theirs)  # of the other sex, so that a pronoun is never ambiguous
@@ -67,6 +70,7 @@ class Story:
         self.question = ""
         self.answer = ""
         self.steps: list[Step] = []
+        self.trace = ""  # what thinking looks for before it plans
 
     def tell(self, kind: str, **slots: object) -> None:
         """Add a sentence, and the question if the phrasing holds one after a "|"."""
@@ -121,21 +125,24 @@ class Story:
         """What the story counts."""
         return str(self.slots.get("units") or self.slots.get("things") or self.slots["money"])
 
-    def task(self, split: Split, id: str) -> Task:
+    def task(self, split: Split, id: str, family: str = "word_problems") -> Task:
         """The finished task, with a frame, perhaps an aside, and perhaps a slip."""
         rng = self.rng
-        aside = ""
+        aside = self.trace
         free = [n for n in range(3, 13) if all(n not in (s.a, s.b, s.result) for s in self.steps)]
-        if self.sentences and free and rng.random() < _ASIDE_SHARE:
+        if self._asides and self.sentences and free and rng.random() < _ASIDE_SHARE:
             facts = {"d": rng.choice(free)}
             told_aside = self._render(self.bank.draw("aside"), facts, self.tense)
             self.sentences.insert(rng.randint(1, len(self.sentences)), told_aside)
             aside = self._think("aside", "why", facts)
-        question = self.bank.draw("frame").format(" ".join([*self.sentences, self.question]))
+        said = [*self.sentences, self.question]
+        if not self._held_out and self.sentences and self._stands_alone() and rng.random() < _ASKED_FIRST_SHARE:
+            said = [self._named(self.question), *self.sentences]
+        question = self.bank.draw("frame").format(" ".join(said))
         plan = _plan(self.steps, aside)
         return Task(
             id=id,
-            family="word_problems",
+            family=family,
             split=split,
             templates=tuple(self.bank.used),
             steps=len(self.steps),
@@ -149,6 +156,15 @@ class Story:
             alone=_alone(self.steps, plan),
             sentence=self.answer,
         )
+
+    def _stands_alone(self) -> bool:
+        """Whether the question can come before the story: it tells nothing new and points at nothing."""
+        return not re.search(r"\d|\b(?:that|then|it|after|still|left|more|they|them)\b|\b[a-z]+ -", self.question)
+
+    def _named(self, question: str) -> str:
+        """The question with the protagonist's name for the pronoun, which has nothing to point at yet."""
+        pronoun, name = self.person.pronoun, self.person.name
+        return re.sub(rf"\b{pronoun}\b", name, question, count=1) if self.person is not SPEAKER else question
 
     def _written(self, value: object, slot: str) -> object:
         spelled = self.words and slot in ("k", "h") and isinstance(value, int) and value <= 10

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .phrasing import Say
+from . import more_phrasings as more
+from .phrasing import Say, extended
 
 
 @dataclass(frozen=True)
@@ -313,3 +314,6 @@ INTRODUCTIONS = {
         ),
     ),
 }
+
+QUESTIONS = extended(QUESTIONS, more.TABLES)
+INTRODUCTIONS = extended(INTRODUCTIONS, more.TABLE_INTRODUCTIONS)

@@ -6,7 +6,8 @@ the question, always in the present. In thinking, {a}, {b} and {r} are left, rig
 
 from __future__ import annotations
 
-from .phrasing import Say
+from . import more_word_phrasings as more
+from .phrasing import Say, extended
 
 NOW = ("{P} now [have] {r} {things}.", "That makes {r} {things}.", "So {P} [have] {r}.")
 LEFT = ("{r} {things} are left.", "So {P} still [have] {r}.", "That leaves {r} {things}.")
@@ -577,4 +578,14 @@ FRAMES = {
     ),
 }
 
-BANKS = {"collect": COLLECT, "shop": SHOP, "pace": PACE, "make": MAKE, "rows": ROWS, "save": SAVE, "compare": COMPARE}
+ASIDE = extended(ASIDE, more.ASIDE)
+FRAMES = extended(FRAMES, more.FRAMES)
+BANKS = {
+    "collect": extended(COLLECT, more.COLLECT),
+    "shop": extended(SHOP, more.SHOP),
+    "pace": extended(PACE, more.PACE),
+    "make": extended(MAKE, more.MAKE),
+    "rows": extended(ROWS, more.ROWS),
+    "save": extended(SAVE, more.SAVE),
+    "compare": extended(COMPARE, more.COMPARE),
+}

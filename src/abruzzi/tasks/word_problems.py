@@ -17,6 +17,7 @@ from . import language
 from .story import Story, Unfit
 from .task import Split, Task
 from .vocabulary import GOODS, MEN, THINGS, WOMEN
+from .word_phrasings import ASIDE, BANKS, FRAMES
 
 STEPS: dict[Split, tuple[int, ...]] = {"trained": (1, 2, 2, 3, 3), "held_out": (1, 2, 2, 3, 3), "longer": (4, 5)}
 _PACES = (  # verb, units, per hour, hour, the whole, slowest and fastest
@@ -67,7 +68,8 @@ def make(split: Split, seed: int, id: str) -> Task:
     rng = random.Random(f"word_problems/{split}/{seed}")
     while True:
         plot = rng.choice(tuple(_PLOTS))
-        story = Story(rng, plot, split == "held_out")
+        # Nobody speaks of oneself where several people are compared.
+        story = Story(rng, {**BANKS[plot], **ASIDE, **FRAMES}, split == "held_out", speaks=plot != "compare")
         try:
             _PLOTS[plot](story, rng.choice(STEPS[split]))
         except Unfit:
@@ -333,7 +335,7 @@ def _compare(story: Story, steps: int) -> None:
     amounts = [story.size(low=4)]
     story.tell("first", A=names[0], As=f"{names[0]}'s", a=amounts[0])
     for first, second in itertools.pairwise(names[: relations + 1]):
-        amounts.append(_relate(story, first, second, amounts[-1]))
+        amounts.append(relate(story, first, second, amounts[-1]))
     people = names[: relations + 1]
     if not added:
         return story.ask("one", B=people[-1], Bs=f"{people[-1]}'s")
@@ -344,7 +346,7 @@ def _compare(story: Story, steps: int) -> None:
     return story.ask("summed")
 
 
-def _relate(story: Story, first: str, second: str, have: int) -> int:
+def relate(story: Story, first: str, second: str, have: int) -> int:
     """What `second` has, told by comparison with the `have` of `first`."""
     pair = {"A": first, "B": second, "Bs": f"{second}'s"}
     kind = story.rng.choice(("more", "fewer", "times", "half"))

@@ -18,6 +18,7 @@ from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
 from abruzzi.tasks.countdown import Countdown, makeable
 from abruzzi.tasks.puzzle_phrasings import COMPARE, COUNTDOWN, LIARS, SEATS
 from abruzzi.tasks.verifiers import Expression, Named
+from tests.unit.tasks.bare import bare
 
 SEEDS = 120
 NAME = r"([A-Z][a-z]+)"
@@ -174,9 +175,9 @@ def liars_answer(text: str) -> set[str]:
 
 
 FACTS = (
-    (rf"{NAME} (?:sits in|has taken) seat (\d)\.", lambda at, p, k: at(p) == int(k)),
+    (rf"{NAME} (?:sits in|has taken|took) seat (\d)\.", lambda at, p, k: at(p) == int(k)),
     (rf"Seat (\d) is for {NAME}\.", lambda at, k, p: at(p) == int(k)),
-    (rf"{NAME} sits directly to the left of {NAME}\.", lambda at, p, q: at(p) == at(q) - 1),
+    (rf"{NAME} sits (?:directly to the|just) left of {NAME}\.", lambda at, p, q: at(p) == at(q) - 1),
     (rf"{NAME} sits directly to the right of {NAME}\.", lambda at, q, p: at(p) == at(q) - 1),
     (rf"The neighbour on the left of {NAME} is {NAME}\.", lambda at, q, p: at(p) == at(q) - 1),
     (rf"{NAME} (?:sits somewhere to the left of|is further left than) {NAME}\.", lambda at, p, q: at(p) < at(q)),
@@ -209,8 +210,8 @@ def seats_answer(text: str, people: list[str]) -> set[str]:
 
 
 def answers_read(task: Task, kind: str) -> set[str]:
-    text = re.sub(r"^(Can you help me with this\?|Please work this out for me\.) ", "", task.prompt)
-    text = re.sub(r" (Please check your answer\.|Thanks!)$", "", text)
+    text = re.sub(r"^Please work this out for me\. ", "", bare(task.prompt))
+    text = re.sub(r" Thanks!$", "", text)
     if kind == "pair":
         return comparison_answer(text)
     if kind == "liars":
