@@ -1,0 +1,240 @@
+"""The shortest text that completes a JSON text under a grammar: how an answer is closed when its tokens run out.
+
+A grammar says which byte may come next, and nothing about how far the end is. So this looks for it: brackets
+are closed as soon as they may be, of the kinds of value that may stand somewhere the shortest is tried out, and
+inside texts and numbers all ways are walked side by side, one of each look-alike. It is exact where values do
+not depend on each other; else it is short and still valid, as every step is the grammar's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Protocol
+
+MAX_BYTES = 4096  # a longer ending is not looked for
+_MAX_STEPS = 20_000  # places tried in one search
+_MAX_OPEN = 100  # brackets
+_TEXT_BEAM, _NUMBER_BEAM = 24, 512  # ways that are walked side by side
+_FEW = 12  # so many possible bytes are all tried
+_LEAVES_FIRST = b'0123456789-"ntf[{'  # kinds of value, those that end soonest first
+_QUOTE, _BACKSLASH = 0x22, 0x5C
+_SPACE = frozenset(b" \t\r\n")
+
+
+class ByteGrammar(Protocol):
+    """A grammar over bytes, somewhere in a text."""
+
+    def copy(self) -> ByteGrammar: ...
+    def take(self, data: bytes) -> bool:
+        """Go on by these bytes; False (and no use any more) when they may not come."""
+        ...
+
+    def next_bytes(self) -> bytes:
+        """The bytes that may come, ascending."""
+        ...
+
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        ...
+
+
+class Place(Enum):
+    """What comes next in a JSON text."""
+
+    VALUE = auto()
+    KEY = auto()  # or the end of an empty object
+    COLON = auto()
+    TEXT = auto()  # inside quotes
+    SCALAR = auto()  # inside a number or a word
+    AFTER = auto()  # a value has ended
+
+
+class Scanner:
+    """Where a JSON text stands. Feed it only what a grammar allowed."""
+
+    __slots__ = ("escaped", "in_key", "open", "place")
+
+    def __init__(self) -> None:
+        self.place, self.open = Place.VALUE, b""  # open: the brackets, outermost first
+        self.in_key = self.escaped = False
+
+    def copy(self) -> Scanner:
+        other = Scanner()
+        other.place, other.open, other.in_key, other.escaped = self.place, self.open, self.in_key, self.escaped
+        return other
+
+    def feed(self, data: bytes) -> None:
+        for byte in data:
+            self._byte(byte)
+
+    def _byte(self, byte: int) -> None:
+        if self.place is Place.TEXT:
+            if self.escaped:
+                self.escaped = False
+            elif byte == _BACKSLASH:
+                self.escaped = True
+            elif byte == _QUOTE:
+                self.place = Place.COLON if self.in_key else Place.AFTER
+            return
+        if byte in _SPACE:
+            if self.place is Place.SCALAR:
+                self.place = Place.AFTER
+            return
+        char = chr(byte)
+        if char == '"':
+            self.in_key = self.place is Place.KEY
+            self.place = Place.TEXT
+        elif char in "{[":
+            self.open += char.encode()
+            self.place = Place.KEY if char == "{" else Place.VALUE
+        elif char in "}]":
+            self.open = self.open[:-1]
+            self.place = Place.AFTER
+        elif char == ",":
+            self.place = Place.KEY if self.open.endswith(b"{") else Place.VALUE
+        elif char == ":":
+            self.place = Place.VALUE
+        else:
+            self.place = Place.SCALAR
+
+
+def shortest_ending(grammar: ByteGrammar, scanner: Scanner, hints: Sequence[bytes] = ()) -> bytes | None:
+    """Bytes after which the text is complete; None when none were found within the limits.
+
+    hints: texts that may be what the inside of some string still lacks (examples of patterns)."""
+    search = _Search(hints)
+    found = search.finish(grammar.copy(), scanner.copy(), 0, MAX_BYTES)
+    return None if found is None else found[0]
+
+
+_Found = tuple[bytes, ByteGrammar, Scanner]
+
+
+class _Search:
+    def __init__(self, hints: Sequence[bytes]) -> None:
+        self._hints = hints
+        self._steps = _MAX_STEPS
+
+    def finish(self, grammar: ByteGrammar, scanner: Scanner, level: int, bound: int) -> _Found | None:
+        """End the value that is open at `level` brackets, in fewer than `bound` bytes."""
+        out = b""
+        while len(out) < bound and self._steps > 0 and len(scanner.open) < _MAX_OPEN:
+            if scanner.place is Place.AFTER and len(scanner.open) == level:
+                return out, grammar, scanner
+            allowed = grammar.next_bytes()
+            self._steps -= 1
+            if scanner.place is Place.SCALAR and len(scanner.open) == level and _may_end(allowed, grammar):
+                return out, grammar, scanner
+            step = self._step(grammar, scanner, allowed, bound - len(out))
+            if step is None:
+                return None
+            data, grammar, scanner = step
+            out += data
+        return None
+
+    def _step(self, grammar: ByteGrammar, scanner: Scanner, allowed: bytes, bound: int) -> _Found | None:
+        place = scanner.place
+        if place is Place.TEXT:
+            return self._text(grammar, scanner, bound)
+        closer = next((c for c in b"}]" if c in allowed), None)
+        if closer is not None:
+            return _go(grammar, scanner, bytes([closer]))
+        if place is Place.VALUE:
+            return self._value(grammar, scanner, allowed, bound)
+        if place is Place.SCALAR and not _may_end(allowed, grammar):
+            return self._scalar(grammar, scanner, bound)
+        wanted = {Place.KEY: b'"', Place.COLON: b":"}.get(place, b",")
+        return _go(grammar, scanner, wanted) if wanted[0] in allowed else None
+
+    def _value(self, grammar: ByteGrammar, scanner: Scanner, allowed: bytes, bound: int) -> _Found | None:
+        """The kind of value that is shortest from its first to its last byte."""
+        best: _Found | None = None
+        for first in _LEAVES_FIRST:
+            if first not in allowed:
+                continue
+            begun = _go(grammar.copy(), scanner.copy(), bytes([first]))
+            found = None
+            if begun is not None:
+                found = self.finish(begun[1], begun[2], len(scanner.open), bound - 1)
+            if found is not None:
+                best = (bytes([first]) + found[0], found[1], found[2])
+                bound = len(best[0])
+                if bound <= 2:
+                    break
+        return best
+
+    def _text(self, grammar: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
+        """Up to the closing quote."""
+        for hint in self._hints:
+            other = grammar.copy()
+            self._steps -= len(hint)
+            if not scanner.escaped and len(hint) < bound and other.take(hint + b'"'):
+                bound = len(hint) + 1
+        found = self._walk(grammar, scanner, bound, text=True)
+        if found is not None:
+            return found
+        for hint in self._hints:
+            other = grammar.copy()
+            if not scanner.escaped and len(hint) < bound + 1 and other.take(hint + b'"'):
+                return _fed(hint + b'"', other, scanner)
+        return None
+
+    def _scalar(self, grammar: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
+        """Up to where a number or a word may end."""
+        return self._walk(grammar, scanner, bound, text=False)
+
+    def _walk(self, grammar: ByteGrammar, scanner: Scanner, bound: int, text: bool) -> _Found | None:
+        """Breadth first; of texts that may go on alike only the first is kept (numbers that look alike are not)."""
+        ways = [(b"", grammar, text and scanner.escaped)]
+        for _ in range(bound):
+            longer: dict[tuple[bytes, bool], tuple[bytes, ByteGrammar, bool]] = {}
+            for said, at, escaped in ways:
+                allowed = at.next_bytes()
+                if text and _QUOTE in allowed and not escaped:
+                    at = at.copy()
+                    return _fed(said + b'"', at, scanner) if at.take(b'"') else None
+                if not text and said and _may_end(allowed, at):
+                    return _fed(said, at, scanner)
+                for byte in _some_of(allowed, escaped):
+                    after, more = at.copy(), said + bytes([byte])
+                    self._steps -= 1
+                    if after.take(bytes([byte])):
+                        key = (after.next_bytes() if text else more, byte == _BACKSLASH and not escaped)
+                        longer.setdefault(key, (more, after, key[1]))
+            ways = list(longer.values())[: _TEXT_BEAM if text else _NUMBER_BEAM]
+            if not ways or self._steps <= 0:
+                return None
+        return None
+
+
+def _may_end(allowed: bytes, grammar: ByteGrammar) -> bool:
+    """Whether a number or word may end: something other than more of it may follow."""
+    return any(c in allowed for c in b",]}") or grammar.complete()
+
+
+def _some_of(allowed: bytes, escaped: bool) -> bytes:
+    """All where they are few; else one each of small letters, capitals, digits and others, and every mark."""
+    usual = bytes(b for b in allowed if b not in _SPACE) or allowed
+    plain = bytes(b for b in usual if b != _BACKSLASH) or usual
+    if len(plain) <= _FEW or escaped:
+        return plain
+    kept, seen = bytearray(), set[str]()
+    for byte in plain:
+        char = chr(byte)
+        mark = byte < 0x80 and not char.isalnum()
+        kind = char if mark else "0" if char.isdigit() else "a" if char.islower() else "A" if byte < 0x80 else "é"
+        if kind not in seen:
+            seen.add(kind)
+            kept.append(byte)
+    return bytes(sorted(kept, key=lambda b: not chr(b).isalnum()))
+
+
+def _go(grammar: ByteGrammar, scanner: Scanner, data: bytes) -> _Found | None:
+    return _fed(data, grammar, scanner) if grammar.take(data) else None
+
+
+def _fed(data: bytes, grammar: ByteGrammar, scanner: Scanner) -> _Found:
+    scanner = scanner.copy()
+    scanner.feed(data)
+    return data, grammar, scanner
