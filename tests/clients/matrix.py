@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Row:
     variant: str
     stream: bool
     extra: bool = False
+    agent: bool = False  # has tools of its own, so the model calls those
 
     @property
     def name(self) -> str:
@@ -68,6 +70,10 @@ ROWS = [
     *_both("LiteLLM", "litellm_any.py", "openai", "hosted_vllm", "anthropic", extra=True),
     *_both("Vercel AI SDK", "ai_sdk.mjs", "as it is", extra=True),
     *_both("llm", "llm_agent.sh", "as it is", extra=True),
+    *(
+        Row("kimi-code", "kimi_code.sh", provider, True, extra=True, agent=True)
+        for provider in ("kimi", "openai", "openai_responses", "anthropic")
+    ),
 ]
 
 
@@ -104,9 +110,17 @@ def scripted(prompt: list[int]) -> list[int]:
     return conversation.TURNS[min(step_of(prompt), len(conversation.TURNS) - 1)][0]
 
 
+def scripted_agent(prompt: list[int]) -> list[int]:
+    """The same for an agent that has a shell."""
+    return conversation.shell_turn(step_of(prompt))
+
+
 def run(row: Row) -> Outcome:
     """The whole conversation through one client."""
-    with serving(scripted) as log, tempfile.TemporaryDirectory() as folder:
+    with (
+        serving(scripted_agent if row.agent else scripted, context=2_000_000) as log,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         file = Path(folder) / "spec.json"
         file.write_text(json.dumps(conversation.spec()))
         started = time.monotonic()
@@ -124,6 +138,10 @@ def run(row: Row) -> Outcome:
             return outcome
         said = json.loads(done.stdout.strip().splitlines()[-1])
         outcome.calls = said["calls"]
+        if row.agent:
+            if said != {"answers": [conversation.ANSWERS[0]], "calls": conversation.STEPS}:
+                outcome.difference = outcome.difference or f"the client got {said}"
+            return outcome
         # Some show all that was said on the way before it.
         ends = [given.rstrip().endswith(wanted) for given, wanted in zip(said["answers"], conversation.ANSWERS)]
         if ends != [True, True] or said["calls"] != conversation.CALLS:
@@ -152,7 +170,7 @@ def judge(row: Row, log: Log) -> Outcome:
             outcome.difference = f"stream: the client asked for {streamed}"
     if log.prompts:
         outcome.first_same = log.prompts[0] == conversation.first_prompt()
-        outcome.identical, problem = same_growth(log.prompts)
+        outcome.identical, problem = (appended if row.agent else same_growth)(log.prompts)
         outcome.difference = problem or outcome.difference
     return outcome
 
@@ -169,6 +187,21 @@ def same_growth(prompts: Sequence[list[int]]) -> tuple[bool, str]:
             return False, f"step {step + 1}: {shown[0]!r} instead of {shown[1]!r}"
     if len(prompts) != len(grown) + 1:
         return False, f"{len(prompts)} prompts, expected {len(grown) + 1}"
+    return True, ""
+
+
+def appended(prompts: Sequence[list[int]]) -> tuple[bool, str]:
+    """Of an agent whose results are its own: whether each prompt is the one before it, the turn exactly as it was
+    sampled, and a result of that step's call."""
+    for step, (before, after) in enumerate(pairwise(prompts)):
+        expected = before + conversation.shell_turn(step)
+        rest = conversation.TOK.decode(after[len(expected) :])
+        if after[: len(expected)] != expected:
+            return False, f"step {step + 1}: {conversation.TOK.decode(after[len(before) :])[:300]!r}"
+        if f"result {step}\n" not in rest or "<think>" in rest:
+            return False, f"step {step + 1} was answered by {rest[:300]!r}"
+    if len(prompts) != conversation.STEPS + 1:
+        return False, f"{len(prompts)} prompts, expected {conversation.STEPS + 1}"
     return True, ""
 
 

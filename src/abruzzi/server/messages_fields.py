@@ -76,7 +76,7 @@ def read_message_request(
         metadata.end()
     body.label("cache_control", dict)
     body.only("service_tier", "auto", "standard_only", hint="there is one tier")
-    for name in ("container", "mcp_servers", "context_management", "inference_geo", "speed"):
+    for name in ("container", "mcp_servers", "inference_geo", "speed"):
         body.only(name, hint=NOT_HERE)
     body.end()
     return request, output
@@ -98,6 +98,16 @@ def _thinking(body: Fields) -> Thinking:
         config.end()
     body.only("output_format", hint=CONSTRAINED)
     said.say("preserve_thinking", preserve=body.boolean("preserve_thinking"))
+    management = body.object("context_management")
+    if management is not None:
+        for at, given in enumerate(management.items("edits") or []):
+            edit = Fields(given, management.name(f"edits[{at}]"))
+            if edit.choice("type", "clear_thinking_20251015") is None:
+                raise required(edit.name("type"))
+            edit.only("keep", "all", {"type": "all"}, hint="thinking is kept, or dropped by preserve_thinking=false")
+            said.say(edit.name("keep"), preserve=True if edit.any("keep") is not None else None)
+            edit.end()
+        management.end()
     return said.check()
 
 

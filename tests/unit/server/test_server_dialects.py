@@ -317,6 +317,28 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
         ("/v1/messages", {"tool_choice": {"type": "any"}}, "tool_choice.type"),
         ("/v1/messages", {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, None),
         ("/v1/messages", {"mcp_servers": [{}]}, "mcp_servers"),
+        (
+            "/v1/messages",
+            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+            "context_management.edits[0].type",
+        ),
+        (
+            "/v1/messages",
+            {
+                "context_management": {
+                    "edits": [{"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns"}}]
+                }
+            },
+            "context_management.edits[0].keep",
+        ),
+        (
+            "/v1/messages",
+            {
+                "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+                "preserve_thinking": False,
+            },
+            "context_management.edits[0].keep",
+        ),
         ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools[0].type"),
         ("/v1/messages", {"messages": [QUESTION, {"role": "assistant", "content": "The"}]}, "messages"),
         (
@@ -343,6 +365,13 @@ def test_what_is_not_supported_is_named(path: str, fields: dict[str, Any], param
         answer = server.post(path, {**base, **fields})
     assert answer.status_code == 400
     assert param is None or answer.json()["error"]["param"] == param, answer.text
+
+
+def test_kimi_codes_wish_to_keep_all_thinking_is_heard() -> None:
+    edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    with serving(saying("<think>t</think>one[end]")) as server:
+        answer = server.post("/v1/messages", {**ASK, "messages": [QUESTION], "context_management": edits})
+        assert answer.status_code == 200, answer.text
 
 
 def test_stop_sequences_and_limits_in_both_dialects() -> None:
