@@ -20,8 +20,7 @@ from abruzzi.cli.bench import planned
 from abruzzi.config import ModelConfig
 from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine.random_model import named_shape, random_model
-from abruzzi.engine.speed import STEP_TOKENS, Stopwatch, Workload
-from abruzzi.kernels import ops
+from abruzzi.engine.speed import STEP_TOKENS, Stopwatch, Workload, bandwidth_gb_s
 from machine import output_option
 
 OURS = "abruzzi"
@@ -107,7 +106,7 @@ def take_turns(
         rates: dict[str, list[list[float]]] = {name: [] for name in (OURS, *sides)}
         bandwidth = []
         for number in range(rounds):
-            bandwidth.append(ops.measure_bandwidth(threads, 256 << 20, 0.25))
+            bandwidth.append(bandwidth_gb_s(threads))
             for name, side in {OURS: ours, **sides}.items():
                 rates[name].append(side(case))
                 said = statistics.median(rates[name][-1])

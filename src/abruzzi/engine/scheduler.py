@@ -3,7 +3,8 @@
 Sequences that decode take one token each; what is left of `step_tokens` goes to prefills, oldest first, so a
 long prompt never holds up the others for longer than one step. When the pool is empty the youngest
 sequence gives its blocks back and is prefilled again later (preemption); its tokens are kept, and as draws
-depend on (seed, position) alone it goes on as if nothing had happened.
+depend on (seed, position) alone it goes on as if nothing had happened. A prompt whose beginning another one is
+computing waits until it can take that over.
 """
 
 from __future__ import annotations
@@ -54,14 +55,21 @@ class Scheduler:
                 budget -= 0 if decodes else count
         if self.preemptions > before:
             return plan  # whoever was just put out must not come back into the same full pool
-        while self.waiting and budget > 0 and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
+        at = 0
+        while at < min(len(self.waiting), self.max_running) and budget > 0 and len(self.running) < self.max_running:
+            sequence = self.waiting[at]
             self._take_over_prefix(sequence)
+            if self._under_way(sequence):
+                self._release(sequence)
+                at += 1
+                continue
             count = min(sequence.waiting_ids, budget)
             if self._missing(sequence, count) > self.pool.free:
                 self._release(sequence)
                 break  # first come, first served: nobody overtakes
-            self.waiting.popleft()
+            del self.waiting[at]
+            if sequence.cached_tokens is None:
+                sequence.cached_tokens = sequence.computed
             self.running.append(sequence)
             assert self._make_room(sequence, count)
             plan.append((sequence, count))
@@ -90,8 +98,19 @@ class Scheduler:
             sequence.blocks.append(block)
             sequence.keys.append(key)
         sequence.computed = len(sequence.blocks) * size
-        if sequence.cached_tokens is None:
-            sequence.cached_tokens = sequence.computed
+
+    def _under_way(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is just computing the next block that this one needs: then it waits for it, and
+        of many that come at once with the same beginning (the n samples of a request) one computes it for all."""
+        at, known = sequence.computed, len(sequence.keys)
+        end = at + self.pool.block_tokens
+        if end >= len(sequence.ids):
+            return False
+        wanted = sequence.ids[at:end]
+        return any(
+            r.computed < end <= len(r.ids) and r.keys[:known] == sequence.keys and r.ids[at:end] == wanted
+            for r in self.running
+        )
 
     def _missing(self, sequence: Sequence, count: int) -> int:
         """Blocks that `count` more tokens need."""

@@ -143,13 +143,18 @@ def measure(
     for number in range(repeat):
         if report is not None:
             report(number)
-        found.bandwidth_gb_s.append(ops.measure_bandwidth(threads, probe_bytes, PROBE_SECONDS))
-        found.integer_peak_gops.append(ops.measure_int8_peak(threads, PROBE_SECONDS))
+        found.bandwidth_gb_s.append(bandwidth_gb_s(threads, probe_bytes))
+        found.integer_peak_gops.append(statistics.median(ops.measure_int8_peak(threads, PROBE_SECONDS)) / 1e9)
         if work.prefill:
             found.prefill_tok_s.append(work.prefill / watch.prefill())
         if work.decode:
             found.decode_tok_s.append(work.batch * work.decode / watch.decode())
     return found
+
+
+def bandwidth_gb_s(threads: int, probe_bytes: int = PROBE_BYTES) -> float:
+    """What reading memory reaches now: the median pass over `probe_bytes` within a moment."""
+    return statistics.median(ops.measure_bandwidth(threads, probe_bytes, PROBE_SECONDS)) / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +169,11 @@ class StepOverhead:
         return self.step_s - self.forward_s
 
 
-def step_overhead(llm: LLM, runner: StepRunner, steps: int, batch: int) -> StepOverhead:
+def step_overhead(llm: LLM, steps: int, batch: int) -> StepOverhead:
     """`steps` decode steps of `batch` greedy sequences through `LLM.step`.
 
-    runner: the one that serves `llm`'s checkpoint; a second engine over it is used, so that `llm` is left as it is."""
-    clock = _Clock(runner)
+    A second engine over the same weights is used, so that `llm` is left as it is."""
+    clock = _Clock(llm.runner)
     engine = LLM(llm.config, clock, llm.tokenizer, llm.name, batch * (steps + 2 * BLOCK_TOKENS), BLOCK_TOKENS)
     greedy = SamplingParams(temperature=0.0, max_tokens=steps + 1)
     for number in range(batch):
