@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "limits.h"
 #include "model.h"
 
 namespace nb = nanobind;
@@ -76,7 +77,7 @@ void mla(int isa, In<float, 3> q, In<float, 3> q_pe, In<float, 2> c_kv, In<float
   const std::size_t tokens = q.shape(0), heads = q.shape(1), positions = c_kv.shape(0);
   const std::size_t rank = c_kv.shape(1), nope = q.shape(2), rope = q_pe.shape(2), value = out.shape(2);
   const MlaShape s{
-      heads, rank, nope, rope, value, padded(rank, 32), padded(nope, 32), padded(rope, 8), padded(value, 16)};
+      heads, rank, nope, rope, value, padded(rank, 32), padded(nope, 32), padded(rope, 16), padded(value, 16)};
   bool good = positions >= tokens && tokens && q_pe.shape(0) == tokens && q_pe.shape(1) == heads &&
               k_pe.shape(0) == positions && k_pe.shape(1) == rope && out.shape(0) == tokens && out.shape(1) == heads &&
               absorb_k.size() == heads && expand_k.size() == heads && expand_v.size() == heads;
@@ -139,7 +140,65 @@ void mla(int isa, In<float, 3> q, In<float, 3> q_pe, In<float, 2> c_kv, In<float
 void bind_ops(nb::module_& m) {
   nb::class_<Packed>(m, "Packed")
       .def_prop_ro("shape", [](const Packed& p) { return std::make_pair(p.matrix().rows, p.matrix().columns); })
-      .def_prop_ro("nbytes", [](const Packed& p) { return p.matrix().bytes(); });
+      .def_prop_ro("nbytes", [](const Packed& p) { return p.matrix().bytes(); })
+      .def_prop_ro("kind", [](const Packed& p) { return static_cast<int>(p.matrix().kind); })
+      .def_prop_ro(
+          "data",
+          [](nb::handle self) {
+            const Matrix& m = nb::cast<const Packed&>(self).matrix();
+            return nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<1>>(m.data, {m.bytes()}, self);
+          },
+          "The packed bytes, uint8; they live as long as this object.");
+  m.def(
+      "packed_view",
+      [](int kind, std::size_t rows, std::size_t columns, In<std::uint8_t, 1> data) {
+        fit(kind >= 0 && kind <= 3, "packed_view: kind");
+        const Matrix m = abruzzi::shape_of(static_cast<abruzzi::Kind>(kind), rows, columns);
+        fit(data.shape(0) >= m.bytes() && reinterpret_cast<std::uintptr_t>(data.data()) % 64 == 0, "packed_view");
+        auto owner = std::make_shared<In<std::uint8_t, 1>>(data);
+        return Packed::view(m.kind, rows, columns, data.data(), owner);
+      },
+      nb::arg("kind"), nb::arg("rows"), nb::arg("columns"), nb::arg("data").noconvert());
+  m.def(
+      "pack_random",
+      [](int kind, std::size_t rows, std::size_t columns, std::uint64_t seed) {
+        fit(kind >= 0 && kind <= 3, "pack_random: kind");
+        nb::gil_scoped_release release;
+        return Packed::random(static_cast<abruzzi::Kind>(kind), rows, columns, seed);
+      },
+      nb::arg("kind"), nb::arg("rows"), nb::arg("columns"), nb::arg("seed"));
+  m.def(
+      "quantize_f32",
+      [](int kind, In<float, 2> w) {
+        fit(kind == 2 || kind == 3, "quantize_f32: kind");
+        nb::gil_scoped_release release;
+        return Packed::quantized(static_cast<abruzzi::Kind>(kind), w.data(), w.shape(0), w.shape(1));
+      },
+      nb::arg("kind"), nb::arg("w").noconvert());
+  m.def(
+      "quantize_bf16",
+      [](int kind, In<std::uint16_t, 2> w) {
+        fit(kind == 2 || kind == 3, "quantize_bf16: kind");
+        nb::gil_scoped_release release;
+        return Packed::quantized(static_cast<abruzzi::Kind>(kind), w.data(), w.shape(0), w.shape(1));
+      },
+      nb::arg("kind"), nb::arg("w").noconvert());
+  m.def(
+      "measure_bandwidth",
+      [](std::size_t threads, std::size_t bytes, double seconds) {
+        fit(threads >= 1 && bytes >= threads * 4096, "measure_bandwidth");
+        nb::gil_scoped_release release;
+        return abruzzi::measure_bandwidth(threads, bytes, seconds);
+      },
+      nb::arg("threads"), nb::arg("bytes"), nb::arg("seconds"));
+  m.def(
+      "measure_int8_peak",
+      [](int isa, std::size_t threads, double seconds) {
+        fit(threads >= 1, "measure_int8_peak");
+        nb::gil_scoped_release release;
+        return abruzzi::measure_int8_peak(static_cast<Isa>(isa), threads, seconds);
+      },
+      nb::arg("isa"), nb::arg("threads"), nb::arg("seconds"));
   m.def(
       "pack_f32",
       [](In<float, 2> w) {
@@ -177,8 +236,8 @@ void bind_ops(nb::module_& m) {
       "matmul8",
       [](int isa, const Packed& w, In<float, 2> x, Out<float, 2> y) {
         const Matrix& m = w.matrix();
-        fit(m.kind == abruzzi::Kind::int4 && x.shape(1) == m.columns && y.shape(0) == x.shape(0) &&
-                y.shape(1) == m.rows,
+        fit((m.kind == abruzzi::Kind::int4 || m.kind == abruzzi::Kind::int8) && x.shape(1) == m.columns &&
+                y.shape(0) == x.shape(0) && y.shape(1) == m.rows,
             "matmul8");
         nb::gil_scoped_release release;
         const auto& k = abruzzi::step_kernels(static_cast<Isa>(isa));
@@ -264,7 +323,7 @@ ModelShape shape_from(const nb::dict& d) {
   s.softmax_scale = real("softmax_scale");
   s.inv_freq = nb::cast<std::vector<double>>(d["inv_freq"]);
   s.rope_factor = nb::cast<double>(d["rope_factor"]);
-  s.fast_experts = nb::cast<bool>(d["fast_experts"]);
+  s.fast = nb::cast<bool>(d["fast"]);
   return s;
 }
 

@@ -8,7 +8,7 @@
 namespace abruzzi {
 
 const StepKernels& step_kernels_avx2() {
-  static constexpr StepKernels table = Step<Avx2>::table();
+  static constexpr StepKernels table = table_of<Avx2>();
   return table;
 }
 

@@ -8,7 +8,7 @@
 namespace abruzzi {
 
 const StepKernels& step_kernels_avx512() {
-  static constexpr StepKernels table = Step<Avx512>::table();
+  static constexpr StepKernels table = table_of<Avx512>();
   return table;
 }
 

@@ -5,7 +5,7 @@
 namespace abruzzi {
 
 const StepKernels& step_kernels_scalar() {
-  static constexpr StepKernels table = Step<Scalar>::table();
+  static constexpr StepKernels table = table_of<Scalar>();
   return table;
 }
 

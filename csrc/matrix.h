@@ -6,6 +6,8 @@
 //   bf16  [32 columns][16 rows] bfloat16 bits, widened when used: lossless for a bfloat16 checkpoint
 //   int4  the checkpoint's words (8 columns each, lowest bits first) of 16 rows side by side, [4 words][16
 //         rows], codes turned to two's complement, then 16 bfloat16 scales: 288 bytes for 512 weights
+//   int8  codes from -127 to 127, four columns a word, [8 words][16 rows]: word 2 w + h has columns 8 w + 2 i + h, the
+//         order of int4's nibbles; then 16 bfloat16 scales: 544 bytes for 512 weights
 #pragma once
 
 #include <cstddef>
@@ -16,7 +18,7 @@ namespace abruzzi {
 constexpr std::size_t kRows = 16;
 constexpr std::size_t kColumns = 32;
 
-enum class Kind : int { f32 = 0, bf16 = 1, int4 = 2 };
+enum class Kind : int { f32 = 0, bf16 = 1, int4 = 2, int8 = 3 };
 
 struct Int4Tile {
   std::uint32_t words[4][kRows];
@@ -24,10 +26,25 @@ struct Int4Tile {
 };
 static_assert(sizeof(Int4Tile) == 288, "the layout is part of the memory formula");
 
+struct Int8Tile {
+  std::uint32_t words[8][kRows];
+  std::uint16_t scale[kRows];
+};
+static_assert(sizeof(Int8Tile) == 544, "the layout is part of the memory formula");
+
 constexpr std::size_t padded(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
 constexpr std::size_t tile_bytes(Kind kind) {
-  return kind == Kind::f32 ? kRows * kColumns * 4 : kind == Kind::bf16 ? kRows * kColumns * 2 : sizeof(Int4Tile);
+  switch (kind) {
+    case Kind::f32:
+      return kRows * kColumns * 4;
+    case Kind::bf16:
+      return kRows * kColumns * 2;
+    case Kind::int8:
+      return sizeof(Int8Tile);
+    default:
+      return sizeof(Int4Tile);
+  }
 }
 
 // Does not own its memory; a plain struct, so that the instruction-set files need nothing of the standard library.
@@ -50,5 +67,9 @@ Matrix shape_of(Kind kind, std::size_t rows, std::size_t columns);
 void pack_f32(const Matrix& m, const float* weights, unsigned char* out);
 void pack_bf16(const Matrix& m, const std::uint16_t* weights, unsigned char* out);
 void pack_int4(const Matrix& m, const std::uint32_t* weights, const std::uint16_t* scale, unsigned char* out);
+// Symmetric, in groups of 32 columns: scale = bfloat16(absmax / 7), or / 127; code = round half to even(w / scale).
+// For the kinds int4 and int8; weights are finite, float32 or bfloat16 bits.
+void quantize_into(const Matrix& m, const float* weights, unsigned char* out);
+void quantize_into(const Matrix& m, const std::uint16_t* weights, unsigned char* out);
 
 }  // namespace abruzzi

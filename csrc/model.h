@@ -27,7 +27,7 @@ struct ModelShape {
   float routed_scale = 1.0f, eps = 1e-6f, latent_eps = 1e-6f, softmax_scale = 1.0f;
   std::vector<double> inv_freq;  // radians per position of each rotary pair [P / 2]
   double rope_factor = 1.0;      // on cos and sin
-  bool fast_experts = false;     // INT4 experts take their input in 8 bits (W4A8)
+  bool fast = false;             // matrices of 4 and 8 bits take their input in 8 bits (W4A8, W8A8)
 };
 
 // Consecutive tokens of one sequence. blocks: its table, in `StepInput::tables`. The first `decompress` tokens attend
@@ -59,6 +59,15 @@ class Packed {
   static std::shared_ptr<const Packed> bf16(const std::uint16_t* w, std::size_t rows, std::size_t columns);
   static std::shared_ptr<const Packed> int4(const std::uint32_t* words, const std::uint16_t* scale, std::size_t rows,
                                             std::size_t columns);
+  // Rounded to int4 or int8, which loses precision. Weights are finite.
+  static std::shared_ptr<const Packed> quantized(Kind kind, const float* w, std::size_t rows, std::size_t columns);
+  static std::shared_ptr<const Packed> quantized(Kind kind, const std::uint16_t* w, std::size_t rows,
+                                                 std::size_t columns);
+  // Random weights of about the size 1 / sqrt(columns), for measuring speed.
+  static std::shared_ptr<const Packed> random(Kind kind, std::size_t rows, std::size_t columns, std::uint64_t seed);
+  // Somebody else's memory, of at least bytes() packed as matrix.h says; `owner` keeps it.
+  static std::shared_ptr<const Packed> view(Kind kind, std::size_t rows, std::size_t columns, const unsigned char* data,
+                                            std::shared_ptr<void> owner);
   const Matrix& matrix() const { return matrix_; }
 
  private:
@@ -68,6 +77,7 @@ class Packed {
     void operator()(unsigned char* p) const;
   };
   std::unique_ptr<unsigned char, Free> memory_;
+  std::shared_ptr<void> owner_;
   Matrix matrix_;
 };
 
@@ -86,6 +96,9 @@ struct LayerWeights {
   MlpWeights shared;  // or the dense layer's MLP
   std::vector<MlpWeights> experts;
 };
+
+struct Rows;     // model_buffers.h
+struct Operand;  // model_buffers.h
 
 class Model {
  public:
@@ -118,10 +131,16 @@ class Model {
   void attend_naive(const StepInput& step, std::size_t index);
   void mlp(const LayerWeights& w);
   void route(const LayerWeights& w);
-  void quantize(const float* rows, std::size_t stride, std::size_t count, std::size_t groups,
-                std::vector<std::int32_t>& to, std::vector<const std::int32_t*>& at);
   void logits(const StepInput& step);
-  void multiply(const Matrix& m, const std::vector<const float*>& x, const std::vector<float*>& y);
+  void of_one_head(const Matrix& m, const std::vector<const float*>& x, const std::vector<float*>& y,
+                   std::size_t thread);
+  void operand(Rows& rows, std::size_t count, bool bytes, Operand& to);
+  bool in_bytes(const Matrix& m) const;
+  void multiply(const Matrix& m, const Operand& x, const std::vector<float*>& y);
+  void product(const Matrix& m, std::size_t first, std::size_t last, const Operand& x, std::size_t at,
+               std::size_t count, float* const* y) const;
+  void product_add(const Matrix& m, std::size_t first, std::size_t last, const Operand& x, std::size_t at,
+                   std::size_t count, const float* weight, float* const* y) const;
 
   // Splits `blocks` of 16 rows into jobs, work(first, last, thread).
   template <class Work>

@@ -1,5 +1,7 @@
 // Matrices that own their memory: allocated once, filled by the packers of matrix.cpp.
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "model.h"
@@ -35,6 +37,68 @@ PackedPtr Packed::int4(const std::uint32_t* words, const std::uint16_t* scale, s
   auto made = std::make_shared<Packed>();
   unsigned char* memory = made->allocate(Kind::int4, rows, columns);
   pack_int4(made->matrix_, words, scale, memory);
+  return made;
+}
+
+PackedPtr Packed::quantized(Kind kind, const float* w, std::size_t rows, std::size_t columns) {
+  auto made = std::make_shared<Packed>();
+  unsigned char* memory = made->allocate(kind, rows, columns);
+  quantize_into(made->matrix_, w, memory);
+  return made;
+}
+
+PackedPtr Packed::quantized(Kind kind, const std::uint16_t* w, std::size_t rows, std::size_t columns) {
+  auto made = std::make_shared<Packed>();
+  unsigned char* memory = made->allocate(kind, rows, columns);
+  quantize_into(made->matrix_, w, memory);
+  return made;
+}
+
+PackedPtr Packed::random(Kind kind, std::size_t rows, std::size_t columns, std::uint64_t seed) {
+  auto made = std::make_shared<Packed>();
+  unsigned char* memory = made->allocate(kind, rows, columns);
+  std::uint64_t state = seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du;
+  const auto next = [&state] {  // xorshift64 (Marsaglia)
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+  };
+  const Matrix& m = made->matrix_;
+  const float size = 1.0f / std::sqrt(static_cast<float>(columns));
+  std::uint16_t scale;
+  const float step = size / (kind == Kind::int8 ? 74.0f : 4.6f);  // the root mean square of uniform codes
+  std::memcpy(&scale, reinterpret_cast<const unsigned char*>(&step) + 2, 2);
+  if (kind == Kind::int4 || kind == Kind::int8) {
+    const std::size_t tile = tile_bytes(kind), codes = tile - sizeof(std::uint16_t) * kRows;
+    for (unsigned char* p = memory; p < memory + m.bytes(); p += tile) {
+      for (std::size_t i = 0; i < codes; i += 8) {
+        const std::uint64_t bits = next();
+        std::memcpy(p + i, &bits, 8);
+      }
+      // -128 is no code of 8 bits: one of its bits is turned.
+      for (std::size_t i = 0; kind == Kind::int8 && i < codes; ++i)
+        if (p[i] == 128) p[i] = 129;
+      for (std::size_t i = 0; i < kRows; ++i) std::memcpy(p + codes + 2 * i, &scale, 2);
+    }
+    return made;
+  }
+  for (std::size_t i = 0; i < m.bytes() / (kind == Kind::f32 ? 4 : 2); ++i) {
+    const float value = (static_cast<float>(next() >> 40) / 8388608.0f - 1.0f) * 1.7f * size;
+    if (kind == Kind::f32)
+      std::memcpy(memory + 4 * i, &value, 4);
+    else
+      std::memcpy(memory + 2 * i, reinterpret_cast<const unsigned char*>(&value) + 2, 2);  // its upper half
+  }
+  return made;
+}
+
+PackedPtr Packed::view(Kind kind, std::size_t rows, std::size_t columns, const unsigned char* data,
+                       std::shared_ptr<void> owner) {
+  auto made = std::make_shared<Packed>();
+  made->matrix_ = shape_of(kind, rows, columns);
+  made->matrix_.data = data;
+  made->owner_ = std::move(owner);
   return made;
 }
 

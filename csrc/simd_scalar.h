@@ -18,6 +18,10 @@ struct Scalar {
   struct F8 {
     float v[8];
   };
+  // The widest vector, for attention: its name, its lanes, and rows that share one pass over others.
+  using FV = F8;
+  static constexpr std::size_t kLanes = 8;
+  static constexpr int kRowsAtOnce = 4;
   struct F16 {
     float v[16];
   };
@@ -81,10 +85,18 @@ struct Scalar {
     return r;
   }
 
+  static F16 byte(const W16& w, int k) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(static_cast<std::int8_t>((w.v[i] >> (8 * k)) & 255u));
+    return r;
+  }
+
   // Fast mode. Codes + 8 of the even (low) or odd (high) columns of each word, one in a byte.
+  static constexpr int kByteTokens = 4;  // tokens that share one pass over 8-bit products
   struct Sum {
     std::int32_t v[16];
   };
+  using Sum8 = Sum;
   static W16 low_nibbles(const W16& w) {
     W16 r;
     for (int i = 0; i < 16; ++i) r.v[i] = (w.v[i] ^ 0x88888888u) & 0x0f0f0f0fu;
@@ -95,8 +107,11 @@ struct Scalar {
     for (int i = 0; i < 16; ++i) r.v[i] = ((w.v[i] ^ 0x88888888u) >> 4) & 0x0f0f0f0fu;
     return r;
   }
-  static Sum zero_sum() { return Sum{}; }
-  // Four products of each lane's bytes with the four signed bytes of x, added up.
+  template <std::size_t>
+  static void prefetch(const void*) {}
+  // begin, end: `more` (-8 or -128 times the sum of x) takes the offset of unsigned codes out again, at one end or
+  // the other. dot: four products of each lane's bytes with the four signed bytes of x, added up.
+  static Sum begin4(std::int32_t) { return Sum{}; }
   static Sum dot4(const Sum& sum, const W16& codes, std::int32_t x) {
     Sum r = sum;
     const auto bits = static_cast<std::uint32_t>(x);
@@ -106,10 +121,39 @@ struct Scalar {
     }
     return r;
   }
-  static F16 to_float(const Sum& sum, std::int32_t more) {
+  static F16 end4(const Sum& sum, std::int32_t more) {
     F16 r;
     for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(sum.v[i] + more);
     return r;
+  }
+  // The same for signed codes of 8 bits.
+  static W16 codes8(const std::uint32_t* p) { return words(p); }
+  static Sum begin8(std::int32_t) { return Sum{}; }
+  static Sum dot8(const Sum& sum, const W16& codes, std::int32_t x) {
+    Sum r = sum;
+    const auto bits = static_cast<std::uint32_t>(x);
+    for (int k = 0; k < 4; ++k) {
+      const std::int32_t number = static_cast<std::int8_t>((bits >> (8 * k)) & 255u);
+      for (int i = 0; i < 16; ++i)
+        r.v[i] += static_cast<std::int32_t>(static_cast<std::int8_t>((codes.v[i] >> (8 * k)) & 255u)) * number;
+    }
+    return r;
+  }
+  static F16 end8(const Sum& sum, std::int32_t) { return end4(sum, 0); }
+  // 32 numbers divided by scale and rounded, in the order of bytes_impl.h; their sum.
+  static std::int32_t quantize32(const float* x, float scale, std::int32_t* to) {
+    std::int32_t sum = 0;
+    for (int w = 0; w < 8; ++w) {
+      std::uint32_t word = 0;
+      for (int i = 0; i < 4; ++i) {
+        const float exact = x[w / 2 * 8 + 2 * i + w % 2] / scale;
+        const auto q = static_cast<std::int32_t>((exact + 12582912.0f) - 12582912.0f);
+        sum += q;
+        word |= (static_cast<std::uint32_t>(q) & 255u) << (8 * i);
+      }
+      to[w] = static_cast<std::int32_t>(word);
+    }
+    return sum;
   }
 
   static F8 set8(float x) {
@@ -173,6 +217,11 @@ struct Scalar {
     }
     return r;
   }
+  static FV setv(float x) { return set8(x); }
+  static FV loadv(const float* p) { return load8(p); }
+  static void storev(float* p, const FV& a) { store8(p, a); }
+  static FV fmav(const FV& a, const FV& b, const FV& c) { return fma8(a, b, c); }
+  static float sumv(const FV& a) { return sum8(a); }
   static float sum8(const F8& a) {
     const float b[4] = {a.v[0] + a.v[4], a.v[1] + a.v[5], a.v[2] + a.v[6], a.v[3] + a.v[7]};
     return (b[0] + b[2]) + (b[1] + b[3]);

@@ -23,7 +23,7 @@ struct Latents {
   }
 };
 
-// Sizes of one layer's attention, padded: rank and nope to 32 (they are multiplied), rope to 8, value to 16.
+// Sizes of one layer's attention, padded: rank and nope to 32 (they are multiplied), rope and value to 16.
 struct MlaShape {
   std::size_t heads, rank, nope, rope, value;
   std::size_t rank_pad, nope_pad, rope_pad, value_pad;
@@ -40,7 +40,7 @@ struct Router {
 
 constexpr std::size_t kPositions = 32;  // of latents that are worked on at once, from multiples of it on
 
-constexpr std::size_t kQuantizedGroup = 9;  // words of a group of columns: its sum, and 32 numbers of 8 bits
+constexpr std::size_t kQuantizedGroup = 10;  // words of a group of columns: its sum twice, and 32 numbers of 8 bits
 
 inline std::size_t quantized_row(std::size_t groups) { return groups * kQuantizedGroup + 1; }
 
@@ -54,7 +54,7 @@ struct StepKernels {
   // y[t][...] = silu(gate x[t]) * (up x[t])
   void (*gate_up)(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last, const float* const* x,
                   std::size_t tokens, float* const* y);
-  // Fast mode: a row of x in 8 bits (quantized_row numbers), and the same products from such rows, for int4 only.
+  // Fast mode: a row of x in 8 bits (quantized_row numbers), and the same products from such rows, for int4 and int8.
   void (*quantize)(const float* x, std::size_t groups, std::int32_t* row);
   void (*matmul8)(const Matrix& m, std::size_t first, std::size_t last, const std::int32_t* const* x,
                   std::size_t tokens, float* const* y);
@@ -84,7 +84,7 @@ struct StepKernels {
 };
 
 inline std::size_t mla_scratch(const MlaShape& s, std::size_t tokens) {
-  return kPositions * (s.query_row() + s.value_pad) + tokens * (s.value_pad + kPositions + 2);
+  return kPositions * (2 * s.query_row() + s.value_pad) + tokens * (s.value_pad + kPositions + 2);
 }
 
 const StepKernels& step_kernels(Isa isa);

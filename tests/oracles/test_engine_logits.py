@@ -21,6 +21,7 @@ from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.config import ModelConfig
 from abruzzi.engine import native
 from abruzzi.engine.native import NativeRunner
+from abruzzi.engine.packing import pack_layer
 from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, Runner, StepRunner
 from abruzzi.engine.weights import Layer, Moe, Weights, load_weights
 from abruzzi.kernels import ref, supported_isas
@@ -253,7 +254,7 @@ def test_the_cache_holds_latents_only(kind: str, written: Written) -> None:
     runner.forward([Chunk(ids, 0, table)], cache)
     c = runner.config
     assert LatentCache.bytes_per_slot(c) * 256 == cache.latents.nbytes
-    assert cache.latents.shape == (c.num_hidden_layers, 256, 32 + 8)  # rank 24 filled up to a vector; rope 8
+    assert cache.latents.shape == (c.num_hidden_layers, 256, 32 + 16)  # rank 24 and rope 8 filled up to vectors
     used = np.flatnonzero(cache.latents.any(axis=(0, 2)))
     np.testing.assert_array_equal(used, [*range(16, 24), *range(48, 64), *range(144, 160)])
     assert not cache.latents[:, :, c.kv_lora_rank : 32].any()
@@ -290,4 +291,4 @@ def test_a_model_that_is_not_complete_does_not_run(written: Written) -> None:
         runner.forward([chunk], LatentCache(config, 256))
     wrong = replace(weights.layers[0].attention, o=weights.layers[0].attention.o[:-1].copy())
     with pytest.raises(ValueError, match="o_proj is 63 x 48; expected 64 x 48"):
-        runner._add_layer(replace(weights.layers[0], attention=wrong))
+        runner.add_layer(pack_layer(replace(weights.layers[0], attention=wrong), "native"))

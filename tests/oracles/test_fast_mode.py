@@ -96,7 +96,7 @@ def test_the_cost_of_the_fast_mode_is_small_and_known(
     ids = np.random.default_rng(1).integers(0, 101, 200)
     with open_checkpoint(folder) as checkpoint:
         exact = logits(NativeRunner.load(checkpoint, isa=isa), ids)
-        fast = logits(NativeRunner.load(checkpoint, isa=isa, fast=True), ids)
+        fast = logits(NativeRunner.load(checkpoint, isa=isa, precision="fast"), ids)
         weights = load_weights(checkpoint)
     layers = tuple(replace(x, mlp=flipped(x.mlp)) if isinstance(x.mlp, Moe) else x for x in weights.layers)
     wrong = logits(NativeRunner(config.with_int4(Int4Scheme()), replace(weights, layers=layers), isa=isa), ids)
@@ -116,7 +116,7 @@ def test_the_cost_of_the_fast_mode_is_small_and_known(
 def test_the_fast_mode_is_refused_without_int4_experts(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "plain", int4=False)
     with pytest.raises(ValueError, match=r"needs experts in INT4.*abruzzi quantize"):
-        LLM.load(folder, fast=True)
-    quantized = LLM.load(tiny.write(tmp_path / "m"), fast=True)
+        LLM.load(folder, precision="fast")
+    quantized = LLM.load(tiny.write(tmp_path / "m"), precision="fast")
     one, other = (quantized.generate([5, 6, 7], max_tokens=8, temperature=1, seed=4) for _ in range(2))
     assert one.ids == other.ids and one.logprobs == other.logprobs

@@ -16,7 +16,7 @@ import pytest
 
 from abruzzi.kernels import isa, ops, ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS, threads
-from abruzzi.quant.int4 import dequantize_packed, unpack
+from abruzzi.quant.int4 import dequantize_packed, quantize, unpack
 
 EPS = float(np.finfo(np.float32).eps)
 SHAPES = [(1, 32), (3, 64), (7, 96), (5, 160), (33, 512), (17, 544), (2, 4096), (129, 2048)]
@@ -232,8 +232,75 @@ def test_linear_int8_equals_its_twin_bit_for_bit(name: str) -> None:
         np.testing.assert_array_equal(got, want)
         step = np.abs(x).max(-1, keepdims=True) / 127  # rounding moves each number by half a step at most
         assert (np.abs(want - x.astype(np.float64) @ exact.T) <= 0.51 * step * np.abs(exact).sum(-1) + 1e-6).all()
+        weights = normal(rng, rows, width) * rng.choice([1e-3, 1, 50], (rows, 1)).astype(np.float32)
+        codes, scale = rounded(weights, 127)
+        codes_ = np.repeat(scale.astype(np.float32), 32, -1)[:, :width] * codes
+        got = ops.linear_int8(x, ops.quantize(weights, "int8"), isa=name)
+        np.testing.assert_array_equal(got, ref.linear_int8(x, codes, scale.astype(np.float32)))
+        np.testing.assert_allclose(
+            ops.linear(x, ops.quantize(weights, "int8"), isa=name),
+            ref.linear(*wide(x, codes_)),
+            rtol=1e-5,
+            atol=1e-5 * float(np.abs(x).max() * np.abs(codes_).sum(-1).max()),
+        )
     with pytest.raises(ValueError, match="matmul8: shapes do not fit"):
         ops.linear_int8(normal(rng, 2, 32), ops.pack(normal(rng, 4, 32)), isa=name)
+
+
+def rounded(weights_OI: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes int8 [O, I] and scales bfloat16 [O, groups of 32], symmetric; the last group may be short."""
+    rows, width = weights_OI.shape
+    full = np.zeros((rows, -(-width // 32), 32), np.float32)
+    full.reshape(rows, -1)[:, :width] = weights_OI
+    scale = (np.abs(full).max(-1) / np.float32(largest)).astype(ml_dtypes.bfloat16)
+    tiny = scale.astype(np.float32) < np.float32(2.0**-126)
+    scale[tiny] = 1
+    codes = np.rint(full / scale.astype(np.float32)[..., None])
+    codes[tiny] = 0
+    return np.clip(codes, -largest, largest).astype(np.int8).reshape(rows, -1)[:, :width], scale
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("int4", 7), ("int8", 127)])
+def test_quantize_equals_its_twin_bit_for_bit(kind: str, largest: int) -> None:
+    rng = np.random.default_rng(6)
+    for rows, width in [(1, 1), (16, 32), (19, 70), (33, 352)]:
+        weights = normal(rng, rows, width) * rng.choice([1e-30, 1e-3, 1, 1e30], (rows, 1)).astype(np.float32)
+        weights[0, :32] = 0
+        weights[-1, : width // 2] *= np.float32(1e-12)
+        for given in (weights, weights.astype(ml_dtypes.bfloat16)):
+            codes, scale = rounded(given.astype(np.float32), largest)
+            want = np.repeat(scale.astype(np.float32), 32, -1)[:, :width] * codes
+            # Products with a unit matrix give the columns back, exactly.
+            np.testing.assert_array_equal(
+                ops.linear(np.eye(width, dtype=np.float32), ops.quantize(given, kind)).T, want
+            )
+            if kind == "int4" and width % 32 == 0:
+                theirs, their_scale = quantize(given)
+                np.testing.assert_array_equal(codes, theirs)
+                np.testing.assert_array_equal(scale, their_scale)
+    weights[3, 5] = np.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        ops.quantize(weights, kind)
+    with pytest.raises(ValueError, match="expected int4 or int8"):
+        ops.quantize(normal(rng, 2, 32), "int3")
+
+
+@pytest.mark.parametrize("kind", ops.KINDS)
+def test_packed_bytes_come_back_as_the_same_matrix(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    made = ops.pack_random(kind, 19, 70, seed=3)
+    x = normal(rng, 3, 70)
+    memory = np.zeros(made.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    memory[start : start + made.nbytes] = made.data
+    again = ops.packed_from_buffer(made.kind, 19, 70, memory[start : start + made.nbytes])
+    np.testing.assert_array_equal(ops.linear(x, made), ops.linear(x, again))
+    assert 0.3 < np.abs(ops.linear(x, made)).mean() < 2  # inputs of size 1 stay of that size
+    memory[start:] = 0
+    assert not ops.linear(x, again).any()  # it is the buffer, not a copy
+    for wrong in (memory[start : start + made.nbytes - 1], memory[start + 4 : start + 4 + made.nbytes]):
+        with pytest.raises(ValueError, match="do not hold a matrix of kind"):
+            ops.packed_from_buffer(made.kind, 19, 70, wrong)
 
 
 @pytest.mark.parametrize("name", ISAS)

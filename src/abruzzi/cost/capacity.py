@@ -16,6 +16,7 @@ from abruzzi.cost.bytes import BFLOAT16, FLOAT32, experts_touched
 
 CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
 EMBEDDING, KV_UP = "model.embed_tokens.weight", ".self_attn.kv_b_proj.weight"
+ROUTER, EXPERTS = ".mlp.gate.weight", ".mlp.experts."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +87,28 @@ def step_bytes(
     return read + batch * context * cache_bytes_per_token(config)
 
 
-# What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/native.py and engine/runner.py, with
+# What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/packing.py and engine/runner.py, with
 # which these change.
 
 _TILE_ROWS, _TILE_COLUMNS = 16, 32
-_TILE_BYTES = {"int4": 288, "bfloat16": 1024, "float16": 2048, "float32": 2048}
+_TILE_BYTES = {"int4": 288, "int8": 544, "bfloat16": 1024, "float16": 2048, "float32": 2048}
+_DENSE = {"int8-dense": "int8", "all-4-bit": "int4"}
 
 
 def loaded_bytes(tensor: Stored, config: ModelConfig, weights: str = "native") -> int:
-    """What the engine holds of one tensor: matrices as whole tiles, INT4 and bfloat16 as they are stored and the
-    rest as float32; the key/value up-projection head by head, its key part a second time, transposed."""
+    """What the engine holds of one tensor in a mode of weights: matrices as whole tiles; the key/value up-projection
+    head by head, its key part a second time, transposed. Raises ValueError for an unknown mode."""
+    if weights not in ("native", *_DENSE):
+        raise ValueError(f"weights {weights!r}; expected native, {' or '.join(_DENSE)}")
     if len(tensor.shape) == 1:
         return FLOAT32 * tensor.shape[0]
     rows, columns = tensor.shape
     if tensor.name == EMBEDDING:
         return rows * columns * (BFLOAT16 if tensor.dtype == "bfloat16" else FLOAT32)
+    kind = _held_as(tensor, weights)
     if tensor.name.endswith(KV_UP):
-        return sum(_kv_up_bytes(tensor.dtype, config))
-    return _tile_bytes(rows, columns, tensor.dtype)
+        return sum(_kv_up_bytes(kind, config))
+    return _tile_bytes(rows, columns, kind)
 
 
 def read_bytes(tensor: Stored, config: ModelConfig, batch: int = 1, weights: str = "native") -> float:
@@ -112,14 +117,24 @@ def read_bytes(tensor: Stored, config: ModelConfig, batch: int = 1, weights: str
     size = loaded_bytes(tensor, config, weights)
     if tensor.name == EMBEDDING:
         return batch * size / config.vocab_size
-    if ".mlp.experts." in tensor.name:
+    if EXPERTS in tensor.name:
         return size * experts_touched(config, batch) / config.n_routed_experts
-    return size - _kv_up_bytes(tensor.dtype, config)[1] if tensor.name.endswith(KV_UP) else size
+    return size - _kv_up_bytes(_held_as(tensor, weights), config)[1] if tensor.name.endswith(KV_UP) else size
+
+
+def _held_as(tensor: Stored, weights: str) -> str:
+    """INT4 and bfloat16 as they are stored and the rest as float32 (native), or rounded, all but the router; experts
+    that are stored unquantized only in all-4-bit."""
+    if weights == "native" or tensor.name.endswith(ROUTER):
+        return tensor.dtype
+    if EXPERTS not in tensor.name:
+        return _DENSE[weights]
+    return "int4" if weights == "all-4-bit" else tensor.dtype
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:
     """Latent and rotary key of all layers, float32, each filled up to whole vectors."""
-    numbers = _padded(config.kv_lora_rank, 32) + _padded(config.qk_rope_head_dim, 8)
+    numbers = _padded(config.kv_lora_rank, 32) + _padded(config.qk_rope_head_dim, 16)
     return FLOAT32 * config.num_hidden_layers * numbers
 
 

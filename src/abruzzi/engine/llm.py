@@ -10,6 +10,7 @@ thread. What a prompt has in common with an earlier one is not computed again (`
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -27,6 +28,7 @@ from abruzzi.config import ModelConfig
 from abruzzi.engine.block_pool import BlockPool
 from abruzzi.engine.constraint import Constraint, ThinkingBudget
 from abruzzi.engine.native import NativeRunner
+from abruzzi.engine.packing import Precision, WeightMode
 from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
 from abruzzi.engine.sampler import log_softmax, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
@@ -71,15 +73,20 @@ class LLM:
         self.max_context = min(config.max_position_embeddings, blocks * block_tokens)
         self.scheduler = Scheduler(BlockPool(blocks, block_tokens))
         self._cache = LatentCache(config, blocks * block_tokens, block_tokens)
-        self._runner = runner
+        self.runner = runner
 
     @classmethod
     def load(
-        cls, path: str | Path, cache_tokens: int | None = None, threads: int | None = None, fast: bool = False
+        cls,
+        path: str | Path,
+        cache_tokens: int | None = None,
+        threads: int | None = None,
+        precision: Precision = "exact",
+        weights: WeightMode = "native",
     ) -> LLM:
         """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half of the free
-        memory holds. threads None: ABRUZZI_THREADS, or every core. fast: what goes into INT4 experts is rounded to
-        8 bits (W4A8).
+        memory holds. threads None: ABRUZZI_THREADS, or every core. precision and weights: what may be rounded
+        (native.py, packing.py); as they are by default, nothing is.
         Raises FileNotFoundError or ValueError with a hint."""
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
@@ -90,7 +97,7 @@ class LLM:
                     f"{path}: the tokenizer has {tok.vocab_size} ids but the model {config.vocab_size}; "
                     "hint: the tokenizer files belong to another checkpoint"
                 )
-            runner = NativeRunner.load(checkpoint, threads=threads, fast=fast)
+            runner = NativeRunner.load(checkpoint, threads=threads, precision=precision, weights=weights)
             room = cache_tokens if cache_tokens is not None else _cache_tokens(config)
             return cls(config, runner, tok, path.name, room)
 
@@ -102,7 +109,7 @@ class LLM:
             raise ValueError(f"{len(ids)} tokens do not fit the context of {self.max_context}; hint: fewer at once")
         cache = LatentCache(self.config, len(ids))
         chunk = Chunk(np.asarray(ids, np.int64), 0, np.arange(len(ids), dtype=np.int32), all_logits=True)
-        return self._runner.forward([chunk], cache)[0]
+        return self.runner.forward([chunk], cache)[0]
 
     # the loop
 
@@ -133,7 +140,7 @@ class LLM:
         plan = self.scheduler.schedule()
         if not plan:
             return []
-        logits = self._runner.forward([self._chunk(s, count) for s, count in plan], self._cache)
+        logits = self.runner.forward([self._chunk(s, count) for s, count in plan], self._cache)
         moved = []
         for (sequence, count), logits_1V in zip(plan, logits):
             self.scheduler.ran(sequence, count)
@@ -198,25 +205,33 @@ class LLM:
 
         Ends at an end token, a stop string or id ("stop"), or at max_tokens or the end of the context
         ("length"). The ids include whatever ended it. Raises ValueError for a prompt that does not fit."""
+        return self.generate_n(ids, 1, params, **options)[0]
+
+    def generate_n(
+        self, ids: abc.Sequence[int], n: int, params: SamplingParams | None = None, **options: Any
+    ) -> list[Completion]:
+        """`n` continuations of one prompt, sampled side by side; the prompt is computed once. The first draws as
+        `generate` would, the others with seeds made from its seed. Raises what `generate` raises."""
+        if n < 1:
+            raise ValueError(f"n={n}; expected 1 or more")
         params = _params(params, options)
-        sequence = self.submit(ids, params)
-        text, cut = "", False
-        decoder = _TextOf(self.tokenizer)
-        with closing(self._tokens(sequence)) as stream:
-            for token in stream:
-                text += decoder.feed(token.id)
-                if any(s in text for s in params.stop):
-                    cut = True
-                    break
-        tokens = sequence.tokens
-        return Completion(
-            tuple(t.id for t in tokens),
-            tuple(t.logprob for t in tokens),
-            "stop" if cut else sequence.finish_reason or "length",
-            Usage(sequence.prompt_length, sequence.cached_tokens or 0, len(tokens)),
-            tuple(t.sampled for t in tokens),
-            tuple(t.top for t in tokens) if params.top_logprobs else None,
-        )
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        sequences = [self.submit(ids, replace(params, seed=_seed_of(seed, i))) for i in range(n)]
+        texts = [_TextOf(self.tokenizer) for _ in sequences]
+        alive, cut = set(range(n)), set[int]()
+        try:
+            while alive:
+                moved = self.step()
+                for i in sorted(alive):
+                    if sequences[i] in moved and texts[i].feed(sequences[i].tokens[-1].id, params.stop):
+                        cut.add(i)
+                        self.abort(sequences[i])
+                    if i in cut or sequences[i].finish_reason is not None:
+                        alive.remove(i)
+        finally:
+            for sequence in sequences:
+                self.abort(sequence)
+        return [_completion(s, params, i in cut) for i, s in enumerate(sequences)]
 
     def chat(
         self,
@@ -333,17 +348,40 @@ def _available_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _completion(sequence: Sequence, params: SamplingParams, cut: bool) -> Completion:
+    """cut: a stop string ended it."""
+    tokens = sequence.tokens
+    return Completion(
+        tuple(t.id for t in tokens),
+        tuple(t.logprob for t in tokens),
+        "stop" if cut else sequence.finish_reason or "length",
+        Usage(sequence.prompt_length, sequence.cached_tokens or 0, len(tokens)),
+        tuple(t.sampled for t in tokens),
+        tuple(t.top for t in tokens) if params.top_logprobs else None,
+    )
+
+
+def _seed_of(seed: int, sample: int) -> int:
+    """A seed for each of n samples: the given one, then hashes of it (neighbouring seeds must not share samples)."""
+    if sample == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed} {sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 class _TextOf:
     """Text of a growing list of ids; bytes of an unfinished character wait for the next id."""
 
     def __init__(self, tok: tokenizer.Tokenizer) -> None:
         import codecs
 
-        self._tok = tok
+        self._tok, self._text = tok, ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, token_id: int) -> str:
-        return self._decoder.decode(self._tok.token_bytes(token_id))
+    def feed(self, token_id: int, stops: abc.Sequence[str]) -> bool:
+        """Whether the text now holds one of the stop strings."""
+        self._text += self._decoder.decode(self._tok.token_bytes(token_id))
+        return any(s in self._text for s in stops)
 
 
 class _Held:

@@ -1,33 +1,27 @@
 """The compiled forward step (csrc/model.cpp): one call per step, without the interpreter's lock.
 
-Weights are handed over once, layer by layer, and repacked for the kernels; bfloat16 stays bfloat16 and INT4 stays
-INT4, widened as they are used: the numbers are the checkpoint's own (weight mode `native`). Activations and sums
-are float32 (exact mode); in the fast mode what goes into an INT4 expert is rounded to 8 bits, one scale a token
-(W4A8), which costs a little precision (tests/oracles/test_fast_mode.py measures it). In both a token gets the same
-bits whatever runs beside it, in however many threads. The readable twin of the exact mode is runner.py.
-Not here: int8-dense and all-4-bit weights.
+Weights are handed over once, layer by layer, in one of three weight modes (packing.py). Precision `exact`: activations
+and sums in float32, whatever the weights are stored in. Precision `fast`: what goes into a matrix of 4 or 8 bits
+is rounded to 8 bits, one scale a token (W4A8, W8A8), which costs a little precision (tests/oracles/test_fast_mode.py
+measures it). In both a token gets the same bits whatever runs beside it, in however many threads. The readable twin
+of the exact mode is runner.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
 from abruzzi.checkpoint import Checkpoint
 from abruzzi.config import ModelConfig
+from abruzzi.engine import packed_cache
+from abruzzi.engine.memory import give_back_freed
+from abruzzi.engine.packing import PackedLayer, Precision, WeightMode, check_modes, pack_dense, pack_layer
 from abruzzi.engine.runner import LATENT_NORM_EPS, Chunk, LatentCache
-from abruzzi.engine.weights import (
-    Layer,
-    Matrix,
-    Mlp,
-    Moe,
-    Weights,
-    load_embedding,
-    load_head,
-    load_layer,
-    load_norm,
-)
+from abruzzi.engine.weights import Weights, load_embedding, load_head, load_layer, load_norm
 from abruzzi.kernels import _ext, ops, selftest
 from abruzzi.kernels import isa as default_isa
 from abruzzi.kernels import threads as default_threads
@@ -37,44 +31,67 @@ from abruzzi.kernels.dispatch import level
 class NativeRunner:
     """Weights in the kernels' layout, and the step over them. Holds no state of a sequence.
 
-    isa, threads: None = what this machine has (dispatch.py). Raises BrokenKernelError, which names the kernel, when
-    the self-test of the kernels fails. fast: INT4 experts take 8-bit inputs; without such experts it is refused."""
+    tensors: None = they are handed over with set_ends and add_layer. isa, threads: None = what this machine has
+    (dispatch.py). Raises BrokenKernelError, which names the kernel, when the self-test of the kernels fails, and
+    ValueError for precision="fast" where no matrix has 4 or 8 bits."""
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights | None = None,
+        tensors: Weights | None = None,
         isa: str | None = None,
         threads: int | None = None,
-        fast: bool = False,
+        precision: Precision = "exact",
+        weights: WeightMode = "native",
     ) -> None:
-        if fast and config.int4 is None:
-            raise ValueError(
-                "fast=True needs experts in INT4, and this checkpoint is unquantized; hint: `abruzzi quantize`"
-            )
+        check_modes(weights, precision)
         self.config = config
+        self.precision, self.weights = precision, weights
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads={threads!r}; expected 1 or more")
         selftest.check(isa or default_isa())
-        self._model = _ext.Model(level(isa), self.threads, {**_shape(config), "fast_experts": fast})
-        if weights is not None:
-            self._set_ends(weights.embed_VD, weights.norm_D, weights.head_VD)
-            for layer in weights.layers:
-                self._add_layer(layer)
+        self._model = _ext.Model(level(isa), self.threads, {**_shape(config), "fast": precision == "fast"})
+        if tensors is not None:
+            self.set_ends(tensors.embed_VD, tensors.norm_D, pack_dense(tensors.head_VD, weights))
+            for layer in tensors.layers:
+                self.add_layer(pack_layer(layer, weights))
 
     @classmethod
     def load(
-        cls, checkpoint: Checkpoint, isa: str | None = None, threads: int | None = None, fast: bool = False
+        cls,
+        checkpoint: Checkpoint,
+        isa: str | None = None,
+        threads: int | None = None,
+        precision: Precision = "exact",
+        weights: WeightMode = "native",
     ) -> NativeRunner:
-        """From a checkpoint, holding one layer twice at most. Raises what the checkpoint's reader raises."""
-        runner = cls(checkpoint.config, None, isa, threads, fast)
-        runner._set_ends(
-            load_embedding(checkpoint, widen=False), load_norm(checkpoint), load_head(checkpoint, widen=False)
-        )
-        for index in range(checkpoint.config.num_hidden_layers):
-            runner._add_layer(load_layer(checkpoint, index, widen=False))
+        """From a checkpoint, holding one layer twice at most. Raises what the checkpoint's reader raises, and
+        ValueError for the fast precision where nothing would be fast."""
+        if precision == "fast" and weights == "native" and checkpoint.config.int4 is None:
+            raise ValueError(
+                'precision="fast" needs experts in INT4, and this checkpoint is unquantized; hint: `abruzzi quantize`, '
+                "or weights int8-dense or all-4-bit"
+            )
+        runner = cls(checkpoint.config, None, isa, threads, precision, weights)
+        parts = packed_cache.through(checkpoint.folder, checkpoint.files, weights, lambda: _parts(checkpoint, weights))
+        runner.set_ends(**next(parts))
+        for part in parts:
+            runner.add_layer(PackedLayer(**part))
+        give_back_freed()
         return runner
+
+    def set_ends(self, embed_VD: np.ndarray, norm_D: np.ndarray, head: ops.Packed) -> None:
+        """The embedding, float32 or bfloat16 [V, D], the final norm and the head [V, D]."""
+        if embed_VD.dtype.name == "bfloat16":
+            self._model.set_embedding_bf16(embed_VD.view(np.uint16))
+        else:
+            self._model.set_embedding_f32(embed_VD)
+        self._model.set_head(norm_D, head)
+
+    def add_layer(self, layer: PackedLayer) -> None:
+        """The next layer, from the first on."""
+        self._model.add_layer(**{f.name: getattr(layer, f.name) for f in fields(layer)})
 
     @property
     def weight_bytes(self) -> int:
@@ -100,45 +117,17 @@ class NativeRunner:
         self._model.forward(ids, plan, tables, cache.block_tokens, cache.latents, logits_WV)
         return np.split(logits_WV, ends[:-1])
 
-    def _set_ends(self, embed_VD: np.ndarray, norm_D: np.ndarray, head_VD: np.ndarray) -> None:
-        if embed_VD.dtype.name == "bfloat16":
-            self._model.set_embedding_bf16(embed_VD.view(np.uint16))
-        else:
-            self._model.set_embedding_f32(embed_VD)
-        self._model.set_head(norm_D, ops.pack(head_VD))
 
-    def _add_layer(self, layer: Layer) -> None:
-        a, mlp = layer.attention, layer.mlp
-        heads = range(self.config.num_attention_heads)
-        moe = mlp if isinstance(mlp, Moe) else None
-        self._model.add_layer(
-            input_norm=layer.input_norm_D,
-            post_norm=layer.post_norm_D,
-            q_norm=a.q_a_norm_Q,
-            kv_norm=a.kv_a_norm_R,
-            q_a=None if a.q_a_QD is None else ops.pack(a.q_a_QD),
-            q_b=ops.pack(a.q_b),
-            kv_a=ops.pack(a.kv_a),
-            o=ops.pack(a.o),
-            absorb_k=[ops.pack(np.ascontiguousarray(a.w_uk_NKR[n].T)) for n in heads],
-            expand_k=[ops.pack(a.w_uk_NKR[n]) for n in heads],
-            expand_v=[ops.pack(a.w_uv_NHR[n]) for n in heads],
-            shared=_packed_mlp(mlp.shared if isinstance(mlp, Moe) else mlp),
-            router=ops.pack(moe.gate_ED) if moe else None,
-            bias=moe.bias_E if moe else None,
-            experts=[_packed_mlp(e) for e in moe.experts] if moe else [],
-        )
-
-
-def _packed_mlp(mlp: Mlp) -> list[ops.Packed]:
-    return [_packed(m) for m in (mlp.gate, mlp.up, mlp.down)]
-
-
-def _packed(m: Matrix) -> ops.Packed:
-    if m.int4 is not None:
-        return ops.pack_int4(m.int4.packed, m.int4.scale)
-    assert m.dense is not None
-    return ops.pack(m.dense)
+def _parts(checkpoint: Checkpoint, weights: WeightMode) -> Iterator[dict[str, Any]]:
+    """The arguments of set_ends, then those of PackedLayer, layer by layer."""
+    yield {
+        "embed_VD": load_embedding(checkpoint, widen=False),
+        "norm_D": load_norm(checkpoint),
+        "head": pack_dense(load_head(checkpoint, widen=False), weights),
+    }
+    for index in range(checkpoint.config.num_hidden_layers):
+        layer = pack_layer(load_layer(checkpoint, index, widen=False), weights)
+        yield {f.name: getattr(layer, f.name) for f in fields(layer)}
 
 
 def _shape(c: ModelConfig) -> dict[str, object]:

@@ -66,7 +66,7 @@ class LatentCache:
     @staticmethod
     def row(config: ModelConfig) -> int:
         """Numbers per token and layer."""
-        return _padded(config.kv_lora_rank, 32) + _padded(config.qk_rope_head_dim, 8)
+        return _padded(config.kv_lora_rank, 32) + _padded(config.qk_rope_head_dim, 16)
 
     @staticmethod
     def bytes_per_slot(config: ModelConfig) -> int:

@@ -16,10 +16,15 @@ __all__ = [
     "int4_matvec",
     "linear",
     "linear_int8",
+    "measure_bandwidth",
+    "measure_int8_peak",
     "mla_absorbed",
     "mla_naive",
     "pack",
     "pack_int4",
+    "pack_random",
+    "packed_from_buffer",
+    "quantize",
     "rmsnorm",
     "rope",
     "route",
@@ -28,7 +33,8 @@ __all__ = [
 
 GROUP = 32
 POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
-Packed = _ext.Packed
+KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/matrix.h numbers them
+Packed = _ext.Packed  # .shape, .nbytes, .kind (an index of KINDS), .data (its packed bytes, uint8)
 
 
 def int4_matvec(packed_OW: np.ndarray, scale_OG: np.ndarray, x_I: np.ndarray, isa: str | None = None) -> np.ndarray:
@@ -86,6 +92,55 @@ def pack_int4(packed_OW: np.ndarray, scale_OG: np.ndarray) -> Packed:
     return _ext.pack_int4(packed_OW.view(np.uint32), scale_OG)
 
 
+def quantize(w_OI: np.ndarray, kind: str) -> Packed:
+    """A float32 or bfloat16 matrix rounded to int4 (codes -7..7) or int8 (-127..127): symmetric, groups of 32 columns,
+    bfloat16 scales, as quant/int4.py has it. The last group of a row may be shorter.
+
+    Raises ValueError for another kind, and for values that are not finite."""
+    if kind not in ("int4", "int8"):
+        raise ValueError(f"kind={kind!r}; expected int4 or int8")
+    # A sum is finite only if every term is, unless it overflows: then the slow way decides.
+    if not np.isfinite(w_OI.sum(dtype=np.float32)) and not np.isfinite(w_OI).all():
+        raise ValueError("a weight is NaN or infinite; it cannot be quantized; hint: the checkpoint is damaged")
+    if w_OI.dtype.name == "bfloat16":
+        w_OI = w_OI.view(np.uint16)
+        _want("w", w_OI, np.uint16, 2)
+        return _ext.quantize_bf16(KINDS.index(kind), w_OI)
+    _want("w", w_OI, np.float32, 2)
+    return _ext.quantize_f32(KINDS.index(kind), w_OI)
+
+
+def pack_random(kind: str, rows: int, columns: int, seed: int) -> Packed:
+    """Random weights of about the size 1 / sqrt(columns), for measuring speed. kind: one of KINDS."""
+    if kind not in KINDS or rows < 1 or columns < 1:
+        raise ValueError(f"kind={kind!r}, {rows} x {columns}; expected one of {', '.join(KINDS)} and sizes from 1 on")
+    return _ext.pack_random(KINDS.index(kind), rows, columns, seed)
+
+
+def packed_from_buffer(kind: int, rows: int, columns: int, data: np.ndarray) -> Packed:
+    """What `Packed.data` gave, uint8, possibly mapped from a file; kept, not copied. At an address divisible by 64.
+
+    Raises ValueError for another kind and for a buffer that is too short or not aligned."""
+    _want("data", data, np.uint8, 1)
+    try:
+        return _ext.packed_view(kind, rows, columns, data)
+    except ValueError:
+        raise ValueError(
+            f"{len(data)} bytes at address {data.ctypes.data:#x} do not hold a matrix of kind {kind}, "
+            f"{rows} x {columns}; expected all of its tiles, at a multiple of 64"
+        ) from None
+
+
+def measure_bandwidth(threads: int, size: int = 512 << 20, seconds: float = 0.5) -> list[float]:
+    """Bytes per second of reading `size` bytes of memory, by that many threads; one number per pass."""
+    return _ext.measure_bandwidth(threads, size, seconds)
+
+
+def measure_int8_peak(threads: int, seconds: float = 0.2, isa: str | None = None) -> list[float]:
+    """Operations per second of 8-bit products in registers (a product and its addition are two)."""
+    return _ext.measure_int8_peak(level(isa), threads, seconds)
+
+
 def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
     """x @ W^T: float32 [T, O]. A row of the result has the same bits whatever rows stand beside it."""
     y_TO = _product(x_TI, w)
@@ -94,7 +149,7 @@ def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
 
 
 def linear_int8(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
-    """x @ W^T with x in 8 bits (one scale a row) and W in INT4: float32 [T, O]; the fast mode's product.
+    """x @ W^T with x in 8 bits (one scale a row) and W in int4 or int8: float32 [T, O]; the fast mode's product.
 
     Sums of a group are whole numbers: every instruction set gives the same bits."""
     y_TO = _product(x_TI, w)

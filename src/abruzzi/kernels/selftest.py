@@ -42,9 +42,10 @@ def check(isa: str) -> None:
 def _cases(isa: str) -> Iterator[tuple[str, Callable[[], bool]]]:
     rng = np.random.default_rng(0)
     yield "int4_matvec", lambda: _int4_matvec(isa, rng)
-    for kind in ("float32", "bfloat16", "int4"):
+    for kind in ("float32", "bfloat16", "int4", "int8"):
         yield f"linear ({kind})", lambda kind=kind: _linear(isa, kind, rng)
-    yield "linear_int8", lambda: _linear_int8(isa, rng)
+    for kind in ("int4", "int8"):
+        yield f"linear_int8 ({kind})", lambda kind=kind: _linear_int8(isa, kind, rng)
     yield "gate_up", lambda: _gate_up(isa, rng)
     yield "rmsnorm", lambda: _rmsnorm(isa, rng)
     yield "silu_mul", lambda: _silu_mul(isa, rng)
@@ -76,9 +77,8 @@ def _int4_matvec(isa: str, rng: np.random.Generator) -> bool:
 
 
 def _linear(isa: str, kind: str, rng: np.random.Generator) -> bool:
-    if kind == "int4":
-        words, scale, exact = _int4(rng, 19, 352)
-        packed = ops.pack_int4(words, scale)
+    if kind in ("int4", "int8"):
+        packed, exact = _quantized(kind, rng)
     else:
         exact = _whole(rng, 19, 350)
         packed = ops.pack(exact if kind == "float32" else exact.astype(ml_dtypes.bfloat16))
@@ -93,10 +93,19 @@ def _linear(isa: str, kind: str, rng: np.random.Generator) -> bool:
     return True
 
 
-def _linear_int8(isa: str, rng: np.random.Generator) -> bool:
+def _quantized(kind: str, rng: np.random.Generator) -> tuple[ops.Packed, np.ndarray]:
+    """A matrix of 19 x 352 and what it holds. In int8: whole numbers up to 127, which each group has, so scale 1."""
+    if kind == "int4":
+        words, scale, exact = _int4(rng, 19, 352)
+        return ops.pack_int4(words, scale), exact
+    whole = rng.integers(-127, 128, (19, 352)).astype(np.float32)
+    whole[:, ::32] = 127
+    return ops.quantize(whole, "int8"), whole.astype(np.float64)
+
+
+def _linear_int8(isa: str, kind: str, rng: np.random.Generator) -> bool:
     """Rows whose largest number is 127 are whole in 8 bits."""
-    words, scale, exact = _int4(rng, 19, 352)
-    packed = ops.pack_int4(words, scale)
+    packed, exact = _quantized(kind, rng)
     for tokens in TOKENS:
         x = rng.integers(-127, 128, (tokens, 352)).astype(np.float32)
         x[:, 5] = -127
