@@ -96,7 +96,7 @@ def measured(
     )
     overhead = None
     if subject.llm is not None and work.decode:
-        overhead = step_overhead(subject.llm, subject.runner, min(work.decode, 64), work.batch)
+        overhead = step_overhead(subject.llm, min(work.decode, 64), work.batch)
     return _facts(subject, weights, precision, work, threads, samples, overhead, peaks[0])
 
 
