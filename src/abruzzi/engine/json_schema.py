@@ -102,7 +102,8 @@ def depth(value: Any) -> int:
 
 
 def largest_obligation(schema: dict[str, Any]) -> int:
-    """About how many bytes the beginning of one value may oblige to: the longest smallest instance of any part."""
+    """About how many bytes the beginning of one value or property may oblige to: the smallest instance of the
+    part whose smallest instance is longest."""
     root = schema
     budget = [20_000]  # visits; references can make a small schema large
 
@@ -133,7 +134,12 @@ def largest_obligation(schema: dict[str, Any]) -> int:
                 total += sum(sizes) if word == "allOf" else max(sizes)
         return total
 
-    return min(max(size(part, ()) for part in subschemas(schema)), MAX_SCHEMA_CHARS)
+    def largest(part: dict[str, Any]) -> int:
+        properties = part.get("properties")
+        named = properties.items() if isinstance(properties, dict) else ()
+        return max([size(part, ()), *(len(str(name)) + 4 + size(value, ()) for name, value in named)])
+
+    return min(max(map(largest, subschemas(schema))), MAX_SCHEMA_CHARS)
 
 
 def patterns(schema: Any) -> tuple[str, ...]:

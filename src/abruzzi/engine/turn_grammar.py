@@ -31,6 +31,8 @@ from abruzzi.tokenizer.parser import State
 
 # Between two looks at how far the end is, a text may oblige to this many tokens for each one that comes.
 _GROWTH = 4
+# What a single token may begin without any schema: a character of four bytes, an escape.
+_SLIPS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,9 @@ class TurnConstraint:
         if state is State.THINK:
             return self._free() if grammar.free else ids.thought
         if state is State.SECTION:
-            return self._only(ids.call if self._may_call() else None, ids.end_section if self._made else None)
+            if not self._made:
+                return ids.call
+            return self._only(ids.end_section, ids.call if self._may_call() else None)
         if state is State.HEADER:
             return self._header()
         if state is State.ARGUMENTS:
@@ -288,7 +292,7 @@ class TurnConstraint:
             self._look_at = self._left - (self._left // 8 if self._json is not None else 0)
             return
         way = min(ways, key=len)
-        reserve = min(self._obligation(ways), int(self._limit * self._grammar.reserve))
+        reserve = min(self._obligation(ways) + _SLIPS, int(self._limit * self._grammar.reserve))
         slack = self._left - len(way) - reserve
         if slack <= 0:
             self._ending.extend(way)
