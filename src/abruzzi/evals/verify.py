@@ -1,8 +1,8 @@
 """Does this endpoint serve a reasoning, tool-calling model correctly? `abruzzi verify`, for any server.
 
-The checks live in verify_answers, verify_stream, verify_tools, verify_schemas, verify_k2vv (the measures of
-K2-Vendor-Verifier) and verify_errors; each is one function of a Probe (verify_probe). verify_wire speaks raw
-HTTP, verify_report writes the page.
+The checks live in verify_answers, verify_logprobs, verify_stream, verify_tools, verify_schemas, verify_k2vv (the
+measures of K2-Vendor-Verifier) and verify_errors; each is one function of a Probe (verify_probe). verify_wire
+speaks raw HTTP, verify_report writes the page.
 
 Not judged here: whether answers are clever (evals/run.py does that), speed, other dialects than chat.
 """
@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from abruzzi.agent.client import EndpointError
-from abruzzi.evals import verify_answers, verify_errors, verify_k2vv, verify_schemas, verify_stream, verify_tools
+from abruzzi.evals import (
+    verify_answers,
+    verify_errors,
+    verify_k2vv,
+    verify_logprobs,
+    verify_schemas,
+    verify_stream,
+    verify_tools,
+)
 from abruzzi.evals.verify_probe import Broken, Check, Probe, Result, Session, Unsupported
 from abruzzi.evals.verify_wire import Wire
 
@@ -25,6 +33,7 @@ SUITES = ("quick", "full")
 # Checks that read every answer of the run, leave connections open or make mistakes on purpose come last.
 CHECKS: tuple[Check, ...] = (
     *verify_answers.CHECKS,
+    *verify_logprobs.CHECKS,
     *verify_stream.CHECKS,
     *verify_tools.CHECKS,
     *verify_schemas.CHECKS,

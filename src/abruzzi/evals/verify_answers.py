@@ -1,8 +1,7 @@
-"""Checks of plain answers: their shape, thinking apart from text, sampling fields, token counts, logprobs."""
+"""Checks of plain answers: their shape, thinking apart from text, sampling fields, token counts."""
 
 from __future__ import annotations
 
-import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,8 +18,6 @@ CONTROL_TOKEN = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|\[(?:BOS|EOS|EOT|PAD|UNK|/?INST)\]|</s>|<(?:start|end)_of_turn>"
     r"|</?tool_calls?>"
 )
-# How far two printings of one logprob may be apart.
-LOGPROB_TOLERANCE = 1e-3
 
 
 def models(p: Probe) -> None:
@@ -123,7 +120,8 @@ def _ids(reply: Reply) -> tuple[list[int], list[int]] | None:
     return (prompt, sampled) if isinstance(prompt, list) and isinstance(sampled, list) else None
 
 
-def _offers_ids(p: Probe) -> bool:
+def offers_ids(p: Probe) -> bool:
+    """Whether return_token_ids gives ids here."""
     if "token_ids" not in p.session.facts:
         exchange = p.raw(p.body(SHORT, max_tokens=2, return_token_ids=True))
         found = exchange.status == 200 and _ids(p.read(exchange)) is not None
@@ -132,7 +130,7 @@ def _offers_ids(p: Probe) -> bool:
 
 
 def usage_ids(p: Probe) -> None:
-    if not _offers_ids(p):
+    if not offers_ids(p):
         raise Unsupported("return_token_ids gives no token ids here")
     tool = {"type": "function", "function": {"name": "ping", "parameters": {"type": "object", "properties": {}}}}
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
@@ -264,7 +262,7 @@ def _middle(reply: Reply) -> str | None:
 
 
 def max_tokens(p: Probe) -> None:
-    ids = {"return_token_ids": True} if _offers_ids(p) else {}
+    ids = {"return_token_ids": True} if offers_ids(p) else {}
     for limit in (1, 5, 16):
         for field in ("max_tokens", "max_completion_tokens"):
             fields = {"max_tokens": None, **ids, field: limit}
@@ -282,65 +280,6 @@ def max_tokens(p: Probe) -> None:
             p.ok(fine, f"{field} {limit} gave {count} tokens (finish_reason {reply.finish!r})", reply)
 
 
-def logprobs(p: Probe) -> None:
-    fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 3, "max_tokens": 12}
-    if p.raw(p.body(LONG, **fields)).refused:
-        # Some servers know the chosen token's logprob only, and say so.
-        p.note("top_logprobs are refused")
-        fields["top_logprobs"] = None
-    plain = p.feature("logprobs", LONG, **fields)
-    streamed = p.feature("logprobs", LONG, stream=True, **fields)
-    for reply in (plain, streamed):
-        given = reply.choice.get("logprobs")
-        entries = given.get("content") if isinstance(given, dict) else None
-        if not p.ok(isinstance(entries, list) and bool(entries), "logprobs were accepted and did not come", reply):
-            continue
-        assert isinstance(entries, list)
-        for position, entry in enumerate(entries):
-            problem = _bad_logprob(entry, fields["top_logprobs"] or 0)
-            p.ok(problem is None, f"logprobs.content[{position}]: {problem}", reply)
-        if all(isinstance(e, dict) for e in entries):
-            said = _spelt(_said(entries))
-            # Servers give logprobs for the thinking as well, or for the content alone.
-            fine = said in (_spelt(reply.reasoning + reply.content), _spelt(reply.content))
-            p.ok(fine, f"the tokens of logprobs spell {said!r}, the answer says something else", reply)
-
-
-def _spelt(text: str) -> str:
-    """Text without control tokens and white space, which servers trim."""
-    return "".join(CONTROL_TOKEN.sub("", THINK_TAG.sub("", text)).split())
-
-
-def _said(entries: list[dict[str, Any]]) -> str:
-    if all(isinstance(e.get("bytes"), list) for e in entries):
-        return bytes(b for e in entries for b in e["bytes"]).decode("utf-8", "replace")
-    return "".join(str(e.get("token")) for e in entries)
-
-
-def _bad_logprob(entry: Any, expected: int) -> str | None:
-    """What is wrong with the logprob of one greedily chosen token with `expected` alternatives beside it."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
-        return "has no token text"
-    chosen, top = entry.get("logprob"), entry.get("top_logprobs")
-    if not isinstance(chosen, (int, float)) or isinstance(chosen, bool) or not chosen <= 1e-6:
-        return f"logprob {chosen!r} is no number up to 0"
-    if not expected:
-        return None
-    if not isinstance(top, list) or len(top) != expected:
-        return f"{len(top) if isinstance(top, list) else 'no'} top_logprobs, expected {expected}"
-    values = [v for t in top if isinstance(t, dict) and isinstance(v := t.get("logprob"), (int, float))]
-    if len(values) != expected:
-        return "top_logprobs have no logprob"
-    total = sum(math.exp(v) for v in values)
-    if total > 1 + LOGPROB_TOLERANCE:
-        return f"probabilities of top_logprobs add up to {total:.4f}"
-    if values != sorted(values, reverse=True):
-        return "top_logprobs are not sorted"
-    if abs(values[0] - chosen) > LOGPROB_TOLERANCE:
-        return f"greedy, but the chosen token has {chosen:.4f} and the best {values[0]:.4f}"
-    return None
-
-
 CHECKS = (
     Check("models", "answers", "GET /v1/models lists the served model", models),
     Check("chat", "answers", "A plain question gets a well-formed answer", chat, required=True),
@@ -352,7 +291,6 @@ CHECKS = (
     Check("stop", "sampling", "Stop strings end the answer and are not in it", stop_strings),
     Check("seed", "sampling", "A seed reproduces, another seed differs", seed),
     Check("n", "sampling", "n choices come, each with its index and end", several_choices),
-    Check("logprobs", "sampling", "logprobs are well formed and consistent", logprobs),
     Check("usage_ids", "usage", "usage counts the returned token ids", usage_ids),
     Check("usage_tokenize", "usage", "usage.prompt_tokens is what /tokenize counts", usage_tokenize),
 )

@@ -202,8 +202,9 @@ def _add(choice: dict[str, Any], piece: dict[str, Any], body: dict[str, Any]) ->
             message[key] = value
     if piece.get("finish_reason") is not None:
         choice["finish_reason"] = piece["finish_reason"]
-    if isinstance(piece.get("token_ids"), list):
-        choice["token_ids"] = [*choice.get("token_ids", []), *piece["token_ids"]]
+    for beside in ("token_ids", "sampled"):
+        if isinstance(piece.get(beside), list):
+            choice[beside] = [*choice.get(beside, []), *piece[beside]]
     if isinstance(piece.get("prompt_token_ids"), list):
         body["prompt_token_ids"] = piece["prompt_token_ids"]
     entries = piece.get("logprobs")

@@ -198,6 +198,23 @@ def test_logprobs_of_the_chosen_token_alone_are_judged_as_well(plant: Planted) -
     assert red(judge(plant("refuses_top_logprobs", "logprobs_of_other_tokens"), only=["logprobs"])) == {"logprobs"}
 
 
+@pytest.mark.parametrize(
+    "faults", [(), ("closes_twice",), ("text_is_forced",), ("forced_logprob_off",), ("forced_contradicts_top",)]
+)
+@pytest.mark.parametrize("told", [False, True])
+def test_a_thought_that_the_server_closed_is_no_fault_and_hides_none(
+    plant: Planted, faults: tuple[str, ...], told: bool
+) -> None:
+    """One forced end of a thought is right; a second one, forced text, or one whose logprob cannot be, is not."""
+    report = judge(plant("closes_thoughts", *faults, *(["tells_sampled"] if told else [])), only=["logprobs"])
+    assert red(report) == ({"logprobs"} if faults else set())
+
+
+def test_an_unlikely_end_of_a_thought_that_is_called_sampled_is_a_fault(plant: Planted) -> None:
+    report = judge(plant("closes_thoughts", "tells_sampled", "forced_called_sampled"), only=["logprobs"])
+    assert red(report) == {"logprobs"}
+
+
 def test_text_only_tokenize_is_compared_with_completions(plant: Planted) -> None:
     assert judge(plant("tokenize_text_only"), only=["usage_tokenize"]).ok
     assert red(judge(plant("tokenize_text_only", "tokenize_drops_one"), only=["usage_tokenize"])) == {"usage_tokenize"}

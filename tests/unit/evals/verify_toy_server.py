@@ -164,25 +164,32 @@ class Endpoint:
 
     def logprobs(self, body: dict[str, Any], answer: Answer) -> dict[str, Any]:
         entries = []
-        for text, _ in answer.tokens:
+        closes = self.broken("closes_thoughts")
+        for place, (text, _) in enumerate(answer.tokens):
+            if closes and (place == answer.thinking_tokens or (place == 2 and self.broken("closes_twice"))):
+                entries.append(self.logprob(body, "</think>", forced=True))
             if text:
-                tops = [math.log(0.6), math.log(0.25), *(math.log(0.1 / 2**i) for i in range(18))]
-                if self.broken("probabilities_exceed_one"):
-                    tops[1] = math.log(0.55)
-                if self.broken("tops_unsorted"):
-                    tops[1], tops[2] = tops[2], tops[1]
-                top = [{"token": text + "'" * i, "logprob": v, "bytes": []} for i, v in enumerate(tops)]
-                chosen = tops[1] if self.broken("chosen_logprob_off") else tops[0]
-                said = text.upper() if self.broken("logprobs_of_other_tokens") else text
-                entries.append(
-                    {
-                        "token": said,
-                        "logprob": chosen,
-                        "bytes": list(said.encode()),
-                        "top_logprobs": top[: body.get("top_logprobs", 0)],
-                    }
-                )
+                entries.append(self.logprob(body, text, forced=self.broken("text_is_forced") and place == 3))
         return {"content": entries}
+
+    def logprob(self, body: dict[str, Any], text: str, forced: bool = False) -> dict[str, Any]:
+        tops = [math.log(0.6), math.log(0.25), *(math.log(0.1 / 2**i) for i in range(18))]
+        if self.broken("probabilities_exceed_one"):
+            tops[1] = math.log(0.55)
+        if self.broken("tops_unsorted"):
+            tops[1], tops[2] = tops[2], tops[1]
+        chosen = tops[1] if self.broken("chosen_logprob_off") else tops[0]
+        said = text.upper() if self.broken("logprobs_of_other_tokens") else text
+        top = [{"token": said + "'" * i, "logprob": v, "bytes": []} for i, v in enumerate(tops)]
+        if forced:
+            chosen = -1.5 if self.broken("forced_logprob_off") else -9.0
+            top = top[1:] if not self.broken("forced_contradicts_top") else top
+        top = top[: body.get("top_logprobs", 0)]
+        return {"token": said, "logprob": chosen, "bytes": list(said.encode()), "top_logprobs": top}
+
+    def sampled(self, entries: list[dict[str, Any]]) -> list[bool]:
+        """Beside the ids, as this project's own server tells it."""
+        return [self.broken("forced_called_sampled") or e["logprob"] != -9.0 for e in entries]
 
     def message(self, answer: Answer) -> dict[str, Any]:
         thought = answer.text("thinking")
@@ -318,6 +325,8 @@ class _Handler(BaseHTTPRequestHandler):
                 choice["logprobs"] = s.logprobs(body, answer)
             if body.get("return_token_ids"):
                 choice["token_ids"] = [t for _, t in answer.tokens]
+            if body.get("return_token_ids") and "logprobs" in choice and s.broken("tells_sampled"):
+                choice["sampled"] = s.sampled(choice["logprobs"]["content"])
             choices.append(choice)
         said: dict[str, Any] = {
             "id": "chatcmpl-1",
@@ -368,7 +377,9 @@ class _Handler(BaseHTTPRequestHandler):
                 first["prompt_token_ids"] = [token_id(t) for t in prompt]
                 first["choices"][0]["token_ids"] = [t for _, t in answer.tokens]
             if body.get("logprobs") and not s.broken("logprobs_ignored"):
-                first["choices"][0]["logprobs"] = s.logprobs(body, answer)
+                first["choices"][0]["logprobs"] = given = s.logprobs(body, answer)
+                if body.get("return_token_ids") and s.broken("tells_sampled"):
+                    first["choices"][0]["sampled"] = s.sampled(given["content"])
             yield first
             deltas = self._deltas(answer)
             if s.broken("stream_loses_end") and answer.text("content") == "hello":
