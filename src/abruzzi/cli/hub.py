@@ -1,9 +1,10 @@
-"""`abruzzi pull`, `ls` and `rm`: checkpoints in the Hugging Face cache."""
+"""`abruzzi pull`, `ls` and `rm`: checkpoints in the Hugging Face cache, and what was packed of any checkpoint."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import typer
 
@@ -16,11 +17,17 @@ place, HF_TOKEN opens private models. Only safetensors, never pickles or code.
 
 Example: abruzzi pull moonshotai/Moonlight-16B-A3B-Instruct
 """
-LS_HELP = """List the checkpoints that were pulled.
+LS_HELP = """List the checkpoints that were pulled, and what is kept of their packed weights.
+
+The engine keeps the weights of a large model in its own layout, so that the next start takes seconds; of
+checkpoints that lie in a directory of their own, too.
 
 Example: abruzzi ls --json
 """
-RM_HELP = """Delete a checkpoint from the cache.
+RM_HELP = """Delete a checkpoint from the cache, with its packed weights.
+
+--packed deletes packed weights only: of org/name, of the checkpoint in a directory, or all. The next start makes
+them anew; ABRUZZI_PACKED=off keeps none.
 
 Example: abruzzi rm moonshotai/Moonlight-16B-A3B-Instruct
 """
@@ -57,21 +64,54 @@ def pull(
 
 def ls(as_json: bool = AS_JSON) -> int:
     from abruzzi.checkpoint import hub
+    from abruzzi.engine import packed_cache
 
-    for model in hub.cached():
-        if as_json:
-            print(json.dumps({"model": model.name, "path": str(model.path), "bytes": model.bytes}))
-        else:
-            print(f"{model.bytes / 1e9:8.2f} GB  {model.name}")
+    models, packed = hub.cached(), packed_cache.entries()
+    for model in models:
+        own = [e for e in packed if e.source.is_relative_to(model.path.resolve())]
+        packed = [e for e in packed if e not in own]
+        _print_model(model.name, str(model.path), model.bytes, sum(e.bytes for e in own), as_json)
+    for source in sorted({e.source for e in packed}):  # checkpoints that were not pulled
+        kept = sum(e.bytes for e in packed if e.source == source)
+        _print_model(str(source), str(source), 0, kept, as_json)
     return OK
 
 
-def rm(name: str = NAME, as_json: bool = AS_JSON) -> int:
+def rm(
+    name: str = typer.Argument(None, metavar="ORG/NAME", help="As on the hub; with --packed also a directory."),
+    packed: bool = typer.Option(False, "--packed", help="Only packed weights; of everything if no name is given."),
+    as_json: bool = AS_JSON,
+) -> int:
     from abruzzi.checkpoint import hub
+    from abruzzi.engine import packed_cache
 
-    freed = hub.remove(name)
-    print(json.dumps({"model": name, "bytes": freed}) if as_json else f"{name}: {freed / 1e9:.2f} GB freed")
+    models = {m.name: m.path for m in hub.cached()}
+    if not packed:
+        if name is None:
+            raise ValueError(
+                "rm wants the name of a model; hint: `abruzzi ls` lists them, `abruzzi rm --packed` "
+                "deletes packed weights only"
+            )
+        freed = hub.remove(name)
+        if name in models:
+            freed += packed_cache.remove(models[name])
+    else:
+        known = {str(e.source) for e in packed_cache.entries()}
+        place = Path("/") if name is None else models.get(name, Path(name).expanduser().resolve())
+        if name is not None and not any(Path(k).is_relative_to(place.resolve()) for k in known):
+            raise FileNotFoundError(f"there are no packed weights of {name}; hint: `abruzzi ls` lists them")
+        freed = packed_cache.remove(place)
+    what = name or "packed weights"
+    print(json.dumps({"model": name, "bytes": freed}) if as_json else f"{what}: {freed / 1e9:.2f} GB freed")
     return OK
+
+
+def _print_model(name: str, path: str, size: int, packed: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"model": name, "path": path, "bytes": size, "packed_bytes": packed}))
+        return
+    kept = f" + {packed / 1e9:.2f} GB packed" if packed else ""
+    print(f"{size / 1e9:8.2f} GB{kept:18}  {name}")
 
 
 def _show(file: str, there: int, size: int) -> None:

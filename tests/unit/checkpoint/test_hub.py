@@ -123,7 +123,8 @@ def hub(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def start(hub: Hub, home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **more}
+    homes = {"HF_HOME": str(home), "ABRUZZI_HOME": str(home / "abruzzi")}
+    env = {**os.environ, "HF_ENDPOINT": hub.url, **homes, "HF_HUB_DISABLE_TELEMETRY": "1", **more}
     env.pop("HF_TOKEN", None)
     return subprocess.Popen([*ABRUZZI, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -158,6 +159,39 @@ def test_pull_then_run_then_rm_and_never_twice(hub: Hub, tmp_path: Path) -> None
     assert abruzzi(hub, tmp_path, "ls")[1] == ""
     code, _, err = abruzzi(hub, tmp_path, "run", "--model", "org/tiny", "Hi")
     assert code == 1 and "hint: abruzzi pull org/tiny" in err and len(err.splitlines()) == 1
+
+
+def test_packed_weights_are_listed_with_their_model_and_go_with_it(hub: Hub, tmp_path: Path) -> None:
+    assert abruzzi(hub, tmp_path, "pull", "org/tiny")[0] == 0
+    keep = {"ABRUZZI_PACKED": "0"}  # of the smallest model, too
+    own = tiny.write(tmp_path / "own")
+
+    def run(model: str) -> None:
+        code, _, err = abruzzi(hub, tmp_path, "run", "--model", model, "--max-tokens", "1", "Hi", **keep)
+        assert code in (0, 3) and "packed" not in err, err
+
+    def listed() -> dict[str, int]:
+        rows = [json.loads(line) for line in abruzzi(hub, tmp_path, "ls", "--json")[1].splitlines()]
+        return {r["model"]: r["packed_bytes"] for r in rows}
+
+    assert listed() == {"org/tiny": 0}
+    run("org/tiny")
+    run(str(own))
+    sizes = listed()
+    assert set(sizes) == {"org/tiny", str(own)} and min(sizes.values()) > 10_000
+    assert "packed" in abruzzi(hub, tmp_path, "ls")[1]
+    code, out, _ = abruzzi(hub, tmp_path, "rm", "--packed", str(own), "--json")
+    assert code == 0 and json.loads(out) == {"model": str(own), "bytes": sizes[str(own)]}
+    assert listed() == {"org/tiny": sizes["org/tiny"]}
+    assert (own / "model.safetensors").exists()
+    code, _, err = abruzzi(hub, tmp_path, "rm", "--packed", str(own))
+    assert code == 1 and "there are no packed weights of" in err
+    assert abruzzi(hub, tmp_path, "rm", "--packed")[0] == 0 and listed() == {"org/tiny": 0}
+    run("org/tiny")
+    assert abruzzi(hub, tmp_path, "rm", "org/tiny")[0] == 0 and listed() == {}
+    assert not list((tmp_path / "abruzzi" / "packed").glob("*.packed"))
+    code, _, err = abruzzi(hub, tmp_path, "rm")
+    assert code == 1 and "hint: `abruzzi ls` lists them" in err
 
 
 @pytest.mark.parametrize("ranges", [True, False])
