@@ -164,7 +164,7 @@ def test_pull_then_run_then_rm_and_never_twice(hub: Hub, tmp_path: Path) -> None
 def test_packed_weights_are_listed_with_their_model_and_go_with_it(hub: Hub, tmp_path: Path) -> None:
     assert abruzzi(hub, tmp_path, "pull", "org/tiny")[0] == 0
     keep = {"ABRUZZI_PACKED": "0"}  # of the smallest model, too
-    own = tiny.write(tmp_path / "own")
+    own = tiny.write(tmp_path / "own", seed=1, context=512)
 
     def run(model: str) -> None:
         code, _, err = abruzzi(hub, tmp_path, "run", "--model", model, "--max-tokens", "1", "Hi", **keep)
