@@ -26,3 +26,9 @@ def test_a_short_soak(tmp_path: Path) -> None:
     record = run("soak.py", tmp_path / "soak.json", "--requests", "600", "--threads", "1")
     assert record["at_the_end"]["cache_blocks_held"] == 0 and record["at_the_end"]["aborts_total"] > 0
     assert sum(record["requests_by_kind"].values()) == 600 and len(record["requests_by_kind"]) == 9
+
+
+@pytest.mark.slow
+def test_a_small_crowd_of_streams_loses_and_mixes_nothing(tmp_path: Path) -> None:
+    record = run("server_streams.py", tmp_path / "streams.json", "--streams", "96", "--tokens", "32")
+    assert record["compared"] == 96 and record["ids_compared"] > 500 and record["ttft_s"]["p99"] > 0
