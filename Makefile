@@ -22,7 +22,7 @@ $(VENV)/.dev: $(BIN)/python $(NATIVE)
 
 demo: $(VENV)/.run
 	$(BIN)/abruzzi doctor
-	$(BIN)/abruzzi run "At the market Jakob picked 17 shelves at 82 euros apiece. A bag to carry everything cost 7 euros. He paid with 1600 euros. How much change does he get?"
+	$(BIN)/abruzzi run "Simon saves 95 dollars a week for four weeks. A tent costs 1162 dollars. If Simon now saves 46 dollars each week, how many more weeks does he need?"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net and not clients"

@@ -49,8 +49,8 @@ FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
 FIRST_FAMILIES = ("word_problems", "table_questions", "folder_facts")
 # Chosen by reading: short, typical, each family with and without numbers to combine.
 _EXAMPLES = (
-    *(("word_problems", 1), ("word_problems", 6)),
-    *(("table_questions", 3), ("table_questions", 12)),
+    *(("word_problems", 28), ("word_problems", 17)),
+    *(("table_questions", 3), ("table_questions", 13)),
     *(("folder_facts", 6), ("folder_facts", 10)),
 )
 
