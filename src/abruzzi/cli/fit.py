@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 HELP = """Will a checkpoint run on this machine: memory of its weights and cache, and how fast it could answer.
 
 Reads config.json and the headers of the weights, no more; a directory that holds only config.json is enough.
-decode_tok_s_estimate is the bytes that a token reads, divided by the memory bandwidth, which is measured on
-the spot in about a second. Small models stay below it, because calls take time as well.
+The speed is that of a part of the model with random weights, timed on the spot in some seconds: what one
+sequence decodes per second at its beginning, and with --context tokens behind it. --weights and --precision
+are those of `abruzzi bench`; as they are by default, nothing is rounded.
 
 Example: abruzzi fit moonshotai/Moonlight-16B-A3B-Instruct --context 8192
 """
 USUAL_CONTEXT = 4096
-PROBE_BYTES = 256 << 20  # larger than any cache
-PROBE_SECONDS = 0.7
+METHOD = "decode steps timed on random weights: of the whole model up to 768 MiB, of some layers of a larger one"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,38 +37,56 @@ def register(app: typer.Typer) -> None:
 def fit(
     model: str = typer.Argument("nano", metavar="MODEL", help="`nano`, a directory, or org/name that was pulled."),
     context: int = typer.Option(None, "--context", min=1, help="Tokens to hold; at most 4096 if not given."),
+    weights: str = typer.Option("native", "--weights", help="native, int8-dense or all-4-bit."),
+    precision: str = typer.Option(
+        "exact", "--precision", help="exact, or fast (8-bit inputs of 4- and 8-bit weights)."
+    ),
+    threads: int = typer.Option(None, "--threads", min=1, help="Default: ABRUZZI_THREADS, or every core."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> int:
+    from abruzzi import kernels
     from abruzzi.cli.choose import checkpoint_path, is_url
     from abruzzi.config import ModelConfig
     from abruzzi.cost.capacity import available_memory, capacity
+    from abruzzi.engine.packing import check_modes
 
+    check_modes(weights, precision)
     if is_url(model):
         raise ValueError(f"{model} runs elsewhere; expected a model to run here: a directory, org/name or nano")
     path = checkpoint_path(model)
     config = ModelConfig.load(path)
+    if precision == "fast" and weights == "native" and config.int4 is None:
+        raise ValueError(
+            f"--precision fast has nothing to be fast with: {model} is unquantized; hint: --weights "
+            "all-4-bit or int8-dense, or `abruzzi quantize`"
+        )
     tensors, source = tensors_of(path, config)
     context = min(USUAL_CONTEXT, config.max_position_embeddings) if context is None else context
-    found = capacity(config, tensors, context, available_memory())
+    threads = kernels.threads() if threads is None else threads
+    found = capacity(config, tensors, context, available_memory(), weights)
     smaller = in_int4(config, tensors)
-    size, bandwidth = probe_bandwidth(found.available_bytes)
+    # Weights that do not fit would come from the disk: no rate of the memory says anything about that.
+    fast = seconds(config, tensors, found, weights, precision, threads) if found.weights_fit else None
     facts = {
         "model": model,
+        "weights": weights,
+        "precision": precision,
+        "threads": threads,
         "weights_bytes": found.weights_bytes,
         "kv_bytes_per_token": found.kv_bytes_per_token,
         "context": context,
         "max_context": found.max_context,
-        # Weights that do not fit would come from the disk: no rate of the memory says anything about that.
-        "decode_tok_s_estimate": bandwidth / found.bytes_per_token if found.weights_fit else None,
+        "decode_tok_s_estimate": None if fast is None else 1 / fast[0],
+        "decode_tok_s_at_context": None if fast is None else 1 / fast[1],
         "fits": found.fits,
         "needed_bytes": found.needed_bytes,
         "available_bytes": found.available_bytes,
         "bytes_per_token": found.bytes_per_token,
-        "bandwidth_gb_s": bandwidth / 1e9,
-        "method": "bytes_per_token / bandwidth; bandwidth: the fastest float32 matrix-vector product over "
-        f"{size >> 20} MiB in {PROBE_SECONDS} s",
+        "method": METHOD,
         "weights_from": source,
-        "weights_bytes_in_int4": None if smaller is None else capacity(config, smaller, context, 0).weights_bytes,
+        "weights_bytes_in_int4": None
+        if smaller is None
+        else capacity(config, smaller, context, 0, weights).weights_bytes,
     }
     print(json.dumps(facts) if as_json else "\n".join(_lines(model, found, facts)))
     return OK
@@ -109,22 +126,25 @@ def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
     return [replace(t, dtype="int4") if planned[t.name].int4 else t for t in tensors]
 
 
-def probe_bandwidth(available: int) -> tuple[int, float]:
-    """Bytes of the matrix that was read, and bytes per second: the fastest of the float32 matrix-vector products of
-    PROBE_SECONDS, on as many threads as NumPy uses. Takes about a second, and an eighth of the available memory at
-    most. The fastest, because whatever else runs at the moment can only slow one down."""
-    import numpy as np
+def seconds(
+    config: ModelConfig, tensors: list[Stored], found: Capacity, weights: str, precision: str, threads: int
+) -> list[float]:
+    """Of a decode step at the beginning, and at the end of the context. Raises ValueError for unknown modes."""
+    from typing import cast
 
-    width = 8192
-    rows = max(1, min(PROBE_BYTES, available // 8) // (4 * width))
-    matrix, vector = np.ones((rows, width), np.float32), np.ones(width, np.float32)
-    seconds: list[float] = []
-    end = time.perf_counter() + PROBE_SECONDS
-    while len(seconds) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        np.dot(matrix, vector)
-        seconds.append(time.perf_counter() - start)
-    return matrix.nbytes, matrix.nbytes / min(seconds)
+    from abruzzi.cost.capacity import EXPERTS, held_as
+    from abruzzi.engine.estimate import decode_seconds
+    from abruzzi.engine.packing import Precision, WeightMode
+
+    return decode_seconds(
+        config,
+        (0, found.context - 1),
+        found.weights_bytes,
+        cast(WeightMode, weights),
+        cast(Precision, precision),
+        threads,
+        experts=next((held_as(t, weights) for t in tensors if EXPERTS in t.name), "int4"),
+    )
 
 
 def _lines(model: str, found: Capacity, facts: dict[str, object]) -> Iterator[str]:
@@ -141,8 +161,8 @@ def _lines(model: str, found: Capacity, facts: dict[str, object]) -> Iterator[st
         yield f"hint     with routed experts in INT4 (`abruzzi quantize`) the weights take {_size(smaller)}"
     if facts["decode_tok_s_estimate"] is not None:
         yield (
-            f"speed    at most {facts['decode_tok_s_estimate']:.3g} tok/s: {_size(found.bytes_per_token)} per token at "
-            f"{facts['bandwidth_gb_s']:.1f} GB/s, measured just now"
+            f"speed    {facts['decode_tok_s_estimate']:.3g} tok/s at first, {facts['decode_tok_s_at_context']:.3g} "
+            f"with the context full ({facts['threads']} threads; a part of the model was timed just now)"
         )
 
 

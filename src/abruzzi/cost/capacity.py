@@ -91,7 +91,7 @@ def step_bytes(
 # which these change.
 
 _TILE_ROWS, _TILE_COLUMNS = 16, 32
-_TILE_BYTES = {"int4": 288, "int8": 544, "bfloat16": 1024, "float16": 2048, "float32": 2048}
+_TILE_BYTES = {"int4": 288, "int8": 544, "bfloat16": 1024, "float32": 2048}
 _DENSE = {"int8-dense": "int8", "all-4-bit": "int4"}
 
 
@@ -105,7 +105,7 @@ def loaded_bytes(tensor: Stored, config: ModelConfig, weights: str = "native") -
     rows, columns = tensor.shape
     if tensor.name == EMBEDDING:
         return rows * columns * (BFLOAT16 if tensor.dtype == "bfloat16" else FLOAT32)
-    kind = _held_as(tensor, weights)
+    kind = held_as(tensor, weights)
     if tensor.name.endswith(KV_UP):
         return sum(_kv_up_bytes(kind, config))
     return _tile_bytes(rows, columns, kind)
@@ -119,17 +119,17 @@ def read_bytes(tensor: Stored, config: ModelConfig, batch: int = 1, weights: str
         return batch * size / config.vocab_size
     if EXPERTS in tensor.name:
         return size * experts_touched(config, batch) / config.n_routed_experts
-    return size - _kv_up_bytes(_held_as(tensor, weights), config)[1] if tensor.name.endswith(KV_UP) else size
+    return size - _kv_up_bytes(held_as(tensor, weights), config)[1] if tensor.name.endswith(KV_UP) else size
 
 
-def _held_as(tensor: Stored, weights: str) -> str:
-    """INT4 and bfloat16 as they are stored and the rest as float32 (native), or rounded, all but the router; experts
-    that are stored unquantized only in all-4-bit."""
+def held_as(tensor: Stored, weights: str) -> str:
+    """How the engine holds a matrix: INT4 and bfloat16 as they are stored and the rest as float32 (native), or rounded,
+    all but the router; experts that are stored unquantized only in all-4-bit."""
     if weights == "native" or tensor.name.endswith(ROUTER):
-        return tensor.dtype
+        return "float32" if tensor.dtype == "float16" else tensor.dtype
     if EXPERTS not in tensor.name:
         return _DENSE[weights]
-    return "int4" if weights == "all-4-bit" else tensor.dtype
+    return "int4" if weights == "all-4-bit" else held_as(tensor, "native")
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:

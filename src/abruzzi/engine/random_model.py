@@ -78,12 +78,13 @@ def random_model(
     precision: Precision = "fast",
     threads: int | None = None,
     seed: int = 0,
+    experts: str = "int4",
 ) -> RandomModel:
-    """Every matrix random, of about the size 1 / sqrt(columns); experts in INT4, whatever the mode.
+    """Every matrix random, of about the size 1 / sqrt(columns). experts: how they are held, one of ops.KINDS.
 
     Takes as much memory as the weights, and some seconds for gigabytes. Raises ValueError for unknown modes."""
     runner = NativeRunner(config, precision=precision, threads=threads, weights=weights)
-    make = _Maker(weights, itertools.count(seed << 32))
+    make = _Maker(weights, experts, itertools.count(seed << 32))
     rng = np.random.default_rng(seed)
     embed_VD = rng.standard_normal((1024, config.hidden_size), np.float32).astype(ml_dtypes.bfloat16)
     rows = -(-config.vocab_size // len(embed_VD))
@@ -100,6 +101,7 @@ def random_model(
 @dataclass
 class _Maker:
     weights: WeightMode
+    experts: str
     seeds: itertools.count[int]
     kind: str = field(init=False)
 
@@ -133,5 +135,5 @@ class _Maker:
             shared=self.mlp(c.hidden_size, shared),
             router=self.dense(c.n_routed_experts, c.hidden_size, "bfloat16") if sparse else None,
             bias=np.zeros(c.n_routed_experts, np.float32) if sparse else None,
-            experts=[self.mlp(c.hidden_size, c.moe_intermediate_size, "int4") for _ in experts],
+            experts=[self.mlp(c.hidden_size, c.moe_intermediate_size, self.experts) for _ in experts],
         )
