@@ -27,7 +27,7 @@ from typing import Any
 import abruzzi
 from abruzzi import tokenizer
 from abruzzi.evals.run import Sample, run_suite, summarize
-from abruzzi.tasks import FAMILIES, FIRST_FAMILIES, SPLITS, Task, make
+from abruzzi.tasks import FAMILIES, FIRST_FAMILIES, SPLITS, Split, Task, make
 from abruzzi.types import Event, Message, MessageEnd, SamplingParams, ToolSpec, Usage
 from machine import describe, emit, output_option
 
@@ -48,7 +48,7 @@ class Job:
 
     model: str
     mode: str
-    split: str
+    split: Split
     family: str
     tasks: list[Task]
     budget: int | None = None
@@ -191,7 +191,7 @@ def kind_of(task: Task) -> str:
     return "chains: linked facts" if any(re.match(r"first\.", t) for t in task.templates) else "chains: sums"
 
 
-def fresh(family: str, split: str, count: int, seen: set[str]) -> Iterator[Task]:
+def fresh(family: str, split: Split, count: int, seen: set[str]) -> Iterator[Task]:
     seed = 0
     while count:
         task = make(family, split, seed)

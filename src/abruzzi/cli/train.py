@@ -140,14 +140,13 @@ def join_processes() -> None:
 
 
 def _job(recipe: str, out: Path, settings: list[str], data: Path | None, source: str | None, resume: bool) -> Job:
-    from abruzzi import recipes
+    from abruzzi import model, recipes
 
     if recipe != "sft":
         if recipe in recipes.names():  # an unknown one leaves no directory behind
             out.mkdir(parents=True, exist_ok=True)
         prepared = recipes.prepare(recipe, out)
-        return Job(prepared, prepared.model)
-    from abruzzi import model
+        return Job(prepared, None if prepared.start is None else model.load(prepared.start))
     from abruzzi.cli import sft
 
     given = sft.material(data, source, sft.number_in(settings, "row_length"))

@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from abruzzi.model import K2Model
 from abruzzi.train.loop import RunConfig, ShardOf
 
 _MODULES = {"nano_cpu": "nano", "nano_next": "nano_next", "smoke": "smoke", "mini_h200": "mini_h200", "sft": "sft"}
@@ -24,13 +23,13 @@ _MODULES = {"nano_cpu": "nano", "nano_next": "nano_next", "smoke": "smoke", "min
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A run that can start. chat_files: what lies beside the weights of its checkpoint. close: ends helpers.
-    model: weights to begin with, float32; None = random ones."""
+    start: the checkpoint whose weights it begins with; None = random ones."""
 
     config: RunConfig
     shard_of: ShardOf
     chat_files: Mapping[str, str | bytes]
     close: Callable[[], None]
-    model: K2Model | None = None
+    start: Path | None = None
 
 
 def names() -> dict[str, str]:

@@ -13,25 +13,25 @@ from pathlib import Path
 
 import torch
 
-from abruzzi import model, nano_path, tokenizer
+from abruzzi import tokenizer
+from abruzzi.config import ModelConfig
 from abruzzi.recipes import Prepared, nano
 
+SHIPPED = Path(__file__).resolve().parents[1] / "nano"
 STEPS = 1800
 ROWS = 8  # twice as many targets a step as from scratch: what is left to learn drowns in the noise of small steps
 
 
 def prepare(out: Path) -> Prepared:
     """1,800 steps of 10,240 tokens: about 18 M tokens."""
-    start = nano_path()
-    text = (start / "tokenizer.json").read_text(encoding="utf-8")
+    text = (SHIPPED / "tokenizer.json").read_text(encoding="utf-8")
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         (out / "tokenizer.json").write_text(text, encoding="utf-8")
     vocab = tokenizer.from_json(text, nano.DEFAULTS)
-    weights = model.load(start)
     shards = nano.Shards(text)
     config = replace(
         nano.run_config(vocab, STEPS),
-        model=weights.config,
+        model=ModelConfig.load(SHIPPED),
         rows_per_step=ROWS,
         warmup=40,
         decay=STEPS * 5 // 6,
@@ -39,4 +39,4 @@ def prepare(out: Path) -> Prepared:
         context_steps=STEPS // 3,
         qat_steps=STEPS // 3,
     )
-    return Prepared(config, shards, tokenizer.chat_files(vocab, max_context=nano.CONTEXT), shards.close, weights)
+    return Prepared(config, shards, tokenizer.chat_files(vocab, max_context=nano.CONTEXT), shards.close, SHIPPED)

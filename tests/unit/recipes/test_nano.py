@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import abruzzi
-from abruzzi import recipes, tokenizer
+from abruzzi import model, recipes, tokenizer
 from abruzzi.recipes import nano
 
 SAMPLES = 4 * len(nano.MIX)
@@ -42,11 +42,13 @@ def test_some_questions_are_typed_in_a_hurry() -> None:
 def test_nano_next_begins_with_the_weights_that_ship(tmp_path: Path) -> None:
     prepared = recipes.prepare("nano_next", tmp_path)
     prepared.close()
-    assert prepared.model is not None and prepared.config.model.int4 is not None
+    assert prepared.start == abruzzi.nano_path() and prepared.config.model.int4 is not None
+    weights = model.load(abruzzi.nano_path())
+    assert weights.config == prepared.config.model
     ids = np.array([[5, 300, 17, 42, 900, 3, 3, 250]])
     with torch.no_grad():
-        ours = prepared.model(torch.from_numpy(ids))[0].numpy()
+        ours = weights(torch.from_numpy(ids))[0].numpy()
     theirs = abruzzi.load("nano").logits(ids[0].tolist())
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
-    assert all(p.requires_grad and p.dtype == torch.float32 for p in prepared.model.parameters())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in weights.parameters())
     assert (tmp_path / "tokenizer.json").read_bytes() == (abruzzi.nano_path() / "tokenizer.json").read_bytes()

@@ -120,7 +120,7 @@ def test_an_expression(text: str, reward: bool) -> None:
 
 
 def comparison_answer(text: str) -> set[str]:
-    above = []
+    above, asked = [], ""
     for sentence in re.split(r"(?<=[.?]) ", text):
         if m := re.fullmatch(rf"{NAME} is (\w+) than {NAME}\.", sentence):
             above.append((m[1], m[3]) if m[2] in MORE else (m[3], m[1]))
