@@ -49,11 +49,11 @@ def _forced(reply: Reply, entries: list[Any]) -> int | None:
     """The place of the one token that the server may have put there: the first end of a thought, unless the server
     says that it was sampled. One that is not shaped like a control token is never taken for forced."""
     flags = reply.choice.get("sampled")
-    told = isinstance(flags, list) and len(flags) == len(entries)
+    told = flags if isinstance(flags, list) and len(flags) == len(entries) else None
     for position, entry in enumerate(entries):
         text = entry.get("token") if isinstance(entry, dict) else None
         shaped = isinstance(text, str) and (THINK_TAG.fullmatch(text.strip()) or CONTROL_TOKEN.fullmatch(text.strip()))
-        if shaped and not (told and flags[position] is not False):
+        if shaped and (told is None or told[position] is False):
             return position
     return None
 

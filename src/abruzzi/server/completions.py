@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,7 @@ class CompletionEncoder:
         self._tok, self._generation, self._wanted = tok, generation, wanted
         self._created = int(time.time())
         self._ends: dict[int, End] = {}
+        self._spellings: dict[int, _Spelling] = {}
 
     def start(self) -> bytes:
         if not self._wanted.echo:
@@ -148,20 +150,19 @@ class CompletionEncoder:
     def _beside(self, at: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
         out: dict[str, Any] = {"logprobs": None}
         if self._wanted.logprobs:
-            top = [{self._piece(i): logprob for i, logprob in reversed(t.top)} for t in tokens]
+            if at not in self._spellings:
+                self._spellings[at] = _Spelling(self._tok, len(self._echo(at)))
+            top = [{piece(self._tok, i): p for i, p in (*reversed(t.top), (t.id, t.logprob))} for t in tokens]
             out["logprobs"] = {
-                "tokens": [self._piece(t.id) for t in tokens],
+                "tokens": [piece(self._tok, t.id) for t in tokens],
                 "token_logprobs": [t.logprob for t in tokens],
                 "top_logprobs": top if self._wanted.params.top_logprobs else None,
-                "text_offset": None,
+                "text_offset": [self._spellings[at].offset(t.id) for t in tokens],
             }
         if self._wanted.token_ids:
             out["token_ids"] = [t.id for t in tokens]
             out["prompt_token_ids"] = list(self._generation.choices[at].job.prompt)
         return out
-
-    def _piece(self, token_id: int) -> str:
-        return self._tok.token_bytes(token_id).decode("utf-8", "replace")
 
     def _chunk(self, at: int, text: str, tokens: tuple[Token, ...], finish: str | None = None) -> bytes:
         choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish}
@@ -187,6 +188,29 @@ class CompletionEncoder:
             "model": self._wanted.model,
             "system_fingerprint": self._wanted.fingerprint,
         }
+
+
+class _Spelling:
+    """Where each token begins in the text of its choice, in characters. start: of the text that was echoed."""
+
+    def __init__(self, tok: Tokenizer, start: int) -> None:
+        self._tok, self._length = tok, start
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def offset(self, token_id: int) -> int:
+        start = self._length
+        if token_id not in self._tok.end_ids:
+            self._length += len(self._decoder.decode(self._tok.token_bytes(token_id)))
+        return start
+
+
+def piece(tok: Tokenizer, token_id: int) -> str:
+    """A token as text; one that is no whole character as OpenAI writes it: "bytes:\\xf0\\x9f"."""
+    raw = tok.token_bytes(token_id)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def _reason(end: End) -> str:

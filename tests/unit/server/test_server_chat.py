@@ -115,9 +115,9 @@ def test_all_splits_of_a_stream_give_the_message(pieces: list[str], seed: int, s
     text, rng = "".join(pieces), random.Random(seed)
     body = {"messages": USER, "tools": [CALCULATOR], "return_token_ids": True, "logprobs": True}
     body |= {"stop": ["STOP", "42\n"]} if stops else {}
-    with serving(saying(text)) as server:
+    with serving(saying(text), constrained=False) as server:
         whole = server.post("/v1/chat/completions", body).json()
-    with serving(saying(text, per_step=lambda: rng.choice((1, 1, 2, 3, 7, 50)))) as server:
+    with serving(saying(text, per_step=lambda: rng.choice((1, 1, 2, 3, 7, 50))), constrained=False) as server:
         stream = chunks(server.post("/v1/chat/completions", {**body, "stream": True}))
     choice, got = whole["choices"][0], put_together(stream)
     message = choice["message"]
@@ -214,6 +214,26 @@ def test_the_likeliest_tokens_at_each_place() -> None:
         assert old["top_logprobs"][1] == {"b": -0.5, "z": -3.0} and old["token_logprobs"] == [-0.5] * 3
         plain = server.post("/v1/completions", {"prompt": "x", "logprobs": 0}).json()["choices"][0]["logprobs"]
         assert plain["top_logprobs"] is None and plain["tokens"] == ["a", "b", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("per_step", [1, 3, 50])
+def test_logprobs_of_a_bare_completion_say_where_each_token_is(per_step: int) -> None:
+    said = "ab 北京 😀 é[end]"
+    with serving(saying(said, per_step=lambda: per_step)) as server:
+        body = {"prompt": "né ", "logprobs": 2, "max_tokens": 40}
+        choice = server.post("/v1/completions", body).json()["choices"][0]
+        pieces = chunks(server.post("/v1/completions", {**body, "stream": True}))
+    given = choice["logprobs"]
+    streamed: dict[str, list[Any]] = {name: [] for name in given}
+    for chunk in pieces:
+        for name, values in (chunk["choices"][0]["logprobs"] or {}).items():
+            streamed[name] += values
+    assert streamed == given
+    assert len(given["tokens"]) == len(ids(said)) == len(given["text_offset"])
+    assert any(t.startswith("bytes:\\x") for t in given["tokens"])  # half a character
+    for token, offset, top in zip(given["tokens"], given["text_offset"], given["top_logprobs"]):
+        assert token in ("<|im_end|>",) or token[:5] == "bytes" or choice["text"].startswith(token, offset)
+        assert top[token] == -0.5 == max(top.values())
 
 
 def test_completions_continue_bare_prompts() -> None:
