@@ -184,3 +184,64 @@ def test_what_can_never_fit_is_refused_with_both_numbers(folder: Path, runner: N
         llm.submit([5, 100_000])
     with pytest.raises(ValueError, match="step_tokens=4 is less than max_running=8"):
         Scheduler(BlockPool(4, 4), step_tokens=4, max_running=8)
+
+
+class Counting:
+    """A runner that counts the tokens it runs."""
+
+    def __init__(self, inner: NativeRunner) -> None:
+        self.config, self.inner, self.tokens = inner.config, inner, 0
+
+    def forward(self, chunks, cache):
+        self.tokens += sum(len(c.ids) for c in chunks)
+        return self.inner.forward(chunks, cache)
+
+
+def test_n_samples_of_a_prompt_compute_it_once(folder: Path, runner: NativeRunner) -> None:
+    llm = engine(folder, runner, 1024)
+    llm.runner = counting = Counting(runner)
+    prompt, params = list(range(10, 110)), SamplingParams(temperature=1.0, max_tokens=6, seed=5)
+    samples = llm.generate_n(prompt, 4, params)
+    decoded = sum(len(s.ids) for s in samples)
+    assert counting.tokens <= len(prompt) + 3 * BLOCK + decoded  # the others run what lies in no full block
+    assert [s.usage.cached_tokens for s in samples] == [0, 96, 96, 96]
+    assert len({s.ids for s in samples}) == 4 and llm.scheduler.pool.held == 0
+    alone = engine(folder, runner, 1024).generate(prompt, params)
+    assert (samples[0].ids, samples[0].logprobs) == (alone.ids, alone.logprobs)
+    assert samples == engine(folder, runner, 1024).generate_n(prompt, 4, params)
+    with pytest.raises(ValueError, match="n=0; expected 1 or more"):
+        llm.generate_n(prompt, 0, params)
+
+
+def test_each_of_n_samples_ends_by_itself(folder: Path, runner: NativeRunner) -> None:
+    llm = engine(folder, runner, 1024)
+    prompt, params = [7, 8, 9], SamplingParams(temperature=1.5, max_tokens=30, seed=1)
+    free = llm.generate_n(prompt, 3, params)
+    texts = [llm.tokenizer.decode(s.ids) for s in free]
+    stop = next(t for t in (texts[1][i : i + 3] for i in range(3, 30)) if t not in texts[0] and t not in texts[2])
+    cut = llm.generate_n(prompt, 3, params, stop=(stop,))
+    assert cut[0].ids == free[0].ids and cut[2].ids == free[2].ids
+    assert cut[1].finish_reason == "stop" and cut[1].ids == free[1].ids[: len(cut[1].ids)] != free[1].ids
+    assert llm.scheduler.pool.held == 0
+
+
+def test_prompts_that_come_at_once_compute_a_shared_beginning_once(folder: Path, runner: NativeRunner) -> None:
+    """In chunks, with somebody who shares nothing and passes them, and one that is aborted in the middle."""
+    llm = engine(folder, runner, 2048)
+    llm.runner = counting = Counting(runner)
+    llm.scheduler = Scheduler(BlockPool(512, BLOCK), step_tokens=32, max_running=16)
+    greedy = SamplingParams(temperature=0, max_tokens=2)
+    shared = list(range(20, 148))
+    crowd = [llm.submit([*shared, 200 + i], greedy) for i in range(5)]
+    stranger = llm.submit([3, 4, 5, 6, 7], greedy)
+    for _ in range(3):
+        llm.step()
+    assert not crowd[1].blocks and counting.tokens == 32 * 3
+    llm.abort(crowd[0])  # whoever waited for it goes on where it was
+    run_all(llm, [*crowd[1:], stranger])
+    assert counting.tokens <= 128 + 5 + 5 * BLOCK + 12
+    assert llm.scheduler.pool.held == 0
+    for i, sequence in enumerate(crowd[1:], 1):
+        assert (sequence.cached_tokens or 0) >= 96
+        alone = engine(folder, runner, 1024).generate([*shared, 200 + i], greedy)
+        assert tuple(t.id for t in sequence.tokens) == alone.ids
