@@ -49,6 +49,9 @@ def serve(
     reasoning_field: str = typer.Option(
         "both", "--reasoning-field", help="Send thinking as reasoning_content, reasoning, or both."
     ),
+    unconstrained: bool = typer.Option(
+        False, "--unconstrained", help="Calls as the model writes them, unless a request demands a form."
+    ),
     max_sequences: int = typer.Option(512, "--max-queue", min=1, help="Generations that may run or wait; then 429."),
     max_turns: int = typer.Option(20_000, "--max-turns", min=1, help="Sampled turns to remember."),
     grace: float = typer.Option(30.0, "--grace", min=0.0, help="Seconds for running requests at shutdown."),
@@ -71,6 +74,7 @@ def serve(
             temperature=temperature,
             strict_reasoning=strict_reasoning,
             reasoning_field=reasoning_field,
+            constrained=not unconstrained,
         )
         return _run(service, _page(service, model), listener, host, key, tuple(allowed_host or ()), grace)
 

@@ -35,3 +35,18 @@ class ThinkingBudget:
 
     def accept(self, token_id: int) -> None:
         self._parser.feed(token_id)
+
+
+class Both:
+    """Two constraints of one sequence. The second is asked where the first allows anything."""
+
+    def __init__(self, first: Constraint, second: Constraint) -> None:
+        self._first, self._second = first, second
+
+    def allowed(self) -> int | np.ndarray | None:
+        allowed = self._first.allowed()
+        return self._second.allowed() if allowed is None else allowed
+
+    def accept(self, token_id: int) -> None:
+        self._first.accept(token_id)
+        self._second.accept(token_id)

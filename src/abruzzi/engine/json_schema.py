@@ -113,7 +113,8 @@ def largest_obligation(schema: dict[str, Any]) -> int:
             return 1
         ref = part.get("$ref")
         if isinstance(ref, str):
-            return 1 if ref in seen else size(_resolved(root, ref), (*seen, ref))
+            known = ref in seen or len(seen) > MAX_DEPTH
+            return 1 if known else size(_resolved(root, ref), (*seen, ref))
         if "const" in part:
             return len(json.dumps(part["const"]))
         if isinstance(part.get("enum"), list):
@@ -156,12 +157,15 @@ def example(pattern: str) -> str | None:
         text = _shortest(_parser.parse(pattern))
     except (re.error, RecursionError, OverflowError, ValueError):
         return None
-    return text[:_MAX_EXAMPLE]
+    return text if len(text) < _MAX_EXAMPLE else None
 
 
 def _shortest(parsed: Any) -> str:
+    """At most _MAX_EXAMPLE characters: repeats of repeats multiply."""
     text = ""
     for op, value in parsed:
+        if len(text) > _MAX_EXAMPLE:
+            break
         name = str(op)
         if name == "LITERAL":
             text += chr(value)
@@ -172,7 +176,7 @@ def _shortest(parsed: Any) -> str:
         elif name == "IN":
             text += _member(value)
         elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-            text += _shortest(value[2]) * min(value[0], _MAX_EXAMPLE)
+            text += _shortest(value[2])[: _MAX_EXAMPLE // max(1, value[0]) + 1] * min(value[0], _MAX_EXAMPLE)
         elif name == "SUBPATTERN":
             text += _shortest(value[-1])
         elif name == "ATOMIC_GROUP":

@@ -26,6 +26,7 @@ from abruzzi.tokenizer.control import (
     SECTION,
     THINK,
     spelling,
+    spells_thinking,
 )
 from abruzzi.tokenizer.parser import State
 
@@ -106,9 +107,8 @@ class TurnGrammar:
         stops: ids that end the sequence; inside a structure they may not come. Raises ValueError for a beginning
         that the grammar does not allow."""
         turn = TurnConstraint(self, limit, stops)
-        for token_id in said:
-            if not turn.note(token_id):
-                raise ValueError(f"token {token_id} at the beginning of the turn does not fit what was asked for")
+        if not turn.note_all(said):
+            raise ValueError("the turn begins with what does not fit the form that was asked for")
         return turn
 
     def labels(self, made: int) -> dict[bytes, CallGrammar]:
@@ -198,6 +198,13 @@ class TurnConstraint:
             assert self._json is not None
             return self._json.accept(token_id)
         return True
+
+    def note_all(self, said: Iterable[int]) -> bool:
+        """note, for many; a spelled thought at the beginning is no text."""
+        if not spells_thinking(self._vocabulary.tok):
+            return all([self.note(token_id) for token_id in said])
+        self._parser.feed_all(said)
+        return self._grammar.free or not self._parser.message().content
 
     def _write(self, grammar: JsonGrammar) -> None:
         """A JSON text begins."""

@@ -66,6 +66,7 @@ def make_app(
         "/ready": _health,
         "/version": _version,
         "/metrics": _metrics,
+        "/openapi.json": _openapi,
     }
     own = [
         Route(path, _border(service, path, handler), methods=[method])
@@ -102,7 +103,7 @@ def _border(service: Service, path: str, handler: Handler) -> Callable[[Request]
 
 async def _chat(service: Service, request: Request) -> Response:
     chat, output = read_chat(service, await read_body(service, request))
-    generation = service.start(scope_of(service, request), chat, "chatcmpl-")
+    generation = await service.start(scope_of(service, request), chat, "chatcmpl-")
     return await _answer(service, request, generation, ChatEncoder(service.tok, generation, output), output.stream)
 
 
@@ -116,7 +117,7 @@ async def _completions(service: Service, request: Request) -> Response:
 
 async def _messages(service: Service, request: Request) -> Response:
     wanted, output = read_message_request(service, await read_body(service, request))
-    generation = service.start(scope_of(service, request), wanted, "msg_", "toolu_")
+    generation = await service.start(scope_of(service, request), wanted, "msg_", "toolu_")
     return await _answer(service, request, generation, MessagesEncoder(generation, output), output.stream)
 
 
@@ -128,7 +129,7 @@ async def _count_tokens(service: Service, request: Request) -> Response:
 
 async def _responses(service: Service, request: Request) -> Response:
     wanted, output = read_response_request(service, await read_body(service, request))
-    generation = service.start(scope_of(service, request), wanted, "resp_")
+    generation = await service.start(scope_of(service, request), wanted, "resp_")
     return await _answer(service, request, generation, ResponsesEncoder(generation, output), output.stream)
 
 
@@ -267,6 +268,12 @@ async def _metrics(service: Service, request: Request) -> Response:
     engine, store = service.engine, service.store
     text = service.metrics.text(engine.load(), engine.open, engine.failures, store.count(), store.failures)
     return Response(text, media_type="text/plain; version=0.0.4")
+
+
+async def _openapi(service: Service, request: Request) -> Response:
+    from abruzzi.server.openapi import document  # only who asks pays for it
+
+    return _json(document(service.tok.vocab_size))
 
 
 # parts

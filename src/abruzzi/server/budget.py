@@ -34,7 +34,7 @@ def thinking_tokens(limit: int, budget: int | None, effort: str | None) -> int:
 class ThoughtLimit:
     """The engine's ThinkingBudget, and a way to spend what is left of it at once (`answer_now`).
 
-    A Constraint of the engine; a grammar for calls and answers would be asked after it, when it allows all.
+    A Constraint of the engine; a grammar for calls and answers is asked after it, when it allows all (Both).
     parser: one of its own, fed with the header of the turn. `answer_now` may be called from any thread."""
 
     def __init__(self, parser: ChatParser, close_id: int, budget: int) -> None:

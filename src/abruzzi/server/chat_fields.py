@@ -9,19 +9,18 @@ from abruzzi.server.chat_completions import ChatOutput, fingerprint
 from abruzzi.server.errors import ApiError, brief, unsupported
 from abruzzi.server.fields import Fields, required, wrong
 from abruzzi.server.request import (
-    CONSTRAINED,
     MAX_N,
     ChatRequest,
     Thinking,
     distinct,
     model_name,
-    not_strict,
     sampling,
     stop_strings,
     tool,
-    tool_choice_word,
 )
 from abruzzi.server.service import Service
+from abruzzi.server.structure import Structure
+from abruzzi.server.structure_fields import answer_format, any_tool, argument_schema, openai_choice, with_answer
 from abruzzi.types import Message, ToolCall
 
 EFFORT_NAMES = ("none", *EFFORTS)
@@ -38,7 +37,7 @@ def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]
     messages = read_messages(body.items("messages"))
     if (prompt_ids is None) == (not messages):
         raise required("messages (or prompt_token_ids, not both)")
-    tools, may_call = read_tools(body)
+    tools, may_call, structure = read_tools(body)
     if prompt_ids is not None:
         may_call = True if not body.has("tool_choice") else may_call
         for name in ("tools", "reasoning_effort", "chat_template_kwargs", "thinking"):
@@ -47,22 +46,25 @@ def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]
     logprobs, top_logprobs = body.boolean("logprobs") or False, body.integer("top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
     if top_logprobs and not logprobs:
         raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs", "invalid_value")
+    params = sampling(
+        body,
+        _max_tokens(body),
+        stop_strings(body, "stop"),
+        thinking.budget,
+        service.settings.temperature,
+        top_logprobs=top_logprobs,
+    )
+    answer, _ = answer_format(body.object("response_format"), nested=True)
     request = ChatRequest(
         model=model,
         messages=messages,
         tools=tools,
-        params=sampling(
-            body,
-            _max_tokens(body),
-            stop_strings(body, "stop"),
-            thinking.budget,
-            service.settings.temperature,
-            top_logprobs=top_logprobs,
-        ),
+        params=params,
         thinking=thinking.enabled,
         effort=thinking.effort,
         preserve_thinking=thinking.preserve,
         may_call=may_call,
+        structure=with_answer(structure, answer, params, "stop"),
         n=body.integer("n", 1, MAX_N) or 1,
         prompt_ids=prompt_ids,
     )
@@ -109,25 +111,24 @@ def read_thinking(body: Fields) -> Thinking:
     return said.check()
 
 
-def read_tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool]:
-    """The tools, and whether the model may call them."""
-    tools = []
+def read_tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure]:
+    """The tools, whether the model may call them, and how."""
+    tools, schemas = [], {}
     for at, given in enumerate(body.items("tools") or []):
         entry = Fields(given, f"tools[{at}]")
         entry.only("type", "function", hint="only functions are tools here")
         function = entry.object("function")
         if function is None:
             raise required(entry.name("function"))
-        tools.append(
-            tool(function.any("name"), function.any("description"), function.any("parameters"), entry.name("function"))
-        )
-        not_strict(function)
+        name, parameters = function.any("name"), function.any("parameters")
+        tools.append(tool(name, function.any("description"), parameters, entry.name("function")))
+        schemas[name] = argument_schema(function, parameters, "parameters")
         function.end()
         entry.end()
-    choice = body.any("tool_choice")
-    may_call = choice is None or tool_choice_word("tool_choice", choice)
-    body.only("parallel_tool_calls", True, hint=CONSTRAINED)
-    return distinct(tools), may_call and bool(tools)
+    offered = distinct(tools)
+    structure = any_tool(schemas, body.boolean("parallel_tool_calls") is not False)
+    chosen = openai_choice(structure, body.any("tool_choice"), nested=True)
+    return offered, chosen is not None and bool(chosen.arguments), chosen or Structure()
 
 
 def include_usage(body: Fields, stream: bool) -> bool:
@@ -258,10 +259,6 @@ def _no_effect(body: Fields) -> None:
     body.only("store", False, hint="nothing is stored for you")
     body.only("service_tier", "auto", "default", hint="there is one tier")
     body.only("verbosity", "medium", hint=NOT_HERE)
-    kind = body.object("response_format")
-    if kind is not None:
-        kind.only("type", "text", hint=CONSTRAINED)
-        kind.end()
     for name in ("user", "safety_identifier", "prompt_cache_key"):
         body.label(name, str)
     body.label("metadata", dict)

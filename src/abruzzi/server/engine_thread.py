@@ -30,6 +30,7 @@ class Engine(Protocol):
     name: str
     max_context: int
     thinking: bool
+    config: Any  # read for vocab_size
     scheduler: Any  # read for numbers only: waiting, running, pool
 
     def submit(

@@ -12,12 +12,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from abruzzi.engine.constraint import Both, Constraint
 from abruzzi.engine.sequence import Token
 from abruzzi.engine.stop_strings import StopStrings
 from abruzzi.server.budget import ClosedBy, ThoughtLimit
 from abruzzi.server.engine_thread import EngineThread
+from abruzzi.server.errors import ApiError
 from abruzzi.server.seal import wire_id
 from abruzzi.tokenizer import ChatParser, Tokenizer
 from abruzzi.types import (
@@ -30,6 +32,9 @@ from abruzzi.types import (
     ToolCallStart,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from abruzzi.engine.turn_grammar import TurnConstraint, TurnGrammar
 
 # How a thought ended: "cut" = the generation ended inside it; None = there was none.
 ThoughtEnd = ClosedBy | Literal["cut"] | None
@@ -66,7 +71,8 @@ class Job:
     """What a choice needs. header: the end of the prompt that belongs to the assistant's message.
 
     limit: tokens that may be generated. no_call: control ids that may not come; one that does ends the turn in
-    front of it. call_prefix: how ids of calls begin. chat=False: all ids are plain text."""
+    front of it. grammar: what the turn may be, None = anything. call_prefix: how ids of calls begin. chat=False:
+    all ids are plain text."""
 
     prompt: tuple[int, ...]
     header: tuple[int, ...]
@@ -75,6 +81,7 @@ class Job:
     thinking_budget: int | None
     close_id: int | None
     no_call: frozenset[int] = frozenset()
+    grammar: TurnGrammar | None = None
     call_prefix: str = "call_"
     chat: bool = True
 
@@ -96,8 +103,9 @@ class Choice:
         self._thought = self._parser.in_thinking  # whether there ever was one
         self._thought_end: ThoughtEnd = None
         self._thought_length: int | None = None  # of the header's and the choice's ids, once it has ended
-        self._limit = self._thought_limit(self._parser_twin([]))
-        self._stream = engine.submit(job.prompt, self._params(job.limit), self._limit)
+        self._limit: ThoughtLimit | None = None
+        self._turn: TurnConstraint | None = None
+        self._stream = engine.submit(job.prompt, self._params(job.limit), self._constraint([]))
         self._first_stream = self._stream
 
     async def items(self) -> AsyncGenerator[Batch | End, None]:
@@ -109,6 +117,7 @@ class Choice:
                 if kept or events:
                     yield Batch(tuple(kept), tuple(events), end is not None)
                 if end is not None:
+                    self._require_whole()
                     self._over = True
                     self._stream.close()
                     yield self._end(end)
@@ -221,24 +230,39 @@ class Choice:
             return False
         said = [t.id for t in self._tokens]
         self._thought_end = "end_of_turn"
-        self._limit = self._thought_limit(self._parser_twin(said))
+        constraint = self._constraint(said)
         assert self._limit is not None
         self._limit.answer_now("end_of_turn")
         self._stream.close()
-        self._stream = self._engine.submit((*self.job.prompt, *said), self._params(left), self._limit)
+        self._stream = self._engine.submit((*self.job.prompt, *said), self._params(left), constraint)
         return True
 
     def _params(self, limit: int) -> SamplingParams:
         ends = (*self.job.params.stop_token_ids, *self.job.no_call)
         return replace(self.job.params, max_tokens=limit, stop_token_ids=ends)
 
-    def _parser_twin(self, said: Sequence[int]) -> ChatParser:
-        return parser_after(self._tok, (*self.job.header, *said))
+    def _constraint(self, said: Sequence[int]) -> Constraint | None:
+        """What holds from here on: the limit of the thought, then the grammar of the turn."""
+        job, begun = self.job, (*self.job.header, *said)
+        if job.close_id is not None and job.thinking_budget is not None:
+            self._limit = ThoughtLimit(parser_after(self._tok, begun), job.close_id, job.thinking_budget)
+        if job.grammar is None:
+            return self._limit
+        try:
+            self._turn = job.grammar.begin(begun, job.limit - len(said), job.params.stop_token_ids)
+        except ValueError as error:  # only exact prompt ids can begin a turn with anything
+            raise ApiError(400, f"prompt_token_ids: {error}", "prompt_token_ids", "invalid_value") from None
+        return self._turn if self._limit is None else Both(self._limit, self._turn)
 
-    def _thought_limit(self, parser: ChatParser) -> ThoughtLimit | None:
-        if self.job.close_id is None or self.job.thinking_budget is None:
-            return None
-        return ThoughtLimit(parser, self.job.close_id, self.job.thinking_budget)
+    def _require_whole(self) -> None:
+        """Raises ApiError for a turn that its grammar could not complete."""
+        if self._turn is not None and self._turn.failed is not None:
+            raise ApiError(
+                400,
+                f"the schema is too complex for what was being written: {self._turn.failed}; hint: simplify it",
+                None,
+                "grammar_too_complex",
+            )
 
     # the end
 

@@ -6,14 +6,13 @@ Extensions that Anthropic's API does not have: seed, min_p, preserve_thinking.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from abruzzi.server.chat_fields import EFFORT_NAMES, NOT_HERE, text_of
 from abruzzi.server.errors import ApiError, unsupported
 from abruzzi.server.fields import Fields, required, wrong
 from abruzzi.server.request import (
-    CONSTRAINED,
     ChatRequest,
     Thinking,
     distinct,
@@ -21,9 +20,17 @@ from abruzzi.server.request import (
     sampling,
     stop_strings,
     tool,
-    tool_choice_word,
 )
 from abruzzi.server.service import Service
+from abruzzi.server.structure import Schema, Structure
+from abruzzi.server.structure_fields import (
+    answer_format,
+    any_tool,
+    argument_schema,
+    must_call,
+    one_tool,
+    with_answer,
+)
 from abruzzi.types import Message, ToolCall
 
 
@@ -44,7 +51,7 @@ def read_message_request(
     max_tokens = body.integer("max_tokens", 1)
     if max_tokens is None and not count_only:
         raise required("max_tokens")
-    thinking = _thinking(body)
+    thinking, answer = _thinking(body)
     history = _History()
     system = _blocks_text(body.any("system"), "system")
     if system:
@@ -55,19 +62,21 @@ def read_message_request(
         raise required("messages")
     if history.messages[-1].role == "assistant":
         raise unsupported("messages", "an assistant's message at the end", "the answer cannot be begun for the model")
-    tools, may_call = _tools(body)
+    tools, may_call, structure = _tools(body)
+    params = sampling(
+        body, max_tokens, stop_strings(body, "stop_sequences"), thinking.budget, service.settings.temperature, 1.0
+    )
     request = ChatRequest(
         model=model,
         messages=tuple(history.messages),
         seals=history.seals,
         tools=tools,
-        params=sampling(
-            body, max_tokens, stop_strings(body, "stop_sequences"), thinking.budget, service.settings.temperature, 1.0
-        ),
+        params=params,
         thinking=thinking.enabled,
         effort=thinking.effort,
         preserve_thinking=thinking.preserve,
         may_call=may_call,
+        structure=with_answer(structure, answer, params, "stop_sequences"),
     )
     output = MessagesOutput(model, body.boolean("stream") or False)
     metadata = body.object("metadata")
@@ -82,8 +91,9 @@ def read_message_request(
     return request, output
 
 
-def _thinking(body: Fields) -> Thinking:
-    said = Thinking()
+def _thinking(body: Fields) -> tuple[Thinking, Schema | None]:
+    """What was said about thinking, and about the form of the answer, which stand in one object."""
+    said, answers = Thinking(), []
     thinking = body.object("thinking")
     if thinking is not None:
         kind = thinking.choice("type", "enabled", "disabled", "adaptive")
@@ -94,9 +104,13 @@ def _thinking(body: Fields) -> Thinking:
     config = body.object("output_config")
     if config is not None:
         said.say_effort("output_config.effort", config.choice("effort", *EFFORT_NAMES))
-        config.only("format", hint=CONSTRAINED)
+        answers.append(answer_format(config.object("format"), nested=False)[0])
         config.end()
-    body.only("output_format", hint=CONSTRAINED)
+    answers.append(answer_format(body.object("output_format"), nested=False)[0])  # its name in the beta
+    formats = [answer for answer in answers if answer is not None]
+    if len(formats) > 1:
+        name = formats[1].name
+        raise ApiError(400, f"{name} and {formats[0].name} are both given; hint: send one", name, "contradiction")
     said.say("preserve_thinking", preserve=body.boolean("preserve_thinking"))
     management = body.object("context_management")
     if management is not None:
@@ -108,28 +122,37 @@ def _thinking(body: Fields) -> Thinking:
             said.say(edit.name("keep"), preserve=True if edit.any("keep") is not None else None)
             edit.end()
         management.end()
-    return said.check()
+    return said.check(), formats[0] if formats else None
 
 
-def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool]:
-    tools = []
+def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure]:
+    tools, schemas = [], {}
     for at, given in enumerate(body.items("tools") or []):
         entry = Fields(given, f"tools[{at}]")
         entry.only("type", "custom", hint="only tools of your own are tools here")
-        tools.append(tool(entry.any("name"), entry.any("description"), entry.any("input_schema"), f"tools[{at}]"))
-        entry.only("strict", False, hint=CONSTRAINED)
+        name, parameters = entry.any("name"), entry.any("input_schema")
+        tools.append(tool(name, entry.any("description"), parameters, f"tools[{at}]"))
+        schemas[name] = argument_schema(entry, parameters, "input_schema")
         entry.only("defer_loading", False, hint=NOT_HERE)
         entry.only("eager_input_streaming", True, False, hint="arguments are always streamed")
         entry.label("cache_control", dict)
         entry.end()
+    offered = distinct(tools)
+    structure = any_tool(schemas, parallel=True)
     choice = body.object("tool_choice")
-    may_call = True
-    if choice is not None:
-        may_call = tool_choice_word("tool_choice.type", choice.any("type"))
-        choice.only("disable_parallel_tool_use", False, hint=CONSTRAINED)
-        choice.any("name")  # of a kind that was refused above
-        choice.end()
-    return distinct(tools), may_call and bool(tools)
+    if choice is None:
+        return offered, bool(offered), structure
+    kind = choice.choice("type", "auto", "any", "tool", "none")
+    if kind is None:
+        raise required("tool_choice.type")
+    if choice.boolean("disable_parallel_tool_use"):
+        structure = replace(structure, max_calls=1)
+    if kind == "any":
+        structure = must_call(structure, "tool_choice.type")
+    elif kind == "tool":
+        structure = one_tool(structure, choice.text("name"), "tool_choice.name")
+    choice.end()
+    return offered, kind != "none" and bool(offered), structure if kind != "none" else Structure()
 
 
 class _History:

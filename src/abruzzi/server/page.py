@@ -31,6 +31,7 @@ from abruzzi.server.generation import Batch, End, Generation
 from abruzzi.server.request import ChatRequest
 from abruzzi.server.service import Service
 from abruzzi.server.sse import EventStream, event, to_json
+from abruzzi.server.structure import Schema, Structure
 from abruzzi.tools import Tool, ToolOk
 from abruzzi.types import ContentDelta, Event, Message, MessageEnd, ReasoningDelta, SamplingParams, ToolSpec
 
@@ -121,7 +122,7 @@ class LoopModel:
 
     async def _generate(self, request: ChatRequest) -> None:
         try:
-            self.generation = self._service.start(self._scope, request, "page-")
+            self.generation = await self._service.start(self._scope, request, "page-")
             async for _, item in self.generation.items():  # noqa: PERF102 - no dict
                 self._items.put(item)
         except Exception as error:  # handed to the loop's thread
@@ -276,6 +277,7 @@ def chat_request(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
         model=None,
         messages=tuple(messages),
         tools=tuple(dict(t) for t in tools),
+        structure=Structure({f["name"]: Schema(f["parameters"], "tools") for f in (t["function"] for t in tools)}),
         params=dials.params,
         thinking=dials.effort is not None,
         effort=dials.effort,

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from abruzzi.server.errors import ApiError, unsupported
+from abruzzi.server.errors import ApiError
 from abruzzi.server.fields import Fields, wrong
+from abruzzi.server.structure import Structure
 from abruzzi.types import Message, SamplingParams
 
 MAX_N = 16
 MAX_STOPS = 16
-CONSTRAINED = "it needs constrained decoding, which this server does not have yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class ChatRequest:
 
     seals: what an assistant message (by its place) brought along to prove its ids. thinking,
     preserve_thinking: None = the server's, the checkpoint's default. effort: a key of budget.EFFORTS.
-    may_call: whether the model may call tools. prompt_ids: used as they are, instead of messages."""
+    may_call: whether the model may call tools; which, and in what form: structure. prompt_ids: used as they are,
+    instead of messages."""
 
     model: str | None
     messages: tuple[Message, ...] = ()
@@ -32,6 +33,7 @@ class ChatRequest:
     effort: str | None = None
     preserve_thinking: bool | None = None
     may_call: bool = True
+    structure: Structure = field(default_factory=Structure)
     n: int = 1
     prompt_ids: tuple[int, ...] | None = None
 
@@ -143,18 +145,6 @@ def distinct(tools: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
-def not_strict(fields: Fields) -> None:
-    """`strict` promises arguments that fit the schema."""
-    fields.only("strict", False, hint=CONSTRAINED)
-
-
 def model_name(body: Fields) -> str | None:
     """The model that is asked for."""
     return body.text("model")
-
-
-def tool_choice_word(name: str, given: object) -> bool:
-    """auto -> True, none -> False; what forces a call is not supported."""
-    if given in ("auto", "none"):
-        return given == "auto"
-    raise unsupported(name, given, CONSTRAINED if given is not None else "auto or none")

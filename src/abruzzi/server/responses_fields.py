@@ -12,18 +12,17 @@ from abruzzi.server.chat_fields import EFFORT_NAMES, NOT_HERE
 from abruzzi.server.errors import unsupported
 from abruzzi.server.fields import Fields, required, wrong
 from abruzzi.server.request import (
-    CONSTRAINED,
     ChatRequest,
     Thinking,
     distinct,
     model_name,
-    not_strict,
     sampling,
     stop_strings,
     tool,
-    tool_choice_word,
 )
 from abruzzi.server.service import Service
+from abruzzi.server.structure import Schema, Structure
+from abruzzi.server.structure_fields import answer_format, any_tool, argument_schema, openai_choice, with_answer
 from abruzzi.types import Message, ToolCall
 
 ENCRYPTED = "reasoning.encrypted_content"
@@ -50,7 +49,8 @@ def read_response_request(service: Service, given: object) -> tuple[ChatRequest,
     if instructions:
         history.messages.append(Message("system", instructions))
     history.read(body.any("input"))
-    tools, may_call, choice = _tools(body)
+    tools, may_call, structure, tools_echo = _tools(body)
+    answer, format_echo = _text_format(body)
     params = sampling(
         body,
         body.integer("max_output_tokens", 1),
@@ -68,6 +68,7 @@ def read_response_request(service: Service, given: object) -> tuple[ChatRequest,
         effort=thinking.effort,
         preserve_thinking=thinking.preserve,
         may_call=may_call,
+        structure=with_answer(structure, answer, params, "stop"),
     )
     include = body.items("include") or []
     for value in include:
@@ -78,14 +79,14 @@ def read_response_request(service: Service, given: object) -> tuple[ChatRequest,
         "instructions": instructions,
         "max_output_tokens": params.max_tokens,
         "metadata": body.any("metadata") or {},
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": body.any("parallel_tool_calls") is not False,
         "previous_response_id": None,
         "reasoning": reasoning_echo,
         "store": False,
         "temperature": params.temperature,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": choice,
-        "tools": [{"type": "function", "strict": False, **t["function"]} for t in tools],
+        "text": {"format": format_echo},
+        "tool_choice": body.any("tool_choice") or "auto",
+        "tools": tools_echo,
         "top_p": params.top_p,
         "truncation": "disabled",
     }
@@ -112,20 +113,34 @@ def _reasoning(body: Fields) -> tuple[Thinking, dict[str, Any], bool]:
     return said.check(), echo, summary is not None
 
 
-def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, str]:
-    tools = []
+def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure, list[dict[str, Any]]]:
+    """The tools, whether the model may call them, how, and what the response repeats of them."""
+    tools, schemas, echo = [], {}, []
     for at, given in enumerate(body.items("tools") or []):
         entry = Fields(given, f"tools[{at}]")
         kind = entry.any("type")
         if kind != "function":
             raise unsupported(entry.name("type"), kind, "only functions are tools here")
-        tools.append(tool(entry.any("name"), entry.any("description"), entry.any("parameters"), f"tools[{at}]"))
-        not_strict(entry)
+        name, parameters = entry.any("name"), entry.any("parameters")
+        tools.append(tool(name, entry.any("description"), parameters, f"tools[{at}]"))
+        schemas[name] = argument_schema(entry, parameters, "parameters")
+        echo.append({"type": "function", "strict": not schemas[name].lenient, **tools[-1]["function"]})
         entry.end()
-    choice = body.any("tool_choice")
-    may_call = choice is None or tool_choice_word("tool_choice", choice)
-    body.only("parallel_tool_calls", True, hint=CONSTRAINED)
-    return distinct(tools), may_call and bool(tools), "auto" if may_call else "none"
+    offered = distinct(tools)
+    structure = any_tool(schemas, body.boolean("parallel_tool_calls") is not False)
+    chosen = openai_choice(structure, body.any("tool_choice"), nested=False)
+    return offered, chosen is not None and bool(chosen.arguments), chosen or Structure(), echo
+
+
+def _text_format(body: Fields) -> tuple[Schema | None, dict[str, Any]]:
+    """text.format: the schema of the answer, and its echo."""
+    text = body.object("text")
+    if text is None:
+        return answer_format(None, nested=False)
+    answer = answer_format(text.object("format"), nested=False)
+    text.only("verbosity", "medium", hint=NOT_HERE)
+    text.end()
+    return answer
 
 
 def _no_effect(body: Fields) -> None:
@@ -137,14 +152,6 @@ def _no_effect(body: Fields) -> None:
     body.only("top_logprobs", 0, hint="only the log-probability of the chosen token is known; see /v1/chat/completions")
     for name in ("previous_response_id", "conversation", "prompt", "max_tool_calls", "context_management"):
         body.only(name, hint="nothing is stored; send the items back as input" if name[:1] in "pc" else NOT_HERE)
-    text = body.object("text")
-    if text is not None:
-        kind = text.object("format")
-        if kind is not None:
-            kind.only("type", "text", hint=CONSTRAINED)
-            kind.end()
-        text.only("verbosity", "medium", hint=NOT_HERE)
-        text.end()
     options = body.object("stream_options")
     if options is not None:
         options.only("include_obfuscation", False, hint="nothing is padded here")

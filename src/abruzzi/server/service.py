@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from abruzzi.server.budget import thinking_tokens
 from abruzzi.server.engine_thread import Engine, EngineThread
@@ -17,8 +18,12 @@ from abruzzi.server.metrics import Metrics
 from abruzzi.server.reasoning_store import ReasoningStore
 from abruzzi.server.request import ChatRequest
 from abruzzi.server.seal import SampledTurn, Seal, content_hash, wire_id
+from abruzzi.server.structure import Grammars
 from abruzzi.tokenizer import Tokenizer, generation_prefix, render
 from abruzzi.types import SamplingParams
+
+if TYPE_CHECKING:
+    from abruzzi.engine.turn_grammar import TurnGrammar
 
 REASONING_FIELDS = ("both", "reasoning_content", "reasoning")
 STATES_HEADER = "X-Abruzzi-Reasoning"
@@ -28,13 +33,15 @@ STATES_HEADER = "X-Abruzzi-Reasoning"
 class Settings:
     """names: what the model is called, the first one in answers. isa: what the kernels run on, for /health.
 
-    temperature: of requests that name none. reasoning_field: under which name(s) thoughts are sent."""
+    temperature: of requests that name none. reasoning_field: under which name(s) thoughts are sent. constrained:
+    False leaves calls as the model writes them where a request demands no form, to measure how often it errs."""
 
     names: tuple[str, ...]
     isa: str = "unknown"
     temperature: float = 1.0
     strict_reasoning: bool = False
     reasoning_field: str = "both"
+    constrained: bool = True
     max_body: int = 32 * 2**20
     body_seconds: float = 30.0
     ping_seconds: float = 15.0
@@ -54,6 +61,7 @@ class Service:
         self.engine, self.store, self.seal, self.settings = engine, store, seal, settings
         self.tok: Tokenizer = engine.llm.tokenizer
         self.metrics = Metrics()
+        self.grammars = Grammars(self.tok, engine.llm.config.vocab_size)
         self.running: dict[str, tuple[bytes, Generation]] = {}
         model = f"{engine.llm.name} {_fingerprint(self.tok)}"
         self._restorer = Restorer(self.tok, model, store, seal, settings.strict_reasoning)
@@ -98,8 +106,9 @@ class Service:
             raise ApiError(400, str(error), "messages", "invalid_value") from None
         return rendered.ids, rendered.sampled
 
-    def start(self, scope: bytes, request: ChatRequest, id_prefix: str, call_prefix: str = "call_") -> Generation:
-        """Submit a request; its choices run from now on. Raises ApiError."""
+    async def start(self, scope: bytes, request: ChatRequest, id_prefix: str, call_prefix: str = "call_") -> Generation:
+        """Compile what the answer must look like and submit a request; its choices run from now on.
+        Raises ApiError."""
         self.engine.require_room(request.n)
         if request.prompt_ids is not None:
             history, prompt = None, request.prompt_ids
@@ -108,7 +117,9 @@ class Service:
             history = self.history(scope, request)
             prompt = self.render(request, history)
             header = generation_prefix(self.tok, self.thinks(request))
-        job = self._job(request, prompt, header, call_prefix)
+        self._limit(prompt, request.params)  # what does not fit is not compiled either
+        grammar = await self._grammar(request)
+        job = self._job(request, prompt, header, call_prefix, grammar)
         generation = Generation(wire_id(id_prefix), self._choices(job, request.n))
         if history is not None:
             generation.headers[STATES_HEADER] = history.header()
@@ -126,6 +137,17 @@ class Service:
         return generation
 
     # parts
+
+    async def _grammar(self, request: ChatRequest) -> TurnGrammar | None:
+        """What the turn may be; None where it may be anything. Without tools, a call that the model begins all the
+        same ends its turn (no_call), which costs nothing."""
+        structure = request.structure
+        if not request.tools and structure.answer is None:
+            return None
+        if structure.demanded is None and not self.settings.constrained:
+            return None
+        made = sum(len(m.tool_calls) for m in request.messages)
+        return await self.grammars.of(structure, made, self.thinks(request))
 
     def thinks(self, request: ChatRequest) -> bool:
         """Whether the answer begins with a thought."""
@@ -146,7 +168,14 @@ class Service:
             )
         return room if params.max_tokens is None else min(params.max_tokens, room)
 
-    def _job(self, request: ChatRequest, prompt: tuple[int, ...], header: tuple[int, ...], call_prefix: str) -> Job:
+    def _job(
+        self,
+        request: ChatRequest,
+        prompt: tuple[int, ...],
+        header: tuple[int, ...],
+        call_prefix: str,
+        grammar: TurnGrammar | None,
+    ) -> Job:
         limit = self._limit(prompt, request.params)
         close = self.tok.id_of("</think>")
         wanted = request.params.thinking_budget
@@ -168,6 +197,7 @@ class Service:
             thinking_budget=thinking_tokens(limit, wanted, request.effort),
             close_id=close,
             no_call=frozenset() if request.may_call else self._call_ids(),
+            grammar=grammar,
             call_prefix=call_prefix,
         )
 

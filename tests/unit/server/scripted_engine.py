@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -78,6 +79,7 @@ class ScriptedLLM:
         per_step: Callable[[], int] = lambda: 1,
     ) -> None:
         self.tokenizer, self.name, self.max_context, self.thinking = tok, "scripted", max_context, True
+        self.config = SimpleNamespace(vocab_size=tok.vocab_size)
         self.submitted: list[Sequence] = []
         self.prompts: list[list[int]] = []
         self.gate = threading.Event()  # no steps while it is clear
@@ -121,11 +123,14 @@ class ScriptedLLM:
         self.live.pop(sequence, None)
 
     def _token(self, sequence: Sequence) -> None:
+        """The script's next token; one that is forced comes first. A script must keep to the masks."""
         forced = sequence.constraint.allowed() if sequence.constraint is not None else None
+        token_id = next(self.live[sequence], next(iter(ids("[end]"))))
         if isinstance(forced, int):
+            if token_id != forced:
+                self.live[sequence] = chain([token_id], self.live[sequence])
             sequence.append(Token(forced, -9.0, sampled=False))
         else:
-            token_id = next(self.live[sequence], next(iter(ids("[end]"))))
             top = ((token_id, -0.5), (TOK.encode("z")[0], -3.0), (TOK.encode("y")[0], -4.0))
             sequence.append(Token(token_id, -0.5, top=top[: sequence.params.top_logprobs]))
 

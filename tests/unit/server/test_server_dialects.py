@@ -257,7 +257,7 @@ def test_all_splits_give_the_same_blocks_and_items(pieces: list[str], seed: int)
         return saying(text, per_step=lambda: rng.choice((1, 1, 2, 3, 7, 50)))
 
     body: Any = {**ASK, "messages": [QUESTION]}
-    with serving(llm()) as server:
+    with serving(llm(), constrained=False) as server:
         whole = server.post("/v1/messages", body).json()
         response = server.post("/v1/responses", {"input": "Hi", "tools": [RESPONSE_TOOL]}).json()
         stream = events(server.post("/v1/messages", {**body, "stream": True}).text)
@@ -315,7 +315,13 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
     ("path", "fields", "param"),
     [
         ("/v1/messages", {"tool_choice": {"type": "any"}}, "tool_choice.type"),
-        ("/v1/messages", {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, None),
+        ("/v1/messages", {"tool_choice": {"type": "auto", "disable_parallel_tool_use": "yes"}}, None),
+        ("/v1/messages", {"tools": [CLAUDE_TOOL], "tool_choice": {"type": "tool", "name": "no"}}, "tool_choice.name"),
+        (
+            "/v1/messages",
+            {"tools": [{**CLAUDE_TOOL, "input_schema": {"type": "object", "not": {}}}]},
+            "tools[0].input_schema",
+        ),
         ("/v1/messages", {"mcp_servers": [{}]}, "mcp_servers"),
         (
             "/v1/messages",
@@ -346,12 +352,13 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
             "messages[0].content[0].type",
         ),
-        ("/v1/messages", {"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ("/v1/messages", {"temperature": 1.5}, "temperature"),
         ("/v1/responses", {"previous_response_id": "resp_1"}, "previous_response_id"),
         ("/v1/responses", {"store": True}, "store"),
         ("/v1/responses", {"truncation": "auto"}, "truncation"),
-        ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}, "text.format.type"),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ("/v1/responses", {"text": {"format": {"type": "grammar"}}}, "text.format.type"),
         ("/v1/responses", {"tool_choice": "required"}, "tool_choice"),
         ("/v1/responses", {"include": ["web_search_call.results"]}, "include"),
         ("/v1/responses", {"reasoning": {"summary": "concise"}}, "reasoning.summary"),
@@ -390,7 +397,7 @@ def test_stop_sequences_and_limits_in_both_dialects() -> None:
 def test_broken_arguments_are_kept_and_said_to_be_broken() -> None:
     said = "[calls]" + call("calc", '{"e": ') + "[/calls][end]"
     llm = saying(ids(said), "x[end]")
-    with serving(llm) as server:
+    with serving(llm, constrained=False) as server:
         block = server.post("/v1/messages", {**ASK, "messages": [QUESTION]}).json()["content"][0]
         assert block["input"] == {"__invalid_json__": '{"e":'}
         result = {"type": "tool_result", "tool_use_id": block["id"], "content": "bad JSON", "is_error": True}

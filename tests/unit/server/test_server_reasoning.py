@@ -216,7 +216,7 @@ def test_the_store_is_bounded_and_says_what_it_forgot() -> None:
     now = [1000.0]
     store = ReasoningStore(max_turns=8, max_age=100, clock=lambda: now[0])
     llm = saying(*(thinking(n) for n in range(30)))
-    with serving(llm, store, strict_reasoning=True) as server:
+    with serving(llm, store, strict_reasoning=True, constrained=False) as server:
         histories = [first_turn(server, "one") for _ in range(20)]
         assert store.count() == 8
         assert ask(server, histories[0], "one").json()["error"]["code"] == "reasoning_expired"
