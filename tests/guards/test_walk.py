@@ -19,11 +19,12 @@ def symbols(path: Path) -> set[str]:
     if path.suffix != ".py":
         return set(re.findall(r"\w+", text))
     found: set[str] = set()
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.parse(text).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (*functions, ast.ClassDef)):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{m.name}" for m in node.body if isinstance(m, ast.FunctionDef)}
+            found |= {f"{node.name}.{m.name}" for m in node.body if isinstance(m, functions)}
             found |= {
                 f"{node.name}.{m.target.id}"
                 for m in node.body
