@@ -115,15 +115,14 @@ class Shuffled:
         self._rng.shuffle(words)
         tok = self._llm.tokenizer
         prompt = tokenizer.render(tok, messages, list(tools) or None).ids
-        header = tokenizer.generation_prefix(tok)
-        put = [*header, *tok.encode(" ".join(words)), tok.id_of("</think>")]
-        done = self._llm.generate([*prompt, *put[len(header) :]], params)
+        put = [tok.id_of("<think>"), *tok.encode(" ".join(words)), tok.id_of("</think>")]
+        done = self._llm.generate([*prompt, *put], params)
         parser = tokenizer.ChatParser(tok)
         parser.feed_all([*put, *done.ids])
         parser.finish()
         message = replace(parser.message(), ids=(*put, *done.ids), sampled=None)
         reason = "tool_calls" if done.finish_reason == "stop" and message.tool_calls else done.finish_reason
-        yield MessageEnd(message, reason, Usage(len(prompt), 0, len(put) - len(header) + len(done.ids)))
+        yield MessageEnd(message, reason, Usage(len(prompt), 0, len(put) + len(done.ids)))
 
 
 def table(solved: Iterable[tuple[Job, list[Sample]]]) -> list[dict[str, Any]]:
