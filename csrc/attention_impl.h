@@ -34,10 +34,14 @@ struct Attention {
         for (int j = 0; j < P; ++j) sum[i][j] = S::fmav(mine, other[j], sum[i][j]);
       }
     }
+    if constexpr (Q == 4 && P == 4) {
+      S::sums4x4(sum, out, kPositions);
+    } else {
 #pragma GCC unroll 8
-    for (int i = 0; i < Q; ++i)
+      for (int i = 0; i < Q; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < P; ++j) out[i * kPositions + j] = S::sumv(sum[i][j]);
+        for (int j = 0; j < P; ++j) out[i * kPositions + j] = S::sumv(sum[i][j]);
+    }
   }
 
   template <int Q, int P>
@@ -48,9 +52,26 @@ struct Attention {
     for (; j < n; ++j) dots_tile<Q, 1>(a, a_stride, b + j, width, out + j);
   }
 
+  // next: rows that are wanted soon, of the same width, fetched into the cache on the way; null: none.
   static void dots(const float* a, std::size_t a_stride, std::size_t rows, const float* const* b, std::size_t n,
-                   std::size_t width, float* out) {
+                   std::size_t width, const float* const* next, float* out) {
     std::size_t i = 0;
+    if (rows >= 4 && next != nullptr) {
+      // Each group of four rows fetches its share of every row, a bit at each step.
+      constexpr std::size_t kLine = 16;
+      const std::size_t turns = rows / 4, share = (width / kLine + turns - 1) / turns * kLine;
+      for (; i + 4 <= rows; i += 4) {
+        const std::size_t from = i / 4 * share, to = from + share < width ? from + share : width;
+        std::size_t j = 0;
+        for (; j + 4 <= n; j += 4) {
+          for (std::size_t r = j; r < j + 4; ++r)
+            for (std::size_t c = from; c < to; c += kLine)
+              __builtin_prefetch(next[r] + c, 0, 2);  // the first level is full of this one
+          dots_tile<4, 4>(a + i * a_stride, a_stride, b + j, width, out + i * kPositions + j);
+        }
+        for (; j < n; ++j) dots_tile<4, 1>(a + i * a_stride, a_stride, b + j, width, out + i * kPositions + j);
+      }
+    }
     for (; i + 4 <= rows; i += 4)
       dots_rows<4, S::kRowsAtOnce / 2>(a + i * a_stride, a_stride, b, n, width, out + i * kPositions);
     for (; i + 2 <= rows; i += 2) dots_rows<2, 4>(a + i * a_stride, a_stride, b, n, width, out + i * kPositions);
@@ -139,27 +160,31 @@ struct Attention {
   }
 
   // Scores of n positions, scaled, become shares relative to the new largest m; l and acc follow it.
+  // Always all kPositions numbers, those from n on as nothing: the same sums however many are seen. A NaN among the
+  // scores stays one among the shares, so everything after it becomes NaN.
   static inline void softmax_step(float* p, std::size_t n, float scale, float* m, float* l, float* acc,
                                   std::size_t width) {
-    float top = *m;
-    for (std::size_t j = 0; j < n; ++j) {
-      p[j] *= scale;
-      if (!(p[j] <= top)) top = p[j];  // a NaN becomes the largest, and everything after it NaN
+    constexpr std::size_t kVectors = kPositions / 8;
+    for (std::size_t j = n; j < kPositions; ++j) p[j] = E::kTaken;
+    F8 v[kVectors], best = S::set8(*m);
+    for (std::size_t k = 0; k < kVectors; ++k) {
+      v[k] = S::mul8(S::load8(p + 8 * k), S::set8(scale));
+      best = S::max8(v[k], best);
     }
+    const float top = S::top8(best);
     if (top != *m) {
       const float shrink = *m == E::kTaken ? 0.0f : E::exp1(*m - top);
       *l *= shrink;
-      const F8 all = S::set8(shrink);
-      for (std::size_t c = 0; c < width; c += 8) S::store8(acc + c, S::mul8(S::load8(acc + c), all));
+      const FV all = S::setv(shrink);
+      for (std::size_t c = 0; c < width; c += kLanes) S::storev(acc + c, S::mulv(S::loadv(acc + c), all));
       *m = top;
     }
-    for (std::size_t j = n; j < kPositions; ++j) p[j] = 0.0f;
     const F8 minus = S::set8(-top);
-    for (std::size_t j = 0; j < n; j += 8) S::store8(p + j, E::exp8(S::add8(S::load8(p + j), minus)));
-    float sum = *l;
-    for (std::size_t j = 0; j < n; ++j) sum += p[j];
-    for (std::size_t j = n; j < kPositions; ++j) p[j] = 0.0f;  // what exp made of the filling
-    *l = sum;
+    for (std::size_t k = 0; k < kVectors; ++k) S::store8(p + 8 * k, E::exp8(S::add8(v[k], minus)));
+    for (std::size_t j = n; j < kPositions; ++j) p[j] = 0.0f;
+    F8 sum = S::load8(p);
+    for (std::size_t k = 1; k < kVectors; ++k) sum = S::add8(sum, S::load8(p + 8 * k));
+    *l += S::sum8(sum);
   }
 
   static void mla_absorbed(const MlaShape& s, std::size_t heads, const float* q, const Latents& c, std::size_t first,
@@ -171,13 +196,15 @@ struct Attention {
     }
     for (std::size_t i = 0; i < heads * s.rank_pad; i += 8) S::store8(u + i, S::set8(0.0f));
     alignas(64) float p[kHeads * kPositions];
-    const float* rows[kPositions];
+    const float *rows[kPositions], *next[kPositions];
     for (std::size_t at = first; at < last; at += kPositions) {
       const std::size_t n = last - at < kPositions ? last - at : kPositions;
       for (std::size_t j = 0; j < n; ++j) rows[j] = c.at(at + j);
+      const bool more = at + 2 * kPositions <= last;
+      for (std::size_t j = 0; more && j < kPositions; ++j) next[j] = c.at(at + kPositions + j);
       for (std::size_t h = 0; h < heads; h += kHeads) {
         const std::size_t some = heads - h < kHeads ? heads - h : kHeads;
-        dots(q + h * s.latent_row(), s.latent_row(), some, rows, n, s.latent_row(), p);
+        dots(q + h * s.latent_row(), s.latent_row(), some, rows, n, s.latent_row(), more && h == 0 ? next : nullptr, p);
         for (std::size_t i = 0; i < some; ++i)
           softmax_step(p + i * kPositions, n, scale, m + h + i, l + h + i, u + (h + i) * s.rank_pad, s.rank_pad);
         sums(u + h * s.rank_pad, s.rank_pad, some, p, rows, n, s.rank_pad);

@@ -73,7 +73,13 @@ PackedPtr Packed::random(Kind kind, std::size_t rows, std::size_t columns, std::
     const std::size_t tile = tile_bytes(kind), codes = tile - sizeof(std::uint16_t) * kRows;
     for (unsigned char* p = memory; p < memory + m.bytes(); p += tile) {
       for (std::size_t i = 0; i < codes; i += 8) {
-        const std::uint64_t bits = next();
+        std::uint64_t bits = next();
+        if (kind == Kind::int4) {
+          // -8 becomes 0: codes without a mean, or every product would push the same direction and all tokens would
+          // take the same experts.
+          const std::uint64_t y = bits ^ 0x8888888888888888u, low = 0x7777777777777777u;
+          bits ^= ~(((y & low) + low) | y) & 0x8888888888888888u;
+        }
         std::memcpy(p + i, &bits, 8);
       }
       // -128 is no code of 8 bits: one of its bits is turned.

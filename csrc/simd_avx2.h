@@ -144,7 +144,17 @@ struct Avx2 {
   ABRUZZI_INLINE FV loadv(const float* p) { return _mm256_loadu_ps(p); }
   ABRUZZI_INLINE void storev(float* p, FV x) { _mm256_storeu_ps(p, x); }
   ABRUZZI_INLINE FV fmav(FV a, FV b, FV c) { return _mm256_fmadd_ps(a, b, c); }
+  ABRUZZI_INLINE FV mulv(FV a, FV b) { return _mm256_mul_ps(a, b); }
   ABRUZZI_INLINE float sumv(FV a) { return sum8(a); }
+  ABRUZZI_INLINE void sums4x4(const FV (&sum)[4][4], float* out, std::size_t stride) {
+    for (std::size_t i = 0; i < 4; ++i)
+      for (std::size_t j = 0; j < 4; ++j) out[i * stride + j] = sumv(sum[i][j]);
+  }
+  ABRUZZI_INLINE float top8(F8 a) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+  }
   ABRUZZI_INLINE float sum8(F8 a) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));

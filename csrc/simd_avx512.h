@@ -18,8 +18,30 @@ struct Avx512 : Avx2 {
   ABRUZZI_INLINE FV loadv(const float* p) { return _mm512_loadu_ps(p); }
   ABRUZZI_INLINE void storev(float* p, FV x) { _mm512_storeu_ps(p, x); }
   ABRUZZI_INLINE FV fmav(FV a, FV b, FV c) { return _mm512_fmadd_ps(a, b, c); }
+  ABRUZZI_INLINE FV mulv(FV a, FV b) { return _mm512_mul_ps(a, b); }
   ABRUZZI_INLINE float sumv(FV a) {
     return sum8(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+  }
+  // Each stage adds lanes 8, 4, 2 and 1 apart, as sumv does, and keeps two vectors in one.
+  ABRUZZI_INLINE void sums4x4(const FV (&sum)[4][4], float* out, std::size_t stride) {
+    FV four[4];  // of position j: four lanes for each of the rows i
+    for (int j = 0; j < 4; ++j) {
+      const FV a = _mm512_add_ps(_mm512_shuffle_f32x4(sum[0][j], sum[1][j], 0x44),
+                                 _mm512_shuffle_f32x4(sum[0][j], sum[1][j], 0xee));
+      const FV b = _mm512_add_ps(_mm512_shuffle_f32x4(sum[2][j], sum[3][j], 0x44),
+                                 _mm512_shuffle_f32x4(sum[2][j], sum[3][j], 0xee));
+      four[j] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    }
+    FV two[2];
+    for (int j = 0; j < 2; ++j) {
+      const __m512d x = _mm512_castps_pd(four[2 * j]), y = _mm512_castps_pd(four[2 * j + 1]);
+      two[j] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    }
+    const FV all = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
+    _mm_storeu_ps(out, _mm512_castps512_ps128(all));
+    _mm_storeu_ps(out + stride, _mm512_extractf32x4_ps(all, 1));
+    _mm_storeu_ps(out + 2 * stride, _mm512_extractf32x4_ps(all, 2));
+    _mm_storeu_ps(out + 3 * stride, _mm512_extractf32x4_ps(all, 3));
   }
 
   using F16 = __m512;

@@ -221,7 +221,19 @@ struct Scalar {
   static FV loadv(const float* p) { return load8(p); }
   static void storev(float* p, const FV& a) { store8(p, a); }
   static FV fmav(const FV& a, const FV& b, const FV& c) { return fma8(a, b, c); }
+  static FV mulv(const FV& a, const FV& b) { return mul8(a, b); }
   static float sumv(const FV& a) { return sum8(a); }
+  // The sums across 4 x 4 vectors, in the order of sumv, to out[i * stride + j].
+  static void sums4x4(const FV (&sum)[4][4], float* out, std::size_t stride) {
+    for (std::size_t i = 0; i < 4; ++i)
+      for (std::size_t j = 0; j < 4; ++j) out[i * stride + j] = sumv(sum[i][j]);
+  }
+  // The largest; a must not hold a NaN.
+  static float top8(const F8& a) {
+    float top = a.v[0];
+    for (int i = 1; i < 8; ++i) top = a.v[i] > top ? a.v[i] : top;
+    return top;
+  }
   static float sum8(const F8& a) {
     const float b[4] = {a.v[0] + a.v[4], a.v[1] + a.v[5], a.v[2] + a.v[6], a.v[3] + a.v[7]};
     return (b[0] + b[2]) + (b[1] + b[3]);
