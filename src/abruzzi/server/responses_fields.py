@@ -158,6 +158,7 @@ def _no_effect(body: Fields) -> None:
         options.end()
     for name in ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"):
         body.label(name, str)
+    body.label("client_metadata", dict)  # Codex says which session and turn this is
 
 
 @dataclass(slots=True)
