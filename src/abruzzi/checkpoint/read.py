@@ -68,6 +68,11 @@ class Checkpoint:
         for shard in self._where.values():
             shard.close()
 
+    def let_go(self) -> None:
+        """Take what was read of the files out of memory, as far as nothing else needs it; views stay valid."""
+        for shard in {id(s): s for s in self._where.values()}.values():
+            shard.let_go()
+
     def names(self) -> list[str]:
         """Logical tensor names, an INT4 matrix under its `.weight` name."""
         return list(self._specs)

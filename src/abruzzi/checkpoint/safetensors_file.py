@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,9 @@ class SafetensorsFile:
         size = path.stat().st_size
         if size < 8:
             raise ValueError(f"{path} has {size} bytes and no safetensors header; hint: truncated? fetch it again")
-        self._bytes: np.ndarray | None = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        with path.open("rb") as file:
+            self._mapped: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: np.ndarray | None = np.frombuffer(self._mapped, np.uint8)
         length = int.from_bytes(self._bytes[:8].tobytes(), "little")
         if length > min(size - 8, _MAX_HEADER_BYTES):
             raise ValueError(
@@ -77,9 +80,14 @@ class SafetensorsFile:
         array = raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
         return array if array.flags.aligned else array.copy()
 
+    def let_go(self) -> None:
+        """Take the pages that were read out of this process's memory; whoever needs them again gets them again."""
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Forget the mapping; views that are still in use keep it alive."""
-        self._bytes = None
+        self._bytes = self._mapped = None
 
 
 def write_safetensors(

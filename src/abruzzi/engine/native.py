@@ -128,6 +128,7 @@ def _parts(checkpoint: Checkpoint, weights: WeightMode) -> Iterator[dict[str, An
     for index in range(checkpoint.config.num_hidden_layers):
         layer = pack_layer(load_layer(checkpoint, index, widen=False), weights)
         yield {f.name: getattr(layer, f.name) for f in fields(layer)}
+        checkpoint.let_go()
 
 
 def _shape(c: ModelConfig) -> dict[str, object]:

@@ -13,7 +13,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +28,7 @@ MAGIC = b"abruzzi packed 1"
 FOOTER = struct.Struct("<QQ32s16s")  # index begins, index bytes, its SHA-256, magic
 ALIGNED = 64
 PIECE = 1 << 20  # bytes under one checksum
+SPAN = 64 * PIECE  # bytes that a thread sums
 
 # Some of what a model is made of: arrays, packed matrices, None, and lists of these.
 Part = Mapping[str, Any]
@@ -46,7 +47,10 @@ def read(path: Path) -> Iterator[Part]:
     except OSError as error:
         raise Damaged(str(error)) from error
     view = memoryview(mapped)
-    if _sums(view[: index["bytes"]]) != index["sums"]:
+    data = np.frombuffer(view, np.uint8, index["bytes"])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = _hash_of(pool.map(_sums, (data[at : at + SPAN] for at in range(0, len(data), SPAN))))
+    if found != index["sums"]:
         raise Damaged("its checksums do not fit")
     return ({name: _inflate(value, view) for name, value in part.items()} for part in index["parts"])
 
@@ -82,8 +86,7 @@ class Writer:
     def commit(self) -> None:
         """Everything is there: on the disk, then under its name."""
         self._file.flush()
-        with mmap.mmap(self._file.fileno(), self._at, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-            self._index |= {"bytes": self._at, "sums": _sums(view)}
+        self._index |= {"bytes": self._at, "sums": _hash_of(map(_sums, self._spans()))}
         text = json.dumps(self._index).encode()
         self._file.write(text + FOOTER.pack(self._at, len(text), hashlib.sha256(text).digest(), MAGIC))
         self._file.flush()
@@ -97,6 +100,12 @@ class Writer:
             self._part.unlink(missing_ok=True)
             with suppress(OSError):  # what could not be written before cannot be flushed now
                 self._file.close()
+
+    def _spans(self) -> Iterator[np.ndarray]:
+        """What was written, read again (mapped, all of it would count as memory of this process)."""
+        self._file.seek(0)
+        for at in range(0, self._at, SPAN):
+            yield np.frombuffer(self._file.read(min(SPAN, self._at - at)), np.uint8)
 
     def _flat(self, value: Any) -> Any:
         """What the index says of a value; its bytes go into the file."""
@@ -148,20 +157,14 @@ def _inflate(value: Any, view: memoryview) -> Any:
     return np.frombuffer(view, dtype, math.prod(shape), at).reshape(shape)
 
 
-def _sums(view: memoryview) -> str:
-    """A hash of the sums of every megabyte as 64-bit numbers: a flipped bit, a page of zeros and pieces in the wrong
-    order are found, at the speed of memory. (A cryptographic hash of 9 GB would take as long as packing them.)"""
-    words = np.frombuffer(view, np.uint64)
-    span = 64 * PIECE // 8
+def _sums(span: np.ndarray) -> bytes:
+    """The sum of every megabyte as 64-bit numbers: a flipped bit, a page of zeros and pieces in the wrong order are
+    found, at the speed of memory. (A cryptographic hash of 9 GB would take as long as packing them.)"""
+    words = span.view(np.uint64)
+    whole = len(words) // (PIECE // 8) * (PIECE // 8)
+    sums = words[:whole].reshape(-1, PIECE // 8).sum(axis=1, dtype=np.uint64)
+    return sums.tobytes() + words[whole:].sum(dtype=np.uint64).tobytes()
 
-    def part(at: int) -> bytes:
-        piece = words[at : at + span]
-        whole = len(piece) // (PIECE // 8) * (PIECE // 8)
-        sums = piece[:whole].reshape(-1, PIECE // 8).sum(axis=1, dtype=np.uint64)
-        return sums.tobytes() + piece[whole:].sum(dtype=np.uint64).tobytes()
 
-    digest = hashlib.sha256()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for sums in pool.map(part, range(0, len(words), span)):
-            digest.update(sums)
-    return digest.hexdigest()
+def _hash_of(sums: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(sums)).hexdigest()
