@@ -16,9 +16,9 @@ from abruzzi.engine import json_schema
 from abruzzi.engine.json_ending import Scanner, shortest_ending
 from abruzzi.tokenizer import Tokenizer
 
-# At most so much white space at any one place: a text of white space only would never end.
+# At any one place a space, or a new line with its indent: small models fall into white space and never come out.
 _OPTIONS: dict[str, Any] = {
-    "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}",
+    "whitespace_pattern": r"\x20|\x0A[\x20\x09]{0,40}",
     "whitespace_flexible": True,
     "item_separator": ",",
     "key_separator": ":",
