@@ -56,7 +56,7 @@ bench: $(VENV)/.dev
 bench-large: $(VENV)/.dev
 	$(BIN)/python bench/shapes.py --shape moonlight --repeat 3 $(if $(RECORD),--out $(RECORD)/shapes_large.json)
 
-# Clients that we did not write, in environments of their own (Python, npm); about 700 MB. Needs npm, curl and jq.
+# Clients that we did not write, in environments of their own (Python, npm); about 1.1 GB. Needs npm, curl and jq.
 $(VENV)-clients/.done: tests/clients/package.json tests/clients/requirements.txt
 	@for have in npm curl jq; do command -v $$have >/dev/null || { echo "make clients needs $$have; hint: apt-get install npm curl jq"; exit 1; }; done
 	$(PYTHON) -m venv $(VENV)-clients

@@ -66,12 +66,12 @@ def turn(step: int, made: int) -> tuple[str, list[tuple[str, str]]]:
     return f"<think>Step {step}: I think about it,\n\nthen act. </think>{said}[calls]{written}[/calls][end]", calls
 
 
-def shell_turn(step: int) -> list[int]:
+def shell_turn(step: int, name: str, argument: str) -> list[int]:
     """The model's words at a step when the client is an agent with a shell of its own."""
     if step >= STEPS:
         return spelled(f"<think>All is done.</think>{ANSWERS[0]}[end]")
-    arguments = json.dumps({"command": f"echo result {step}"}, separators=[(", ", ": "), (",", ":")][step % 2])
-    return spelled(f"<think>Step {step}: echo. </think>[calls]{call('Bash', arguments, step)}[/calls][end]")
+    arguments = json.dumps({argument: f"echo result {step}"}, separators=[(", ", ": "), (",", ":")][step % 2])
+    return spelled(f"<think>Step {step}: echo. </think>[calls]{call(name, arguments, step)}[/calls][end]")
 
 
 def result(arguments: dict[str, Any]) -> str:

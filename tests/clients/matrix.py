@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,7 @@ class Row:
     variant: str
     stream: bool
     extra: bool = False
-    agent: bool = False  # has tools of its own, so the model calls those
+    shell: tuple[str, str] | None = None  # an agent has tools of its own: its shell's name and argument
 
     @property
     def name(self) -> str:
@@ -71,9 +72,10 @@ ROWS = [
     *_both("Vercel AI SDK", "ai_sdk.mjs", "as it is", extra=True),
     *_both("llm", "llm_agent.sh", "as it is", extra=True),
     *(
-        Row("kimi-code", "kimi_code.sh", provider, True, extra=True, agent=True)
+        Row("kimi-code", "kimi_code.sh", provider, True, extra=True, shell=("Bash", "command"))
         for provider in ("kimi", "openai", "openai_responses", "anthropic")
     ),
+    Row("codex", "codex.sh", "as it is", True, extra=True, shell=("exec_command", "cmd")),
 ]
 
 
@@ -105,20 +107,17 @@ class Outcome:
         return self.identical and not self.difference
 
 
-def scripted(prompt: list[int]) -> list[int]:
+def scripted(row: Row, prompt: list[int]) -> list[int]:
     """The turn of the conversation that a prompt asks for."""
+    if row.shell is not None:
+        return conversation.shell_turn(step_of(prompt), *row.shell)
     return conversation.TURNS[min(step_of(prompt), len(conversation.TURNS) - 1)][0]
-
-
-def scripted_agent(prompt: list[int]) -> list[int]:
-    """The same for an agent that has a shell."""
-    return conversation.shell_turn(step_of(prompt))
 
 
 def run(row: Row) -> Outcome:
     """The whole conversation through one client."""
     with (
-        serving(scripted_agent if row.agent else scripted, context=2_000_000) as log,
+        serving(partial(scripted, row), context=2_000_000) as log,
         tempfile.TemporaryDirectory() as folder,
     ):
         file = Path(folder) / "spec.json"
@@ -138,7 +137,7 @@ def run(row: Row) -> Outcome:
             return outcome
         said = json.loads(done.stdout.strip().splitlines()[-1])
         outcome.calls = said["calls"]
-        if row.agent:
+        if row.shell is not None:
             if said != {"answers": [conversation.ANSWERS[0]], "calls": conversation.STEPS}:
                 outcome.difference = outcome.difference or f"the client got {said}"
             return outcome
@@ -170,7 +169,8 @@ def judge(row: Row, log: Log) -> Outcome:
             outcome.difference = f"stream: the client asked for {streamed}"
     if log.prompts:
         outcome.first_same = log.prompts[0] == conversation.first_prompt()
-        outcome.identical, problem = (appended if row.agent else same_growth)(log.prompts)
+        grown = same_growth(log.prompts) if row.shell is None else appended(log.prompts, *row.shell)
+        outcome.identical, problem = grown
         outcome.difference = problem or outcome.difference
     return outcome
 
@@ -190,11 +190,11 @@ def same_growth(prompts: Sequence[list[int]]) -> tuple[bool, str]:
     return True, ""
 
 
-def appended(prompts: Sequence[list[int]]) -> tuple[bool, str]:
+def appended(prompts: Sequence[list[int]], name: str, argument: str) -> tuple[bool, str]:
     """Of an agent whose results are its own: whether each prompt is the one before it, the turn exactly as it was
     sampled, and a result of that step's call."""
     for step, (before, after) in enumerate(pairwise(prompts)):
-        expected = before + conversation.shell_turn(step)
+        expected = before + conversation.shell_turn(step, name, argument)
         rest = conversation.TOK.decode(after[len(expected) :])
         if after[: len(expected)] != expected:
             return False, f"step {step + 1}: {conversation.TOK.decode(after[len(before) :])[:300]!r}"

@@ -123,7 +123,7 @@ def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure, l
             raise unsupported(entry.name("type"), kind, "only functions are tools here")
         name, parameters = entry.any("name"), entry.any("parameters")
         tools.append(tool(name, entry.any("description"), parameters, f"tools[{at}]"))
-        schemas[name] = argument_schema(entry, parameters, "parameters")
+        schemas[name] = argument_schema(entry, parameters, "parameters", strict=True)
         echo.append({"type": "function", "strict": not schemas[name].lenient, **tools[-1]["function"]})
         entry.end()
     offered = distinct(tools)

@@ -14,13 +14,15 @@ from abruzzi.types import SamplingParams
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
-def argument_schema(fields: Fields, parameters: object, name: str) -> Schema:
-    """What a tool's arguments must be. Reads `strict`: only where it is said to be false may a part of the schema
-    that cannot be enforced be left out. name: the field that `parameters` came from."""
+def argument_schema(fields: Fields, parameters: object, name: str, strict: bool = False) -> Schema:
+    """What a tool's arguments must be. Reads `strict`: where it is true, a part of the schema that cannot be
+    enforced is an error, else only that part is left out: agents declare tools with keywords that no grammar has
+    (propertyNames). strict: what its absence means in the dialect. name: the field that `parameters` came from."""
     schema = dict(parameters) if isinstance(parameters, dict) else ANY_OBJECT
     if "type" not in schema:
         schema = {"type": "object", **schema}
-    return Schema(schema, fields.name(name), fields.boolean("strict") is False)
+    said = fields.boolean("strict")
+    return Schema(schema, fields.name(name), not (strict if said is None else said))
 
 
 def any_tool(schemas: Mapping[str, Schema], parallel: bool) -> Structure:
@@ -130,13 +132,15 @@ def answer_format(fields: Fields | None, nested: bool) -> tuple[Schema | None, d
 
 
 def with_answer(structure: Structure, answer: Schema | None, params: SamplingParams, stop_field: str) -> Structure:
-    """The structure with a form of its text. Raises ApiError for ways to stop that would cut that text."""
-    if answer is not None and (params.stop or params.stop_token_ids):
-        name = stop_field if params.stop else "stop_token_ids"
+    """The structure with a form of its text. Raises ApiError for ways to stop that would cut what is demanded."""
+    whole = replace(structure, answer=answer)
+    text_is_demanded = answer is not None and not structure.must_call
+    name = stop_field if params.stop and text_is_demanded else "stop_token_ids" if params.stop_token_ids else None
+    if name is not None and whole.demanded is not None:
         raise ApiError(
             400,
-            f"{name} would cut the JSON that {answer.name} asks for; hint: leave one of them out",
+            f"{name} would cut what {whole.demanded} demands; hint: leave one of them out",
             name,
             "contradiction",
         )
-    return replace(structure, answer=answer)
+    return whole

@@ -319,7 +319,7 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
         ("/v1/messages", {"tools": [CLAUDE_TOOL], "tool_choice": {"type": "tool", "name": "no"}}, "tool_choice.name"),
         (
             "/v1/messages",
-            {"tools": [{**CLAUDE_TOOL, "input_schema": {"type": "object", "not": {}}}]},
+            {"tools": [{**CLAUDE_TOOL, "strict": True, "input_schema": {"type": "object", "not": {}}}]},
             "tools[0].input_schema",
         ),
         ("/v1/messages", {"mcp_servers": [{}]}, "mcp_servers"),
@@ -372,6 +372,24 @@ def test_what_is_not_supported_is_named(path: str, fields: dict[str, Any], param
         answer = server.post(path, {**base, **fields})
     assert answer.status_code == 400
     assert param is None or answer.json()["error"]["param"] == param, answer.text
+
+
+def test_a_keyword_that_no_grammar_has_is_left_out_unless_strict_was_asked_for() -> None:
+    """Agents declare such tools (propertyNames in Kimi Code); in responses, strict is the default."""
+    schema = {"type": "object", "additionalProperties": {"type": "string"}, "propertyNames": {"minLength": 1}}
+    spec = {"name": "f", "parameters": schema}
+    with serving(saying("a[end]")) as server:
+        for strict, chat, messages, responses in ((None, 200, 200, 400), (False, 200, 200, 200), (True, 400, 400, 400)):
+            said = {} if strict is None else {"strict": strict}
+            claude = {"name": "f", "input_schema": schema, **said}
+            asked = [
+                ("/v1/chat/completions", {"tools": [{"type": "function", "function": {**spec, **said}}]}, chat),
+                ("/v1/messages", {"max_tokens": 99, "tools": [claude]}, messages),
+                ("/v1/responses", {"tools": [{"type": "function", **spec, **said}]}, responses),
+            ]
+            for path, body, status in asked:
+                body |= {"input": "Hi"} if path == "/v1/responses" else {"messages": [QUESTION]}
+                assert server.post(path, body).status_code == status, (path, strict)
 
 
 def test_kimi_codes_wish_to_keep_all_thinking_is_heard() -> None:

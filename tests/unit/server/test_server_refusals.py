@@ -47,7 +47,14 @@ CHAT, USER = "/v1/chat/completions", [{"role": "user", "content": "Hi"}]
         ({"tools": [CALCULATOR, CALCULATOR]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "f", "strict": "yes"}}]}, "tools[0].function.strict"),
         (
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {"type": "null"}}}}]},
+            {
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {"name": "f", "strict": True, "parameters": {"not": {"type": "null"}}},
+                    }
+                ]
+            },
             "tools[0].function.parameters",
         ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
