@@ -19,16 +19,16 @@ from typing import Any
 MADE = Path(os.environ["LLM_USER_PATH"]) / "made"
 
 
-def calc(e: str, x: float = 0, y: float = 0, z: Any = 0, big: int = 0, small: float = 0, a: Any = 0, list: Any = None,
-         o: Any = None, **more: Any) -> str:
+def calc(e: str, x: float = 0, y: Any = 0, z: Any = 0, big: Any = 0, small: Any = 0, a: Any = 0, list: Any = 0,
+         o: Any = 0) -> str:
     """Computes."""
     with MADE.open("a") as out:
         out.write(".")
     return f"result of {e}"
 
 
-def note(e: str, x: float = 0, y: float = 0, z: Any = 0, big: int = 0, small: float = 0, a: Any = 0, list: Any = None,
-         o: Any = None, **more: Any) -> str:
+def note(e: str, x: float = 0, y: Any = 0, z: Any = 0, big: Any = 0, small: Any = 0, a: Any = 0, list: Any = 0,
+         o: Any = 0) -> str:
     """Writes a note down."""
     return calc(e)
 PY
