@@ -16,6 +16,7 @@
 #include "kernels.h"
 #include "limits.h"
 #include "model.h"
+#include "sampling.h"
 
 namespace nb = nanobind;
 using abruzzi::Isa;
@@ -273,6 +274,23 @@ void bind_ops(nb::module_& m) {
         abruzzi::step_kernels(static_cast<Isa>(isa)).silu_mul(gate.data(), up.data(), y.data(), y.shape(0));
       },
       nb::arg("isa"), nb::arg("gate").noconvert(), nb::arg("up").noconvert(), nb::arg("y").noconvert());
+  m.def(
+      "log_partition",
+      [](int isa, In<float, 1> x, float temperature) {
+        fit(x.shape(0) > 0 && temperature > 0, "log_partition");
+        return abruzzi::log_partition(static_cast<Isa>(isa), x.data(), x.shape(0), temperature);
+      },
+      nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("temperature"));
+  m.def(
+      "sample",
+      [](int isa, In<float, 1> x, float temperature, std::size_t top_k, double top_p, double min_p, double uniform) {
+        fit(x.shape(0) > 0 && temperature > 0 && uniform >= 0 && uniform < 1, "sample");
+        nb::gil_scoped_release release;
+        return abruzzi::sample(static_cast<Isa>(isa), x.data(), x.shape(0),
+                               {temperature, top_k, top_p, min_p, uniform});
+      },
+      nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
+      nb::arg("min_p"), nb::arg("uniform"));
   m.def(
       "rope",
       [](int isa, In<float, 2> x, In<float, 2> cos, In<float, 2> sin, Out<float, 2> y) {

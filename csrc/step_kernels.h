@@ -62,6 +62,8 @@ struct StepKernels {
                       std::size_t tokens, const float* weight, float* const* y);
   void (*gate_up8)(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last,
                    const std::int32_t* const* x, std::size_t tokens, float* const* y);
+  // The sum of exp(x / temperature - top), in double precision.
+  double (*sum_exp)(const float* x, std::size_t n, float temperature, float top);
   // y[n] = silu(gate) * up
   void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
   // Pairs (0,1), (2,3), ... of x are turned by cos, sin [pairs]; y has the even ones first, then the odd ones.

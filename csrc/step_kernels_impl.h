@@ -11,10 +11,10 @@ namespace {
 
 template <class S>
 constexpr StepKernels table_of() {
-  return {Products<S>::matmul,    Products<S>::matmul_add, Products<S>::gate_up,       Bytes<S>::quantize,
-          Bytes<S>::matmul,       Bytes<S>::matmul_add,    Bytes<S>::gate_up,          Elementwise<S>::silu_mul,
-          Elementwise<S>::rope,   Elementwise<S>::route,   Attention<S>::mla_absorbed, Attention<S>::mla_merge,
-          Attention<S>::mla_naive};
+  return {Products<S>::matmul,      Products<S>::matmul_add, Products<S>::gate_up,  Bytes<S>::quantize,
+          Bytes<S>::matmul,         Bytes<S>::matmul_add,    Bytes<S>::gate_up,     Elementwise<S>::sum_exp,
+          Elementwise<S>::silu_mul, Elementwise<S>::rope,    Elementwise<S>::route, Attention<S>::mla_absorbed,
+          Attention<S>::mla_merge,  Attention<S>::mla_naive};
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ thread. What a prompt has in common with an earlier one is not computed again (`
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import secrets
 import time
@@ -30,7 +31,7 @@ from abruzzi.engine.constraint import Constraint, ThinkingBudget
 from abruzzi.engine.native import NativeRunner
 from abruzzi.engine.packing import Precision, WeightMode
 from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
-from abruzzi.engine.sampler import log_softmax, most_likely, sample
+from abruzzi.engine.sampler import logprob_of, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.engine.stop_strings import StopStrings
@@ -119,7 +120,7 @@ class LLM:
         """Queue a prompt; `step` moves it on. Ends, limits and budgets are the engine's; stop strings are not.
 
         Raises ValueError, with both numbers, for a prompt that does not fit the context, and for an empty one."""
-        params, prompt = params or SamplingParams(), list(ids)
+        params, prompt = params or SamplingParams(), _ids(ids)
         room = self._room(prompt)
         sequence = Sequence(
             ids=prompt,
@@ -136,7 +137,7 @@ class LLM:
     def step(self) -> list[Sequence]:
         """One forward pass over everything that is under way; the sequences that got a token.
 
-        Those that ended (finish_reason) have given their blocks back."""
+        Those that ended (finish_reason) have given their blocks back. What a constraint raises comes through."""
         plan = self.scheduler.schedule()
         if not plan:
             return []
@@ -146,7 +147,11 @@ class LLM:
             self.scheduler.ran(sequence, count)
             if sequence.waiting_ids:
                 continue  # a prefill that goes on in the next step
-            sequence.append(_next_token(sequence, logits_1V[0]))
+            try:
+                sequence.append(_next_token(sequence, logits_1V[0]))
+            except BaseException:
+                self.abort(sequence)  # a constraint that fails ends its own sequence; the others run again as planned
+                raise
             moved.append(sequence)
             if sequence.finish_reason is not None:
                 self.scheduler.remove(sequence)
@@ -320,12 +325,23 @@ class LLM:
         return ThinkingBudget(self._parser(header), close, budget)
 
 
+def _ids(given: abc.Iterable[Any]) -> list[int]:
+    """Plain integers, whatever kind of integers they were. Raises ValueError."""
+    try:
+        ids = [-1 if isinstance(i, bool) else operator.index(i) for i in given]
+    except TypeError as error:
+        raise ValueError(
+            f"a prompt is a sequence of token ids ({error}); hint: encode text with the tokenizer"
+        ) from error
+    return ids
+
+
 def _next_token(sequence: Sequence, logits_V: np.ndarray) -> Token:
     """Sampled from the logits, unless the sequence's constraint leaves no choice."""
     allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
     if isinstance(allowed, int):
         top = most_likely(logits_V, sequence.params)
-        return Token(allowed, float(log_softmax(logits_V)[allowed]), sampled=False, top=top)
+        return Token(allowed, logprob_of(logits_V, allowed), sampled=False, top=top)
     if allowed is not None:
         logits_V = np.where(allowed, logits_V, np.float32(-np.inf))
     chosen, logprob = sample(logits_V, sequence.params, sequence.seed, len(sequence.ids))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from abruzzi.kernels import ops
 from abruzzi.types import SamplingParams
 
 
@@ -16,49 +17,49 @@ def sample(logits_V: np.ndarray, params: SamplingParams, seed: int, position: in
 
     logits_V: float32 [V]. Temperature 0 takes the largest (the first of equals). The log-probability is
     that of softmax(logits / temperature) over the whole vocabulary (temperature 1 when greedy): what a
-    trainer recomputes; truncation by top-k, top-p or min-p does not renormalize it."""
-    greedy = params.temperature == 0
-    logprobs_V = log_softmax(logits_V if greedy else logits_V / np.float32(params.temperature))
-    if greedy:
+    trainer recomputes; truncation by top-k, top-p or min-p does not renormalize it.
+    Raises ValueError for a NaN among the logits."""
+    log_all = ops.log_partition(logits_V, params.temperature or 1.0)
+    if params.temperature == 0:
         chosen = int(logits_V.argmax())
-        return chosen, float(logprobs_V[chosen])
-    kept = candidates(logprobs_V, params)
-    weights = np.exp(logprobs_V[kept].astype(np.float64))
-    # Philox is counter-based: one independent stream per (seed, position).
-    draw = np.random.Generator(np.random.Philox(key=seed & (2**64 - 1), counter=position)).random()
-    place = int(np.searchsorted(np.cumsum(weights), draw * weights.sum(), side="right"))
-    chosen = int(kept[min(place, len(kept) - 1)])
-    return chosen, float(logprobs_V[chosen])
+    else:
+        # Philox is counter-based: one independent stream per (seed, position).
+        draw = np.random.Generator(np.random.Philox(key=seed & (2**64 - 1), counter=position)).random()
+        chosen = ops.sample(
+            logits_V,
+            draw,
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+        )
+    return chosen, _logprob(logits_V[chosen], params, log_all)
+
+
+def logprob_of(logits_V: np.ndarray, token_id: int) -> float:
+    """The log-probability of one id, at temperature 1."""
+    return float(logits_V[token_id]) - ops.log_partition(logits_V)
 
 
 def most_likely(logits_V: np.ndarray, params: SamplingParams) -> tuple[tuple[int, float], ...]:
     """The params.top_logprobs most likely ids and their log-probabilities, best first; of equals the lower id.
 
     Of the same distribution as the log-probability that `sample` gives. Ids that a mask excludes are not among them."""
-    if not params.top_logprobs:
+    wanted = min(params.top_logprobs or 0, len(logits_V))
+    if not wanted:
         return ()
-    scale = np.float32(params.temperature or 1.0)
-    logprobs_V = log_softmax(logits_V / scale)
-    best = np.argsort(-logprobs_V, kind="stable")[: params.top_logprobs]
-    return tuple((int(i), float(logprobs_V[i])) for i in best if np.isfinite(logprobs_V[i]))
-
-
-def candidates(logprobs_V: np.ndarray, params: SamplingParams) -> np.ndarray:
-    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches top_p,
-    then those at least min_p times as likely as the first."""
-    order = np.argsort(-logprobs_V, kind="stable")
-    if params.top_k:
-        order = order[: params.top_k]
-    probs = np.exp(logprobs_V[order].astype(np.float64))
-    if params.top_p < 1:
-        before = np.cumsum(probs) / probs.sum() - probs / probs.sum()
-        order, probs = order[before < params.top_p], probs[before < params.top_p]
-    if params.min_p > 0:
-        order = order[probs >= params.min_p * probs[0]]
-    return order
+    log_all = ops.log_partition(logits_V, params.temperature or 1.0)
+    floor = np.partition(logits_V, len(logits_V) - wanted)[len(logits_V) - wanted]
+    among = np.flatnonzero(logits_V >= floor)
+    best = among[np.argsort(-logits_V[among], kind="stable")][:wanted]
+    return tuple((int(i), _logprob(logits_V[i], params, log_all)) for i in best if np.isfinite(logits_V[i]))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis, float32, stable for large logits."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _logprob(logit: np.float32, params: SamplingParams, log_all: float) -> float:
+    return float(np.float32(float(logit / np.float32(params.temperature or 1.0)) - log_all))

@@ -16,6 +16,7 @@ __all__ = [
     "int4_matvec",
     "linear",
     "linear_int8",
+    "log_partition",
     "measure_bandwidth",
     "measure_int8_peak",
     "mla_absorbed",
@@ -28,6 +29,7 @@ __all__ = [
     "rmsnorm",
     "rope",
     "route",
+    "sample",
     "silu_mul",
 ]
 
@@ -178,6 +180,33 @@ def silu_mul(gate_TF: np.ndarray, up_TF: np.ndarray, isa: str | None = None) -> 
     y_TF = np.empty_like(gate_TF)
     _ext.silu_mul(level(isa), gate_TF.reshape(-1), up_TF.reshape(-1), y_TF.reshape(-1))
     return y_TF
+
+
+def log_partition(logits_V: np.ndarray, temperature: float = 1.0, isa: str | None = None) -> float:
+    """log(sum(exp(logits / temperature))): a logit / temperature minus it is a log-probability. float32 [V].
+
+    Raises ValueError for a NaN among the logits."""
+    _want("logits", logits_V, np.float32, 1)
+    found = _ext.log_partition(level(isa), logits_V, temperature)
+    if found != found:
+        raise ValueError("a logit is NaN; hint: the weights are damaged, or the model overflowed")
+    return found
+
+
+def sample(
+    logits_V: np.ndarray,
+    uniform: float,
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    isa: str | None = None,
+) -> int:
+    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all), top_p and min_p,
+    then the candidates' probabilities laid side by side, the most likely first, of equals the lower id."""
+    _want("logits", logits_V, np.float32, 1)
+    return _ext.sample(level(isa), logits_V, temperature, top_k, top_p, min_p, uniform)
 
 
 def rope(x_TP: np.ndarray, cos_TP: np.ndarray, sin_TP: np.ndarray, isa: str | None = None) -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.engine.sampler import candidates, log_softmax, most_likely, sample
+from abruzzi.engine.sampler import log_softmax, most_likely, sample
+from abruzzi.kernels import ops, ref, supported_isas
 from abruzzi.types import SamplingParams
 
 
@@ -23,7 +24,7 @@ def logits(seed: int, size: int = 50) -> np.ndarray:
 )
 def test_candidates_are_what_the_definitions_say(seed: int, top_k: int, top_p: float, min_p: float) -> None:
     logprobs = log_softmax(logits(seed))
-    kept = candidates(logprobs, SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p))
+    kept = ref.candidates(logprobs, top_k, top_p, min_p)
     order = np.argsort(-logprobs, kind="stable")[: top_k or None]
     probs = np.exp(logprobs[order].astype(np.float64))
     want = []
@@ -35,6 +36,43 @@ def test_candidates_are_what_the_definitions_say(seed: int, top_k: int, top_p: f
             want.append(token)
     assert kept.tolist() == want
     assert kept[0] == logprobs.argmax()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    spread=st.sampled_from([0.01, 1.0, 5.0, 40.0]),
+    temperature=st.sampled_from([0.3, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 5, 300, 900]),
+    top_p=st.sampled_from([1.0, 0.95, 0.5, 0.01]),
+    min_p=st.sampled_from([0.0, 0.02, 0.9]),
+    uniform=st.floats(0, 1, exclude_max=True),
+    masked=st.booleans(),
+)
+def test_the_compiled_draw_equals_its_twin(
+    seed: int, spread: float, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float, masked: bool
+) -> None:
+    values = logits(seed, 500) * np.float32(spread / 3)
+    values[100:110] = values[50]  # equals
+    if masked:
+        values[np.random.default_rng(seed).random(500) < 0.9] = -np.inf
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    want = {ref.sample(values, min(max(uniform + d, 0), 1 - 1e-12), **given) for d in (-1e-6, 0, 1e-6)}
+    # A border of top_p or min_p may fall on either side of a candidate, by rounding.
+    for d in (-1e-6, 1e-6):
+        nudged = {**given, "top_p": min(1.0, top_p * (1 + d)) if top_p < 1 else 1.0, "min_p": min_p * (1 + d)}
+        want |= {ref.sample(values, uniform, **nudged)}
+    for isa in supported_isas():
+        assert ops.sample(values, uniform, **given, isa=isa) in want
+        exact = np.log(np.exp((values / np.float32(temperature)).astype(np.float64)).sum())
+        assert ops.log_partition(values, temperature, isa=isa) == pytest.approx(exact, abs=2e-6, rel=1e-6)
+
+
+def test_a_nan_among_the_logits_is_an_error() -> None:
+    values = logits(1)
+    values[13] = np.nan
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="a logit is NaN"):
+            sample(values, SamplingParams(temperature=temperature), 0, 0)
 
 
 def test_frequencies_follow_the_probabilities() -> None:
