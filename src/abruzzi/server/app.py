@@ -273,7 +273,7 @@ async def _metrics(service: Service, request: Request) -> Response:
 async def _openapi(service: Service, request: Request) -> Response:
     from abruzzi.server.openapi import document  # only who asks pays for it
 
-    return _json(document(service.tok.vocab_size))
+    return _json(document(service.settings.names, service.tok.vocab_size))
 
 
 # parts

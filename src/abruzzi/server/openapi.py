@@ -8,7 +8,7 @@ so, and not in here. A stream is text/event-stream; what its events hold is each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abruzzi import __version__
@@ -19,18 +19,19 @@ from abruzzi.server.request import MAX_N, MAX_STOPS
 Schema = dict[str, Any]
 
 
-def document(vocab_size: int) -> dict[str, Any]:
-    """The whole document. vocab_size: of the model that is served."""
-    ids = {"type": ["array", "null"], "items": {"type": "integer", "minimum": 0, "maximum": vocab_size - 1}}
+def document(names: Sequence[str], vocab_size: int) -> dict[str, Any]:
+    """The whole document. names, vocab_size: of the model that is served."""
+    model: Schema = {"enum": [*names, None]}
+    ids: Schema = {"type": ["array", "null"], "items": {"type": "integer", "minimum": 0, "maximum": vocab_size - 1}}
     posts = {
-        "/v1/chat/completions": ("A chat of OpenAI's dialect", _chat(ids), _CHAT_ANSWER, True),
+        "/v1/chat/completions": ("A chat of OpenAI's dialect", {"anyOf": [*_chat(model, ids)]}, _CHAT_ANSWER, True),
         "/v1/chat/completions/control": ("End the thought of a running request", _CONTROL, _CONTROL_ANSWER, False),
-        "/v1/completions": ("Continue bare prompts", _completion(ids), _COMPLETION_ANSWER, True),
-        "/v1/messages": ("A chat of Anthropic's dialect", _messages(["max_tokens"]), _MESSAGES_ANSWER, True),
-        "/v1/messages/count_tokens": ("Count its prompt", _messages([]), _object(input_tokens=_COUNT), False),
-        "/v1/responses": ("A chat of OpenAI's newer dialect", _responses(), _RESPONSE_ANSWER, True),
-        "/tokenize": ("Ids of a text, or of the prompt of a chat", _tokenize(ids), _TOKENIZE_ANSWER, False),
-        "/detokenize": ("The text of ids", _body(["tokens"], model=_TEXT, tokens=ids), _TEXTS_ANSWER, False),
+        "/v1/completions": ("Continue bare prompts", _completion(model, ids), _COMPLETION_ANSWER, True),
+        "/v1/messages": ("A chat of Anthropic's dialect", _messages(model, ["max_tokens"]), _MESSAGES_ANSWER, True),
+        "/v1/messages/count_tokens": ("Count its prompt", _messages(model, []), _object(input_tokens=_COUNT), False),
+        "/v1/responses": ("A chat of OpenAI's newer dialect", _responses(model), _RESPONSE_ANSWER, True),
+        "/tokenize": ("Ids of a text, or of the prompt of a chat", _tokenize(model, ids), _TOKENIZE_ANSWER, False),
+        "/detokenize": ("The text of ids", _body(["tokens"], model=model, tokens=ids), _TEXTS_ANSWER, False),
     }
     gets = {
         "/v1/models": ("What is served", "application/json", _object(object=_STRING, data=_LIST)),
@@ -113,7 +114,6 @@ _STOPS: Schema = {
 _TEXT_PART = _body(["text"], type=_only("text"), text=_STRING, cache_control=_LABEL)
 _CONTENT: Schema = {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": _TEXT_PART}]}
 _SAMPLING = {
-    "model": _TEXT,
     "temperature": _number(0, 2),
     "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
     "top_k": _integer(-1),
@@ -128,7 +128,8 @@ _THINKING = {"type": {"enum": ["enabled", "disabled", "adaptive", None]}, "budge
 _TOOL = _body(["name"], name={"type": "string", "minLength": 1}, description=_TEXT, parameters=_LABEL, strict=_FLAG)
 
 
-def _chat(ids: Schema) -> Schema:
+def _chat(model: Schema, ids: Schema) -> tuple[Schema, Schema]:
+    """With messages, and with exact prompt ids in their place."""
     call = {"type": "object", "properties": {"function": {"type": "object"}}}
     message = _body(
         ["role"],
@@ -149,11 +150,9 @@ def _chat(ids: Schema) -> Schema:
     )
     template = _optional(thinking=_FLAG, enable_thinking=_FLAG, preserve_thinking=_FLAG)
     reasoning = _optional(effort=_EFFORT, max_tokens=_integer(0), enabled=_FLAG, exclude=_only(False))
-    return _body(
-        [],
+    both = dict(
+        model=model,
         **_SAMPLING,
-        messages=_list(message),
-        prompt_token_ids=ids,
         return_token_ids=_FLAG,
         max_tokens=_integer(1),
         max_completion_tokens=_integer(1),
@@ -162,15 +161,9 @@ def _chat(ids: Schema) -> Schema:
         logprobs=_FLAG,
         top_logprobs=_integer(0, MAX_TOP_LOGPROBS),
         stream_options=_STREAM_OPTIONS,
-        tools=_list(_body(["function"], type=_only("function"), function=_TOOL)),
-        tool_choice=_ANY,
         parallel_tool_calls=_FLAG,
         response_format=_LABEL,
-        reasoning_effort=_EFFORT,
-        reasoning=reasoning,
-        thinking=_optional(**_THINKING, keep=_only("all")),
         thinking_token_budget=_integer(0),
-        chat_template_kwargs=template,
         frequency_penalty=_only(0),
         presence_penalty=_only(0),
         repetition_penalty=_only(1),
@@ -184,13 +177,28 @@ def _chat(ids: Schema) -> Schema:
         metadata=_LABEL,
         **dict.fromkeys(("audio", "prediction", "web_search_options", "functions", "function_call"), _only()),
     )
+    chat = _body(
+        ["messages"],
+        messages={"type": "array", "minItems": 1, "items": message},
+        prompt_token_ids=_only(),
+        tools=_list(_body(["function"], type=_only("function"), function=_TOOL)),
+        tool_choice=_ANY,
+        reasoning_effort=_EFFORT,
+        reasoning=reasoning,
+        thinking=_optional(**_THINKING, keep=_only("all")),
+        chat_template_kwargs=template,
+        **both,
+    )
+    exact = _body(["prompt_token_ids"], prompt_token_ids={**ids, "type": "array"}, messages=_only([]), **both)
+    return chat, exact
 
 
-def _completion(ids: Schema) -> Schema:
+def _completion(model: Schema, ids: Schema) -> Schema:
     some = {**ids, "type": "array"}
     several = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": {"anyOf": [_STRING, some]}}
     return _body(
         ["prompt"],
+        model=model,
         **_SAMPLING,
         prompt={"anyOf": [_STRING, some, several]},
         max_tokens=_integer(1),
@@ -208,13 +216,33 @@ def _completion(ids: Schema) -> Schema:
     )
 
 
-def _messages(required: list[str]) -> Schema:
-    blocks = {"type": "array", "items": {"type": "object", "required": ["type"]}}
-    message = _body(
-        ["role", "content"],
-        role={"enum": ["user", "assistant", "system"]},
-        content={"anyOf": [_STRING, blocks]},
+def _messages(model: Schema, required: list[str]) -> Schema:
+    text = _body(["type", "text"], type={"const": "text"}, text=_STRING, citations=_only([]), cache_control=_LABEL)
+    use = _body(
+        ["type", "id", "name", "input"],
+        type={"const": "tool_use"},
+        id={"type": "string", "minLength": 1},
+        name={"type": "string", "minLength": 1},
+        input={"type": "object"},
+        caller=_optional(type=_only("direct")),
+        cache_control=_LABEL,
     )
+    result = _body(
+        ["type", "tool_use_id"],
+        type={"const": "tool_result"},
+        tool_use_id={"type": "string", "minLength": 1},
+        content={"anyOf": [_TEXT, {"type": "array", "items": text}]},
+        is_error=_FLAG,
+        cache_control=_LABEL,
+    )
+    thought = _body(["type"], type={"const": "thinking"}, thinking=_TEXT, signature=_TEXT, cache_control=_LABEL)
+
+    def turn(role: str, *blocks: Schema) -> Schema:
+        content = {"anyOf": [_STRING, {"type": "array", "items": {"anyOf": [*blocks]}}]}
+        return _body(["role", "content"], role={"const": role}, content=content)
+
+    message = {"anyOf": [turn("user", text, result), turn("assistant", thought, text, use), turn("system", text)]}
+    edit = _body(["type"], type={"const": "clear_thinking_20251015"}, keep=_only("all", {"type": "all"}))
     tool = _body(
         ["name"],
         type=_only("custom"),
@@ -229,10 +257,11 @@ def _messages(required: list[str]) -> Schema:
     fields = {name: schema for name, schema in _SAMPLING.items() if name != "user"}
     return _body(
         ["messages", *required],
+        model=model,
         **{**fields, "temperature": _number(0, 1)},
         messages={"type": "array", "minItems": 1, "items": message},
-        max_tokens=_integer(1),
-        system=_CONTENT,
+        max_tokens={**_integer(1), "type": "integer"} if required else _integer(1),
+        system={"anyOf": [_TEXT, {"type": "array", "items": text}]},
         stop_sequences=_STOPS,
         tools=_list(tool),
         tool_choice=_LABEL,
@@ -240,7 +269,7 @@ def _messages(required: list[str]) -> Schema:
         output_config=_LABEL,
         output_format=_LABEL,
         preserve_thinking=_FLAG,
-        context_management=_LABEL,
+        context_management=_optional(edits=_list(edit)),
         metadata=_optional(user_id=_TEXT),
         cache_control=_LABEL,
         service_tier=_only("auto", "standard_only"),
@@ -248,11 +277,31 @@ def _messages(required: list[str]) -> Schema:
     )
 
 
-def _responses() -> Schema:
-    items = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+def _responses(model: Schema) -> Schema:
+    def parts(*kinds: str) -> Schema:
+        part = _body(["type", "text"], type={"enum": [*kinds]}, text=_STRING, annotations=_only([]), logprobs=_only([]))
+        return {"anyOf": [_STRING, {"type": "array", "items": part}]}
+
+    def item(kind: str | None, required: list[str], **properties: Schema) -> Schema:
+        kept = dict.fromkeys(("id", "status", "phase"), _ANY)
+        named = {"type": {"const": kind} if kind else _only("message")}
+        return _body([*(["type"] if kind else []), *required], **named, **kept, **properties)
+
+    spoken, call_id = parts("input_text", "output_text", "text"), {"type": "string", "minLength": 1}
+    roles = {"enum": ["user", "assistant", "system", "developer"]}
+    call = {"name": call_id, "call_id": call_id, "arguments": _STRING}
+    thought = {"content": parts("reasoning_text", "text"), "summary": parts("summary_text"), "encrypted_content": _TEXT}
+    kinds = [
+        item(None, ["role", "content"], role=roles, content=spoken),
+        item("reasoning", [], **thought),
+        item("function_call", [*call], **call),
+        item("function_call_output", ["call_id", "output"], call_id=call_id, output=spoken),
+    ]
+    items = {"type": "array", "minItems": 1, "items": {"anyOf": kinds}}
     reasoning = _optional(effort=_EFFORT, summary=_only("auto", "detailed"), generate_summary=_only())
     return _body(
         ["input"],
+        model=model,
         **_SAMPLING,
         input={"anyOf": [_STRING, items]},
         instructions=_TEXT,
@@ -282,17 +331,17 @@ def _responses() -> Schema:
     )
 
 
-def _tokenize(ids: Schema) -> Schema:
+def _tokenize(model: Schema, ids: Schema) -> Schema:
     text = _body(
         [],
-        model=_TEXT,
+        model=model,
         prompt=_TEXT,
         content=_TEXT,
         parse_special=_FLAG,
         add_special_tokens=_only(False),
         add_special=_only(False),
     )
-    return {"anyOf": [text, {**_chat(ids), "required": ["messages"]}]}
+    return {"anyOf": [text, _chat(model, ids)[0]]}
 
 
 _CONTROL = _body(["id", "action"], id=_STRING, action={"const": "reasoning_end"})

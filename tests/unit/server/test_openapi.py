@@ -63,7 +63,7 @@ def schema(url: str, *modes: GenerationMode) -> Any:
     return schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
 
 
-DOCUMENT = document(TOK.vocab_size)
+DOCUMENT = document(("tiny",), TOK.vocab_size)
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 
 
@@ -87,6 +87,8 @@ def test_every_operation(
     )
     @given(cases)
     def ask(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE:
+            case.body = whole_numbers(case.body)
         started = time.perf_counter()
         response = case.call(timeout=20)
         assert time.perf_counter() - started < 10
@@ -98,6 +100,15 @@ def test_every_operation(
     if mode is GenerationMode.POSITIVE and examples > 100 and "control" not in path:
         assert 200 in statuses  # the document allows what works, and not only what is refused
     idle(service)
+
+
+def whole_numbers(value: Any) -> Any:
+    """5.0 is an integer to JSON Schema; this server takes only 5."""
+    if isinstance(value, dict):
+        return {k: whole_numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def idle(service: Service) -> None:
