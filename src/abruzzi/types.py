@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
@@ -163,6 +165,14 @@ class Message:
         return out
 
 
+# Of SamplingParams: what may be None as well has True.
+_NUMBERS: tuple[tuple[str, type, bool], ...] = (
+    *((name, Real, False) for name in ("temperature", "top_p", "min_p")),
+    *((name, Integral, False) for name in ("top_k", "top_logprobs")),
+    *((name, Integral, True) for name in ("max_tokens", "seed", "thinking_budget")),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to sample. temperature 0 = greedy. max_tokens None = as much as the context holds.
@@ -182,8 +192,12 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind, optional in _NUMBERS:
+            given = getattr(self, name)
+            if isinstance(given, bool) or not (isinstance(given, kind) or (optional and given is None)):
+                raise ValueError(f"{name}={given!r}; expected {'a whole' if kind is Integral else 'a'} number")
         for name, ok, want in (
-            ("temperature", self.temperature >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature < inf, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
