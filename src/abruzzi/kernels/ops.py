@@ -206,7 +206,7 @@ def sample(
     """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all), top_p and min_p,
     then the candidates' probabilities laid side by side, the most likely first, of equals the lower id."""
     _want("logits", logits_V, np.float32, 1)
-    return _ext.sample(level(isa), logits_V, temperature, top_k, top_p, min_p, uniform)
+    return _ext.sample(level(isa), logits_V, temperature, min(top_k, len(logits_V)), top_p, min_p, uniform)
 
 
 def rope(x_TP: np.ndarray, cos_TP: np.ndarray, sin_TP: np.ndarray, isa: str | None = None) -> np.ndarray:
