@@ -40,6 +40,7 @@ def serving(llm: Any, max_sequences: int = 512) -> Iterator[Serving]:
     from abruzzi import kernels
     from abruzzi.cli.serve import _listen
     from abruzzi.server.app import make_app
+    from abruzzi.server.connection import Connection
     from abruzzi.server.engine_thread import EngineThread
     from abruzzi.server.reasoning_store import ReasoningStore
     from abruzzi.server.seal import Seal
@@ -48,8 +49,8 @@ def serving(llm: Any, max_sequences: int = 512) -> Iterator[Serving]:
     engine = EngineThread(llm, max_sequences)
     service = Service(engine, ReasoningStore(), Seal(b"k" * 32), Settings(names=(llm.name,), isa=kernels.isa()))
     with _listen("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(make_app(service), log_level="warning", access_log=False, lifespan="off")
-        server = uvicorn.Server(config)
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
+        server = uvicorn.Server(uvicorn.Config(make_app(service), http=Connection, ws="none", **quiet))
         engine.start()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="event loop")
         thread.start()

@@ -154,6 +154,7 @@ def _run(
     import uvicorn
 
     from abruzzi.server.app import make_app
+    from abruzzi.server.connection import Connection
     from abruzzi.server.errors import ApiError
 
     engine = service.engine
@@ -177,6 +178,8 @@ def _run(
 
     config = uvicorn.Config(
         make_app(service, host, key, allowed, page.routes(), page.open_paths()),
+        http=Connection,
+        ws="none",
         log_level="warning",
         access_log=False,
         lifespan="off",
