@@ -6,8 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from abruzzi import nano_path
 from abruzzi.types import ChatModel
+
+WEIGHTS = typer.Option(
+    "native", "--weights", help="native (as stored), int8-dense or all-4-bit: smaller and faster, less exact."
+)
+PRECISION = typer.Option("exact", "--precision", help="exact, or fast: 8-bit inputs of INT4 and INT8 weights.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +46,22 @@ def checkpoint_path(model: str) -> Path:
     return path
 
 
-def choose(model: str, served_model: str | None = None, api_key: str | None = None, thinking: bool = True) -> Chosen:
-    """Build what `--model` names. Raises ValueError, FileNotFoundError or EndpointError, each with a hint."""
+def choose(
+    model: str,
+    served_model: str | None = None,
+    api_key: str | None = None,
+    thinking: bool = True,
+    weights: str = "native",
+    precision: str = "exact",
+) -> Chosen:
+    """Build what `--model` names. weights, precision: of a local model, as engine/packing.py names them.
+
+    Raises ValueError, FileNotFoundError or EndpointError, each with a hint."""
     if is_url(model):
         from abruzzi.agent.client import HttpChatModel
 
+        if (weights, precision) != ("native", "exact"):
+            raise ValueError(f"--weights and --precision are for a local model; {model} runs elsewhere")
         key = api_key or os.environ.get("OPENAI_API_KEY")
         client = HttpChatModel(model, served_model or "", key)
         if not served_model:
@@ -52,9 +70,10 @@ def choose(model: str, served_model: str | None = None, api_key: str | None = No
     if served_model or api_key:
         raise ValueError("--served-model and --api-key go with --model http(s)://..., not with a local model")
     from abruzzi.engine.llm import LLM
+    from abruzzi.engine.packing import check_modes
 
     path = checkpoint_path(model)
-    llm = LLM.load(path)
+    llm = LLM.load(path, **check_modes(weights, precision))
     llm.thinking = thinking
     return Chosen(llm, "nano" if model == "nano" else path.name, local=True)
 

@@ -13,7 +13,7 @@ import typer
 
 from abruzzi.agent.loop import Finish, Limits, ToolResult
 from abruzzi.agent.loop import run as run_agent
-from abruzzi.cli.choose import Chosen, choose
+from abruzzi.cli.choose import PRECISION, WEIGHTS, Chosen, choose
 from abruzzi.cli.main import LIMIT, OK
 from abruzzi.cli.terminal import Terminal
 from abruzzi.tools import Tool
@@ -68,6 +68,8 @@ def run(
     temperature: float = TEMPERATURE,
     seed: int = SEED,
     max_steps: int = STEPS,
+    weights: str = WEIGHTS,
+    precision: str = PRECISION,
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     examples: bool = typer.Option(False, "--examples", help="Show what nano can do, and leave."),
     example: int = typer.Option(None, "--example", help="Run this one of --examples, with its table or folder."),
@@ -76,7 +78,7 @@ def run(
         return _examples()
     task = None if example is None else _example(example, prompt, table, files)
     text = _question(prompt) if task is None else task.prompt if not no_tools else task.prompt_without_tools
-    chosen = choose(model, served_model, api_key, thinking=not no_think)
+    chosen = choose(model, served_model, api_key, thinking=not no_think, weights=weights, precision=precision)
     params = _params(chosen, max_tokens, thinking_budget, temperature, seed)
     terminal = Terminal(quiet=as_json)
     if task is not None and not as_json:
@@ -111,8 +113,10 @@ def chat(
     temperature: float = TEMPERATURE,
     seed: int = SEED,
     max_steps: int = STEPS,
+    weights: str = WEIGHTS,
+    precision: str = PRECISION,
 ) -> int:
-    chosen = choose(model, served_model, api_key, thinking=not no_think)
+    chosen = choose(model, served_model, api_key, thinking=not no_think, weights=weights, precision=precision)
     tools = [] if no_tools else built_in_tools(table, files)
     params = _params(chosen, max_tokens, thinking_budget, temperature, seed)
     terminal = Terminal()

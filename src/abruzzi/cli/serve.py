@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from abruzzi.cli.choose import PRECISION, WEIGHTS
 from abruzzi.cli.main import INTERRUPTED, OK
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def serve(
     allowed_host: list[str] = typer.Option(None, "--allowed-host", help="A further name of this server (Host header)."),
     temperature: float = typer.Option(1.0, "--temperature", min=0.0, max=2.0, help="For requests that name none."),
     no_think: bool = typer.Option(False, "--no-think", help="No thinking, unless a request asks for it."),
+    weights: str = WEIGHTS,
+    precision: str = PRECISION,
     strict_reasoning: bool = typer.Option(
         False, "--strict-reasoning", help="Refuse a history whose thinking was dropped and is not known here."
     ),
@@ -68,6 +71,8 @@ def serve(
         service = _service(
             model,
             thinking=not no_think,
+            weights=weights,
+            precision=precision,
             max_sequences=max_sequences,
             max_turns=max_turns,
             names=tuple(served_model_name or ()),
@@ -94,7 +99,14 @@ def _page(service: Service, model: str) -> Page:
 
 
 def _service(
-    model: str, thinking: bool, max_sequences: int, max_turns: int, names: tuple[str, ...], **settings: Any
+    model: str,
+    thinking: bool,
+    weights: str,
+    precision: str,
+    max_sequences: int,
+    max_turns: int,
+    names: tuple[str, ...],
+    **settings: Any,
 ) -> Service:
     """Everything behind the routes, put together."""
     from abruzzi import kernels
@@ -105,7 +117,7 @@ def _service(
     from abruzzi.server.seal import Seal
     from abruzzi.server.service import Service, Settings
 
-    chosen = choose(model, thinking=thinking)
+    chosen = choose(model, thinking=thinking, weights=weights, precision=precision)
     assert isinstance(chosen.model, LLM)
     home = home_folder() / "server"
     # An option that is wrong is known before anything is made on disk.

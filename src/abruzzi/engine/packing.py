@@ -10,7 +10,7 @@ Router, norms and embedding stay as they are in all of them. Letters as in weigh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, cast, get_args
 
 import numpy as np
 
@@ -45,11 +45,19 @@ class PackedLayer:
     experts: list[PackedMlp]
 
 
-def check_modes(weights: str, precision: str) -> None:
-    """Raises ValueError for a name that is not one of the modes."""
+class Modes(TypedDict):
+    """What a loader takes by these names."""
+
+    weights: WeightMode
+    precision: Precision
+
+
+def check_modes(weights: str, precision: str) -> Modes:
+    """The two, known to be modes. Raises ValueError for a name that is none."""
     for name, given, known in (("weights", weights, WeightMode), ("precision", precision, Precision)):
         if given not in get_args(known):
             raise ValueError(f"{name}={given!r}; expected one of {', '.join(get_args(known))}")
+    return Modes(weights=cast("WeightMode", weights), precision=cast("Precision", precision))
 
 
 def pack_layer(layer: Layer, weights: WeightMode) -> PackedLayer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +17,7 @@ from abruzzi.engine.native import NativeRunner
 from abruzzi.engine.packing import PackedLayer, PackedMlp, Precision, WeightMode, dense_kind
 from abruzzi.kernels import ops
 
-_SHAPES = {
+_SHAPES: dict[str, dict[str, Any]] = {
     "mini": {
         "vocab_size": 32000,
         "hidden_size": 1024,

@@ -6,6 +6,8 @@ a request gives the same tokens alone or beside others, and after a resume.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from abruzzi.kernels import ops
@@ -61,5 +63,5 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _logprob(logit: np.float32, params: SamplingParams, log_all: float) -> float:
+def _logprob(logit: Any, params: SamplingParams, log_all: float) -> float:
     return float(np.float32(float(logit / np.float32(params.temperature or 1.0)) - log_all))
