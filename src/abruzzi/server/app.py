@@ -21,7 +21,7 @@ from abruzzi import __version__
 from abruzzi.server.body import read_body, scope_of
 from abruzzi.server.chat_completions import ChatEncoder, fingerprint
 from abruzzi.server.chat_fields import read_chat
-from abruzzi.server.completions import CompletionEncoder, read_completion
+from abruzzi.server.completions import CompletionEncoder, read_completion, score_prompts
 from abruzzi.server.errors import ApiError, error_body
 from abruzzi.server.fields import Fields, required
 from abruzzi.server.generation import Generation
@@ -109,9 +109,10 @@ async def _chat(service: Service, request: Request) -> Response:
 
 async def _completions(service: Service, request: Request) -> Response:
     wanted = read_completion(service, await read_body(service, request))
+    scored = await score_prompts(service, wanted)
     generation = service.start_raw(scope_of(service, request), wanted.prompts, wanted.params, wanted.n)
     return await _answer(
-        service, request, generation, CompletionEncoder(service.tok, generation, wanted), wanted.stream
+        service, request, generation, CompletionEncoder(service.tok, generation, wanted, scored), wanted.stream
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from abruzzi.engine.score import score
 from abruzzi.engine.sequence import Token
 from abruzzi.server.chat_completions import fingerprint, timings_of
 from abruzzi.server.errors import ApiError, openai_error, unsupported
@@ -20,6 +23,8 @@ from abruzzi.types import ContentDelta, SamplingParams
 
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+MAX_SCORED_BYTES = 2**30  # of the logits of one prompt
+Scored = list[tuple[Token, ...]] | None  # of each prompt, its tokens but the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ def read_completion(service: Service, given: object) -> Completion:
     logprobs = body.integer("logprobs", 0, 5)
     echo = body.boolean("echo") or False
     if echo and logprobs is not None:
-        raise unsupported("echo", True, "log-probabilities of the prompt are not given; leave logprobs out")
+        _require_memory(service, prompts)
     n = body.integer("n", 1, MAX_N) or 1
     body.only("best_of", n, hint="choose among n yourself")
     body.only("suffix", "", hint="this model does not fill gaps")
@@ -81,6 +86,22 @@ def read_completion(service: Service, given: object) -> Completion:
     return wanted
 
 
+def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> None:
+    """The logits of a prompt are held at once, and one token must fit behind it."""
+    longest = max(map(len, prompts))
+    room = min(service.llm.max_context - 1, MAX_SCORED_BYTES // (4 * service.llm.config.vocab_size))
+    if longest > room:
+        raise unsupported("echo", True, f"with logprobs a prompt may have {room} tokens, and one has {longest}")
+
+
+async def score_prompts(service: Service, wanted: Completion) -> Scored:
+    """The log-probabilities of the prompts' own tokens, where echo and logprobs ask for them. Raises ApiError."""
+    if not (wanted.echo and wanted.logprobs):
+        return None
+    top = wanted.params.top_logprobs
+    return [await service.engine.ask(partial(score, service.llm, p, top)) for p in wanted.prompts]
+
+
 def _prompts(service: Service, body: Fields) -> tuple[tuple[int, ...], ...]:
     """prompt: a text, a list of texts, ids, or a list of lists of ids."""
     given = body.any("prompt")
@@ -107,8 +128,8 @@ def _prompt_ids(service: Service, prompt: object) -> tuple[int, ...]:
 class CompletionEncoder:
     """One text completion; its choices are numbered prompt by prompt."""
 
-    def __init__(self, tok: Tokenizer, generation: Generation, wanted: Completion) -> None:
-        self._tok, self._generation, self._wanted = tok, generation, wanted
+    def __init__(self, tok: Tokenizer, generation: Generation, wanted: Completion, scored: Scored = None) -> None:
+        self._tok, self._generation, self._wanted, self._scored = tok, generation, wanted, scored
         self._created = int(time.time())
         self._ends: dict[int, End] = {}
         self._spellings: dict[int, _Spelling] = {}
@@ -116,7 +137,9 @@ class CompletionEncoder:
     def start(self) -> bytes:
         if not self._wanted.echo:
             return b""
-        return b"".join(self._chunk(at, self._echo(at), ()) for at in range(len(self._generation.choices)))
+        return b"".join(
+            self._chunk(at, self._echo(at), (), beside=self._echoed(at)) for at in range(len(self._generation.choices))
+        )
 
     def batch(self, at: int, batch: Batch) -> bytes:
         text = "".join(e.text for e in batch.events if isinstance(e, ContentDelta))
@@ -140,7 +163,14 @@ class CompletionEncoder:
         choices = []
         for at, end in enumerate(ends):
             text = self._echo(at) + (end.message.content or "")
-            choices.append({"index": at, "text": text, **self._beside(at, end.tokens), "finish_reason": _reason(end)})
+            echoed = self._echoed(at)["logprobs"]
+            beside = self._beside(at, end.tokens)
+            if echoed is not None:
+                beside["logprobs"] = {
+                    name: None if echoed[name] is None else echoed[name] + more
+                    for name, more in beside["logprobs"].items()
+                }
+            choices.append({"index": at, "text": text, **beside, "finish_reason": _reason(end)})
         usage = self._usage(dict(enumerate(ends)))
         return {**self._frame(), "choices": choices, "usage": usage, "timings": timings_of(ends)}
 
@@ -152,20 +182,43 @@ class CompletionEncoder:
         if self._wanted.logprobs:
             if at not in self._spellings:
                 self._spellings[at] = _Spelling(self._tok, len(self._echo(at)))
-            top = [{piece(self._tok, i): p for i, p in (*reversed(t.top), (t.id, t.logprob))} for t in tokens]
-            out["logprobs"] = {
-                "tokens": [piece(self._tok, t.id) for t in tokens],
-                "token_logprobs": [t.logprob for t in tokens],
-                "top_logprobs": top if self._wanted.params.top_logprobs else None,
-                "text_offset": [self._spellings[at].offset(t.id) for t in tokens],
-            }
+            offsets = [self._spellings[at].offset(t.id) for t in tokens]
+            out["logprobs"] = self._listed([(t.id, t) for t in tokens], offsets)
         if self._wanted.token_ids:
             out["token_ids"] = [t.id for t in tokens]
             out["prompt_token_ids"] = list(self._generation.choices[at].job.prompt)
         return out
 
-    def _chunk(self, at: int, text: str, tokens: tuple[Token, ...], finish: str | None = None) -> bytes:
-        choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish}
+    def _echoed(self, at: int) -> dict[str, Any]:
+        """The log-probabilities of the prompt; the first token has none."""
+        if self._scored is None:
+            return {"logprobs": None}
+        prompt = self._generation.choices[at].job.prompt
+        spelling = _Spelling(self._tok, 0, all_shown=True)
+        tokens = (None, *self._scored[at // self._wanted.n])
+        return {"logprobs": self._listed(list(zip(prompt, tokens)), [spelling.offset(i) for i in prompt])}
+
+    def _listed(self, tokens: list[tuple[int, Token | None]], offsets: list[int]) -> dict[str, Any]:
+        tops = [
+            t and {piece(self._tok, i): logprob for i, logprob in (*reversed(t.top), (t.id, t.logprob))}
+            for _, t in tokens
+        ]
+        return {
+            "tokens": [piece(self._tok, token_id) for token_id, _ in tokens],
+            "token_logprobs": [t and t.logprob for _, t in tokens],
+            "top_logprobs": tops if self._wanted.params.top_logprobs else None,
+            "text_offset": offsets,
+        }
+
+    def _chunk(
+        self,
+        at: int,
+        text: str,
+        tokens: tuple[Token, ...],
+        finish: str | None = None,
+        beside: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish, **(beside or {})}
         usage = {"usage": None} if self._wanted.include_usage else {}
         return event({**self._frame(), "choices": [choice], **usage})
 
@@ -191,15 +244,18 @@ class CompletionEncoder:
 
 
 class _Spelling:
-    """Where each token begins in the text of its choice, in characters. start: of the text that was echoed."""
+    """Where each token begins in the text of its choice, in characters. start: where the first one does.
 
-    def __init__(self, tok: Tokenizer, start: int) -> None:
+    all_shown: in a prompt, ends of turns are text as well."""
+
+    def __init__(self, tok: Tokenizer, start: int, all_shown: bool = False) -> None:
         self._tok, self._length = tok, start
+        self._hidden: Collection[int] = () if all_shown else tok.end_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def offset(self, token_id: int) -> int:
         start = self._length
-        if token_id not in self._tok.end_ids:
+        if token_id not in self._hidden:
             self._length += len(self._decoder.decode(self._tok.token_bytes(token_id)))
         return start
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from abruzzi.engine.constraint import Constraint
 from abruzzi.engine.sequence import Sequence as EngineSequence
@@ -21,6 +21,8 @@ from abruzzi.server.errors import ApiError
 from abruzzi.server.outbox import Outbox
 from abruzzi.tokenizer import Tokenizer
 from abruzzi.types import FinishReason, SamplingParams
+
+Answer = TypeVar("Answer")
 
 
 class Engine(Protocol):
@@ -40,6 +42,8 @@ class Engine(Protocol):
     def step(self) -> list[EngineSequence]: ...
 
     def abort(self, sequence: EngineSequence) -> None: ...
+
+    def logits(self, ids: Sequence[int]) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -189,6 +193,32 @@ class EngineThread:
         if self._latest_outbox is None or self._latest_outbox.loop is not loop:
             self._latest_outbox = Outbox(loop, _deliver)
         return self._latest_outbox
+
+    async def ask(self, question: Callable[[], Answer]) -> Answer:
+        """What `question` answers in the engine's thread, between two steps. Raises what it raises, and ApiError
+        when nothing new is taken."""
+        self.require_room(0)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+
+        def settle(answer: Answer | None, error: Exception | None) -> None:
+            if future.done():
+                return  # nobody waits any more
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(answer)  # type: ignore[arg-type]
+
+        def work() -> None:
+            answer, failed = None, None
+            try:
+                answer = question()
+            except Exception as error:
+                failed = error
+            loop.call_soon_threadsafe(settle, answer, failed)
+
+        self._command(work)
+        return await future
 
     def refuse(self, error: ApiError, running: bool = False) -> None:
         """Take no new sequences. running: end those that are under way with this error as well."""
