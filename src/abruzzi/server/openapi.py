@@ -44,6 +44,8 @@ def document(names: Sequence[str], vocab_size: int) -> dict[str, Any]:
     }
     paths: dict[str, Any] = {path: {"post": _post(path, *what)} for path, what in posts.items()}
     paths |= {path: {"get": _get(path, *what)} for path, what in gets.items()}
+    named = {"name": "model", "in": "path", "required": True, "schema": {"enum": [*names]}}
+    paths["/v1/models/{model}"]["get"]["parameters"] = [named]
     return {
         "openapi": "3.1.0",
         "info": {"title": "abruzzi", "version": __version__, "description": "The server of `abruzzi serve`."},
@@ -411,14 +413,11 @@ def _post(path: str, summary: str, body: Schema, answer: Schema, streams: bool) 
 
 
 def _get(path: str, summary: str, kind: str, answer: Schema) -> dict[str, Any]:
-    out: dict[str, Any] = {
+    return {
         "operationId": "get_" + path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
         "summary": summary,
         "responses": {"200": {"description": "The answer", "content": {kind: {"schema": answer}}}, **_refusals(path)},
     }
-    if "{model}" in path:
-        out["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": _STRING}]
-    return out
 
 
 def _refusals(path: str) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ DOCUMENT = document(("tiny",), TOK.vocab_size)
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_every_operation(
@@ -97,7 +97,7 @@ def test_every_operation(
 
     ask()
     assert mode is GenerationMode.POSITIVE or all(400 <= status < 500 for status in statuses), statuses
-    if mode is GenerationMode.POSITIVE and examples > 100 and "control" not in path:
+    if mode is GenerationMode.POSITIVE and examples >= 100 and "control" not in path:
         assert 200 in statuses  # the document allows what works, and not only what is refused
     idle(service)
 
