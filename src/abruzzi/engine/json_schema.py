@@ -38,7 +38,7 @@ def checked(schema: Any) -> dict[str, Any]:
         step = part.get("multipleOf")
         if isinstance(step, (int, float)) and _digits(step) > MAX_MULTIPLE:
             raise ValueError(f"multipleOf={step} needs too large an automaton; at most {MAX_MULTIPLE} is taken")
-        literals = [part["const"]] if "const" in part else part.get("enum") or []
+        literals = [part.get("const"), *_listed(part.get("enum"))]
         if any(isinstance(v, str) and len(v) > MAX_LITERAL for v in literals):
             raise ValueError(f"a constant has more than {MAX_LITERAL} characters")
     return schema
@@ -64,8 +64,7 @@ def simplified(schema: Any) -> Any:
 def unsound(schema: dict[str, Any]) -> str | None:
     """What the compiler takes but does not get right: seen by trying its grammars against `jsonschema`."""
     for part in subschemas(schema):
-        named = part.get("required")
-        sure = len(set(map(str, named))) if isinstance(named, list) else 0
+        sure = len(set(map(str, _listed(part.get("required")))))
         fewest = part.get("minProperties")
         if isinstance(fewest, int) and fewest > max(1, sure):
             return f"minProperties={fewest} (names that it makes up may be equal)"
@@ -121,7 +120,7 @@ def largest_obligation(schema: dict[str, Any]) -> int:
             return max((len(json.dumps(v)) for v in part["enum"]), default=1)
         total = 2 + _whole(part.get("minLength"))
         properties = part.get("properties")
-        for name in part.get("required") or []:
+        for name in _listed(part.get("required")):
             if isinstance(name, str):
                 total += len(name) + 4 + size(properties.get(name) if isinstance(properties, dict) else None, seen)
         if isinstance(part.get("minItems"), int):
@@ -206,7 +205,12 @@ def _member(options: Any) -> str:
 
 
 def _inside(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return list(value.values()) if isinstance(value, dict) else _listed(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is no list holds nothing: the compiler complains about it."""
+    return value if isinstance(value, list) else []
 
 
 def _says_nothing(key: str, value: Any) -> bool:

@@ -41,6 +41,7 @@ class Metrics:
         self.ends: Counter[str] = Counter()
         self.thought_ends: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
+        self.schemas: Counter[str] = Counter()
         self.generations = 0
         self.aborts = 0
         self.ttft = Histogram(TTFT_BOUNDS)
@@ -91,6 +92,7 @@ class Metrics:
         counter("finish_total", "Choices by finish reason.", by("reason", self.ends))
         counter("thoughts_total", "Choices by what ended their thought.", by("ended_by", self.thought_ends))
         counter("reasoning_effort_total", "Requests by effort.", by("effort", self.efforts))
+        counter("schemas_total", "Schemas of requests: compiled, known already, refused.", by("outcome", self.schemas))
         counter("tokens_total", "Tokens by kind; cached is part of prompt.", by("kind", self.tokens))
         counter("sequences_open", "Sequences that run or wait.", {"": open_sequences}, "gauge")
         counter("sequences_running", "Sequences in the batch.", {"": load.running}, "gauge")

@@ -61,7 +61,7 @@ class Service:
         self.engine, self.store, self.seal, self.settings = engine, store, seal, settings
         self.tok: Tokenizer = engine.llm.tokenizer
         self.metrics = Metrics()
-        self.grammars = Grammars(self.tok, engine.llm.config.vocab_size)
+        self.grammars = Grammars(self.tok, engine.llm.config.vocab_size, self.metrics.schemas)
         self.running: dict[str, tuple[bytes, Generation]] = {}
         model = f"{engine.llm.name} {_fingerprint(self.tok)}"
         self._restorer = Restorer(self.tok, model, store, seal, settings.strict_reasoning)

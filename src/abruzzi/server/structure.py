@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,12 +21,13 @@ from abruzzi.tokenizer import Tokenizer
 from abruzzi.tokenizer.control import spells_thinking
 
 if TYPE_CHECKING:  # llguidance comes with what is imported below, when a request needs it
-    from abruzzi.engine.json_grammar import JsonGrammar
+    from abruzzi.engine.json_grammar import JsonGrammar, Vocabulary
     from abruzzi.engine.turn_grammar import TurnGrammar, TurnTokens
 
 KEPT = 256  # compiled schemas
-MAX_WAITING = 32  # requests that wait for theirs
+MAX_SECONDS = 30.0  # that a request waits for its schemas
 MAX_TOTAL_CHARS = 1_000_000  # of all schemas of one request
+Key = tuple[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,14 @@ class Structure:
 
 
 class Grammars:
-    """Compiles. size: of the model's vocabulary."""
+    """Compiles, and keeps. size: of the model's vocabulary. counts: how schemas were dealt with, for the metrics."""
 
-    def __init__(self, tok: Tokenizer, size: int) -> None:
-        self.refused = 0
-        self._tok, self._size = tok, size
+    def __init__(self, tok: Tokenizer, size: int, counts: Counter[str]) -> None:
+        self._tok, self._size, self._counts = tok, size, counts
         self._tokens: TurnTokens | None = None
-        self._kept: OrderedDict[tuple[str, bool], JsonGrammar | str] = OrderedDict()  # a text: why there is none
+        self._kept: OrderedDict[Key, JsonGrammar | str] = OrderedDict()  # a text: why there is none
+        self._lock = threading.Lock()  # of what is kept
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        self._waiting = 0
 
     async def of(self, structure: Structure, first_index: int, thinks: bool) -> TurnGrammar:
         """The grammar of a turn. first_index: of the next call in the conversation. Raises ApiError."""
@@ -79,75 +80,84 @@ class Grammars:
                 "unsupported_value",
             )
         wanted = [*structure.arguments.values(), *([structure.answer] if structure.answer else [])]
-        keys = [_key(schema) for schema in wanted]
-        if sum(len(key[0]) for key in keys) > MAX_TOTAL_CHARS:
+        keyed = [(_key(schema), schema) for schema in wanted]
+        if sum(len(key[0]) for key, _ in keyed) > MAX_TOTAL_CHARS:
             raise ApiError(400, f"the schemas have more than {MAX_TOTAL_CHARS} characters", "tools", "invalid_value")
-        if self._tokens is None or any(key not in self._kept for key in keys):
-            await self._compile(zip(keys, wanted))
+        known = self._known(key for key, _ in keyed)
+        self._counts["known"] += len(known)
+        self._counts["compiled"] += len(keyed) - len(known)
+        if self._tokens is None or len(known) < len(keyed):
+            known = await self._compile(dict(keyed))
         tokens = self._tokens
         assert tokens is not None
         from abruzzi.engine.turn_grammar import CallGrammar, TurnGrammar
 
-        found = [self._found(key, schema) for key, schema in zip(keys, wanted)]
+        found = [self._grammar(known[key], schema) for key, schema in keyed]
         calls = [CallGrammar(name, grammar) for name, grammar in zip(structure.arguments, found)]
         answer = None if structure.answer is None else found[-1]
         return TurnGrammar(
             tokens, calls, answer, structure.must_call, structure.max_calls, first_index, thinks, ANSWER_SHARE
         )
 
-    def _found(self, key: tuple[str, bool], schema: Schema) -> JsonGrammar:
-        found = self._kept[key]
-        self._kept.move_to_end(key)
+    def _grammar(self, found: JsonGrammar | str, schema: Schema) -> JsonGrammar:
         if isinstance(found, str):
-            self.refused += 1
+            self._counts["refused"] += 1
             hint = "" if schema.lenient else "; hint: strict=false leaves out what cannot be enforced"
             raise ApiError(400, f"{schema.name} cannot be enforced: {found}{hint}", schema.name, "unsupported_schema")
         return found
 
-    async def _compile(self, wanted: Iterable[tuple[tuple[str, bool], Schema]]) -> None:
-        if self._waiting >= MAX_WAITING:
-            raise ApiError(429, "too many schemas wait to be compiled", code="queue_full", retry_after=2)
-        self._waiting += 1
-        try:
-            new = await asyncio.get_running_loop().run_in_executor(self._worker, self._work, dict(wanted))
-        finally:
-            self._waiting -= 1
-        for key, grammar in new.items():
-            self._kept[key] = grammar
-            self._kept.move_to_end(key)
-        while len(self._kept) > max(KEPT, len(new)):
-            self._kept.popitem(last=False)
+    def _known(self, keys: Iterable[Key]) -> dict[Key, JsonGrammar | str]:
+        with self._lock:
+            found = {key: self._kept[key] for key in keys if key in self._kept}
+            for key in found:
+                self._kept.move_to_end(key)
+        return found
 
-    def _work(self, wanted: Mapping[tuple[str, bool], Schema]) -> dict[tuple[str, bool], JsonGrammar | str]:
-        """In the worker's thread. All that are wanted, so that none of them can have been dropped meanwhile."""
+    async def _compile(self, wanted: Mapping[Key, Schema]) -> dict[Key, JsonGrammar | str]:
+        work = asyncio.get_running_loop().run_in_executor(self._worker, self._work, wanted)
         try:
-            from abruzzi.engine.json_grammar import JsonGrammar, Vocabulary
+            return await asyncio.wait_for(work, MAX_SECONDS)
+        except TimeoutError:
+            raise ApiError(
+                503, f"the schemas were not compiled within {MAX_SECONDS:g} s; hint: try again, or simplify them",
+                code="busy", retry_after=5,
+            ) from None  # fmt: skip
+
+    def _work(self, wanted: Mapping[Key, Schema]) -> dict[Key, JsonGrammar | str]:
+        """In the worker's thread: all that are wanted, those that became known meanwhile as well."""
+        try:
+            from abruzzi.engine.json_grammar import Vocabulary
             from abruzzi.engine.turn_grammar import TurnTokens
 
             if self._tokens is None:
                 self._tokens = TurnTokens(Vocabulary(self._tok, self._size))
         except ImportError as error:
             raise ApiError(501, str(error), code="not_installed") from None
-        vocabulary = self._tokens.vocabulary
-        made: dict[tuple[str, bool], JsonGrammar | str] = {}
-        for key, schema in wanted.items():
-            made[key] = self._kept.get(key) or _made(JsonGrammar, vocabulary, schema)
-        return made
+        made = self._known(wanted)
+        new = {key: _made(self._tokens.vocabulary, schema) for key, schema in wanted.items() if key not in made}
+        with self._lock:
+            self._kept.update(new)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made | new
 
 
-def _made(kind: Any, vocabulary: Any, schema: Schema) -> JsonGrammar | str:
+def _made(vocabulary: Vocabulary, schema: Schema) -> JsonGrammar | str:
+    """The grammar, or why there is none."""
+    from abruzzi.engine.json_grammar import JsonGrammar
+
     try:
-        return kind(vocabulary, schema.value)
+        return JsonGrammar(vocabulary, schema.value)
     except ValueError as error:
         if not schema.lenient:
             return str(error)
     try:
-        return kind(vocabulary, schema.value, lenient=True)
+        return JsonGrammar(vocabulary, schema.value, lenient=True)
     except ValueError as error:
         return str(error)
 
 
-def _key(schema: Schema) -> tuple[str, bool]:
+def _key(schema: Schema) -> Key:
     """Property order counts: it is the order in which they are written."""
     try:
         return json.dumps(schema.value, ensure_ascii=False), schema.lenient

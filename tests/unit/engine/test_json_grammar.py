@@ -12,12 +12,15 @@ import jsonschema
 import numpy as np
 import pytest
 import regex
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from abruzzi import tokenizer
 from abruzzi.engine import json_schema
 from abruzzi.engine.json_grammar import JsonGrammar, JsonText, Vocabulary
 from tests import tiny
 
+TINY = tiny.vocabulary()
 NANO = Path(tokenizer.__file__).parents[1] / "nano"
 MAX_UNCOMPILABLE = 3  # of the 166 schemas
 
@@ -248,6 +251,99 @@ def test_what_cannot_be_enforced_is_said_in_time(schema: dict[str, Any]) -> None
     with pytest.raises(ValueError, match=r"\w"):
         JsonGrammar(vocabulary, schema)
     assert time.process_time() - started < 5
+
+
+WORDS = """type properties required items prefixItems additionalProperties patternProperties enum const anyOf oneOf
+allOf $ref $defs not minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern format
+minItems maxItems minProperties maxProperties uniqueItems if then else propertyNames x-guidance title default a b"""
+TEXTS = ("object", "array", "string", "integer", "null", "#", "#/$defs/a", "date", "int32", "^a+$", "[", "\ud800")
+NUMBERS_IN_SCHEMAS = st.integers(-5, 5) | st.sampled_from((0.5, -2.5, 1e3, 0.01))
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS_IN_SCHEMAS | st.sampled_from(TEXTS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS.split()), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES, st.booleans())
+def test_any_json_is_a_grammar_or_a_complaint(schema: Any, lenient: bool) -> None:
+    """Also what is no schema at all. Where there is a grammar, its shortest text satisfies the schema."""
+    vocabulary = Vocabulary(TINY)
+    try:
+        grammar = JsonGrammar(vocabulary, schema, lenient)
+    except ValueError as error:
+        assert str(error)
+        return
+    value = json.loads(grammar.least)
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError:
+        return  # an older draft, or nonsense that the compiler lets pass
+    if not lenient and "x-guidance" not in json.dumps(schema):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value), value
+
+
+def some(**keywords: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A schema with some of these keywords."""
+    return st.fixed_dictionaries({}, optional=keywords)
+
+
+NAMES = st.sampled_from(("a", "b", "naïve", "x y", "ab"))
+SMALL = st.integers(0, 3)
+LEAVES = st.one_of(
+    st.sampled_from([{}, {"type": "null"}, {"type": "boolean"}, {"$ref": "#/$defs/d"}, {"type": ["string", "null"]}]),
+    some(minLength=SMALL, maxLength=st.integers(3, 6), pattern=st.sampled_from(("^[a-c]+$", "b", "^x?y"))).map(
+        lambda s: {"type": "string", **s}
+    ),
+    some(minimum=st.integers(-3, 3), maximum=st.integers(3, 120), multipleOf=st.integers(1, 6)).map(
+        lambda s: {"type": "integer", **s}
+    ),
+    some(exclusiveMinimum=st.integers(-3, 3), exclusiveMaximum=st.sampled_from((4, 4.5, 5))).map(
+        lambda s: {"type": "number", **s}
+    ),
+    st.lists(st.sampled_from((1, "one", None, "é", 2.5, [1], {"a": 1})), min_size=1, max_size=3).map(
+        lambda v: {"enum": v}
+    ),
+    st.sampled_from(("date", "time", "uuid", "ipv4", "date-time")).map(lambda f: {"type": "string", "format": f}),
+)
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        some(
+            properties=st.dictionaries(NAMES, inner, max_size=4),
+            required=st.lists(NAMES, max_size=3, unique=True),
+            additionalProperties=st.booleans() | inner,
+            patternProperties=st.dictionaries(st.sampled_from(("^k", "^q")), inner, max_size=1),
+            maxProperties=st.integers(1, 4),
+        ).map(lambda s: {"type": "object", **s}),
+        some(items=inner | st.just(False), prefixItems=st.lists(inner, max_size=2), minItems=SMALL, maxItems=SMALL).map(
+            lambda s: {"type": "array", **s}
+        ),
+        st.lists(inner, min_size=1, max_size=3).map(lambda s: {"anyOf": s}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda s: {"oneOf": s}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda s: {"allOf": s}),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SCHEMAS, LEAVES, st.integers(0, 2**32), st.integers(0, 40))
+def test_texts_under_any_schema_are_valid(schema: dict[str, Any], ref: dict[str, Any], seed: int, length: int) -> None:
+    """A random text, ended somewhere, satisfies a random schema."""
+    whole = {**schema, "$defs": {"d": ref}}
+    vocabulary = Vocabulary(TINY)
+    try:
+        grammar = JsonGrammar(vocabulary, whole)
+    except ValueError:
+        return
+    text = grammar.begin()
+    said = walk(text, np.random.default_rng(seed), length)
+    ending = text.ending_ids()
+    assert ending is not None
+    value = json.loads(TINY.decode([*said, *ending]))
+    jsonschema.Draft202012Validator(whole).validate(value)
 
 
 def test_lenient_enforces_the_rest() -> None:
