@@ -57,6 +57,9 @@ def serve(
     ),
     max_sequences: int = typer.Option(512, "--max-queue", min=1, help="Generations that may run or wait; then 429."),
     max_turns: int = typer.Option(20_000, "--max-turns", min=1, help="Sampled turns to remember."),
+    usd_per_hour: float = typer.Option(
+        None, "--usd-per-hour", min=0.0, help="What this machine costs: the page then prices each turn's time."
+    ),
     grace: float = typer.Option(30.0, "--grace", min=0.0, help="Seconds for running requests at shutdown."),
 ) -> int:
     from abruzzi.cli.choose import is_url
@@ -81,21 +84,21 @@ def serve(
             reasoning_field=reasoning_field,
             constrained=not unconstrained,
         )
-        return _run(service, _page(service, model), listener, host, key, tuple(allowed_host or ()), grace)
+        return _run(service, _page(service, model, usd_per_hour), listener, host, key, tuple(allowed_host or ()), grace)
 
 
-def _page(service: Service, model: str) -> Page:
+def _page(service: Service, model: str, usd_per_hour: float | None) -> Page:
     """The page at /, with the built-in tools that need nothing of the person's."""
     from abruzzi.server.page import Page, PageSettings
     from abruzzi.tools.calculator import Calculator
 
     if model != "nano":
-        return Page(service, PageSettings((Calculator(),)))
+        return Page(service, PageSettings((Calculator(),), usd_per_hour=usd_per_hour))
     from abruzzi.tasks import examples
 
     questions = tuple(task.prompt for task in examples() if task.family == "word_problems")
     note = "nano is very small: it does multi-step word problems like these, and little else."
-    return Page(service, PageSettings((Calculator(),), questions, note))
+    return Page(service, PageSettings((Calculator(),), questions, note, usd_per_hour=usd_per_hour))
 
 
 def _service(

@@ -11,8 +11,10 @@ Not here: conversations on the server, accounts, uploads.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -50,12 +52,21 @@ EFFORTS = ("none", "low", "medium", "high")
 
 @dataclass(frozen=True, slots=True)
 class PageSettings:
-    """tools: what the model may call. examples, note: what an empty page shows. max_steps: generations in a turn."""
+    """tools: what the model may call. examples, note: what an empty page shows. max_steps: generations in a turn.
+
+    usd_per_hour: what the machine costs; None = turns are not priced."""
 
     tools: tuple[Tool, ...] = ()
     examples: tuple[str, ...] = ()
     note: str = ""
     max_steps: int = 100
+    usd_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.usd_per_hour is not None and not 0 <= self.usd_per_hour < math.inf:
+            raise ValueError(
+                f"usd_per_hour={self.usd_per_hour}; expected dollars for an hour of this machine, 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +252,7 @@ class Page:
         def tell(news: dict[str, Any] | None) -> None:
             loop.call_soon_threadsafe(turn.news.put_nowait, news)
 
-        work = loop.run_in_executor(None, _work, turn, messages, dials.params, self.settings.max_steps, tell)
+        work = loop.run_in_executor(None, _work, turn, messages, dials.params, self.settings, tell)
         try:
             yield event({"type": "start", "id": turn.id})
             while (news := await turn.news.get()) is not None:
@@ -285,15 +296,16 @@ def chat_request(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     )
 
 
-def _work(turn: Turn, messages: list[Message], params: SamplingParams, max_steps: int, tell: Any) -> None:
+def _work(turn: Turn, messages: list[Message], params: SamplingParams, settings: PageSettings, tell: Any) -> None:
     """The turn itself, in a worker thread: the agent's loop, its events told one by one."""
     said: list[Message] = []
     last: MessageEnd | None = None
     first: MessageEnd | None = None
     reason = "error"
     usage: dict[str, int] = {}
+    started = time.perf_counter()
     try:
-        for event in run(turn.model, messages, turn.tools, params, Limits(max_steps)):
+        for event in run(turn.model, messages, turn.tools, params, Limits(settings.max_steps)):
             if isinstance(event, MessageEnd):
                 last, first = event, first or event
                 said.append(event.message)
@@ -329,10 +341,17 @@ def _work(turn: Turn, messages: list[Message], params: SamplingParams, max_steps
                 "context_tokens": last.usage.prompt_tokens + last.usage.completion_tokens if last else 0,
                 "decode_tok_s": last.decode_tok_s if last else None,
                 "ttft_s": first.ttft_s if first else None,
-                "cost_usd": None,  # electricity is not measured: unknown is null, never 0
+                **_cost(time.perf_counter() - started, settings.usd_per_hour),
             }
         )
         tell(None)
+
+
+def _cost(seconds: float, usd_per_hour: float | None) -> dict[str, Any]:
+    """The machine's time, all of it, also where other requests shared it. Not priced is null, never 0."""
+    if usd_per_hour is None:
+        return {"cost_usd": None, "cost_basis": None}
+    return {"cost_usd": seconds / 3600 * usd_per_hour, "cost_basis": f"{seconds:.1f} s at ${usd_per_hour:g} an hour"}
 
 
 def _result(seen: ToolResult) -> dict[str, Any]:

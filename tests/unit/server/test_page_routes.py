@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,6 +64,17 @@ def test_a_turn_thinks_calls_reads_and_answers() -> None:
             written = [t.id for t in sequence.tokens]
             assert written == ids(CALL if sequence is llm.submitted[0] else ANSWER)
             assert _contains(llm.prompts[2], written)
+
+
+def test_a_turn_costs_its_seconds_at_the_stated_price_and_nothing_is_guessed() -> None:
+    with paged(saying(CALL, ANSWER)) as (served, _):
+        end = events(served.post("/page/turn", {"messages": ASK}))[-1]
+        assert end["cost_usd"] is None and end["cost_basis"] is None
+    with paged(saying(CALL, ANSWER), usd_per_hour=3600.0) as (served, _):
+        started = time.perf_counter()
+        end = events(served.post("/page/turn", {"messages": ASK}))[-1]
+        assert 0 < end["cost_usd"] <= time.perf_counter() - started
+        assert end["cost_basis"] == f"{end['cost_usd']:.1f} s at $3600 an hour"
 
 
 def test_without_tools_none_are_declared() -> None:

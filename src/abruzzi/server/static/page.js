@@ -59,7 +59,7 @@ function summary(end) {
     usage.cached_tokens ? `${usage.cached_tokens} of ${usage.prompt_tokens} prompt tokens from cache` : "",
     end.decode_tok_s ? `${end.decode_tok_s.toFixed(0)} tok/s` : "",
     end.ttft_s != null ? `first token ${(end.ttft_s * 1000).toFixed(0)} ms` : "",
-    end.cost_usd != null ? `$${end.cost_usd.toPrecision(2)}` : "cost not priced",
+    end.cost_usd != null ? `$${end.cost_usd.toPrecision(2)} (${end.cost_basis})` : "cost not priced",
     end.stop_reason && end.stop_reason !== "answer" ? `ended: ${end.stop_reason.replaceAll("_", " ")}` : "",
   ].filter(Boolean).join(" · ");
 }
