@@ -149,7 +149,7 @@ def _no_effect(body: Fields) -> None:
     body.only("background", False, hint=NOT_HERE)
     body.only("truncation", "disabled", hint="nothing is ever cut off")
     body.only("service_tier", "auto", "default", hint="there is one tier")
-    body.only("top_logprobs", 0, hint="only the log-probability of the chosen token is known; see /v1/chat/completions")
+    body.only("top_logprobs", 0, hint="log-probabilities come with /v1/chat/completions and /v1/completions")
     for name in ("previous_response_id", "conversation", "prompt", "max_tool_calls", "context_management"):
         body.only(name, hint="nothing is stored; send the items back as input" if name[:1] in "pc" else NOT_HERE)
     options = body.object("stream_options")
