@@ -78,9 +78,7 @@ class Soak:
                 self.kinds[kind.__name__] += 1
                 try:
                     await asyncio.wait_for(kind(self, number), 120)
-                except Wrong as error:
-                    self.wrong.append(f"{number} {kind.__name__}: {error}")
-                except (OSError, TimeoutError) as error:
+                except (Wrong, OSError, TimeoutError, LookupError, ValueError) as error:
                     self.wrong.append(f"{number} {kind.__name__}: {type(error).__name__} {error}")
 
         await asyncio.gather(*(client() for _ in range(clients)))
@@ -160,6 +158,24 @@ async def whole(soak: Soak, number: int) -> None:
 async def with_tools(soak: Soak, number: int) -> None:
     body = body_of(CHAT, number, 60, tools=[TOOL], temperature=0, stream=soak.draw.random() < 0.5)
     await soak.ask(CHAT, body)
+
+
+async def constrained(soak: Soak, number: int) -> None:
+    """A form that the answer must have: a call, or JSON of a schema."""
+    if soak.draw.random() < 0.5:
+        fields: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
+    else:
+        schema = {"type": "object", "properties": {f"n{number % 50}": {"type": "integer"}}}
+        schema |= {"required": [*schema["properties"]], "additionalProperties": False}
+        fields = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}
+    choice = json_of(await soak.ask(CHAT, body_of(CHAT, number, 80, **fields)))["choices"][0]
+    message = choice["message"]
+    if choice["finish_reason"] == "length":
+        return
+    calls = message.get("tool_calls") or []
+    said = [c["function"]["arguments"] for c in calls] if "tools" in fields else [message["content"]]
+    if not said or not all(isinstance(json.loads(text), dict) for text in said):
+        raise Wrong(f"not of the form that was asked for: {choice}")
 
 
 async def second_turn(soak: Soak, number: int) -> None:
@@ -244,6 +260,7 @@ KINDS: list[tuple[Callable[[Soak, int], Awaitable[None]], float]] = [
     (streamed, 30),
     (whole, 18),
     (with_tools, 6),
+    (constrained, 6),
     (second_turn, 6),
     (small, 8),
     (looks, 5),
