@@ -165,20 +165,15 @@ class _Search:
         return best
 
     def _text(self, grammar: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
-        """Up to the closing quote."""
-        for hint in self._hints:
-            other = grammar.copy()
-            self._steps -= len(hint)
-            if not scanner.escaped and len(hint) < bound and other.take(hint + b'"'):
-                bound = len(hint) + 1
-        found = self._walk(grammar, scanner, bound, text=True)
-        if found is not None:
-            return found
-        for hint in self._hints:
-            other = grammar.copy()
-            if not scanner.escaped and len(hint) < bound + 1 and other.take(hint + b'"'):
-                return _fed(hint + b'"', other, scanner)
-        return None
+        """Up to the closing quote: from here, or from behind one of the hints."""
+        best = self._walk(grammar, scanner, bound, text=True)
+        for hint in () if scanner.escaped else self._hints:
+            left = (bound if best is None else len(best[0])) - len(hint)
+            begun = _go(grammar.copy(), scanner, hint) if left > 1 else None
+            found = None if begun is None else self._walk(begun[1], begun[2], left, text=True)
+            if found is not None and (best is None or len(hint + found[0]) < len(best[0])):
+                best = (hint + found[0], found[1], found[2])
+        return best
 
     def _scalar(self, grammar: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
         """Up to where a number or a word may end."""
@@ -194,6 +189,9 @@ class _Search:
                 if text and _QUOTE in allowed and not escaped:
                     at = at.copy()
                     return _fed(said + b'"', at, scanner) if at.take(b'"') else None
+                hinted = self._with_hint(said, at, scanner, bound) if text and not escaped else None
+                if hinted is not None:
+                    return hinted
                 if not text and said and _may_end(allowed, at):
                     return _fed(said, at, scanner)
                 for byte in _some_of(allowed, escaped):
@@ -205,6 +203,15 @@ class _Search:
             ways = list(longer.values())[: _TEXT_BEAM if text else _NUMBER_BEAM]
             if not ways or self._steps <= 0:
                 return None
+        return None
+
+    def _with_hint(self, said: bytes, at: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
+        """Whether a hint is all that a text still lacks."""
+        for hint in self._hints:
+            self._steps -= 1
+            other = at.copy()
+            if len(said) + len(hint) < bound and other.take(hint + b'"'):
+                return _fed(said + hint + b'"', other, scanner)
         return None
 
 
