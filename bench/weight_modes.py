@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exact = abruzzi.load(given.model)
     talks = conversations(exact, given.conversations)
     reference = [log_softmax(exact.logits(ids)) for ids, _ in talks]
-    tasks = {s: [t for f in FIRST_FAMILIES for t in fresh(f, s, given.n, set())] for s in SPLITS}
+    tasks: dict[Split, list[Task]] = {
+        s: [t for f in FIRST_FAMILIES for t in fresh(f, s, given.n, set())] for s in SPLITS
+    }
+
     del exact
     rows = []
     for weights, precision in MODES:

@@ -16,9 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # machine.py
 
-from abruzzi.cli.bench import planned
+from abruzzi.cli.fit import planned
 from abruzzi.config import ModelConfig
 from abruzzi.cost.capacity import step_bytes
+from abruzzi.engine.packing import check_modes
 from abruzzi.engine.random_model import named_shape, random_model
 from abruzzi.engine.speed import STEP_TOKENS, Stopwatch, Workload, bandwidth_gb_s
 from machine import output_option
@@ -77,7 +78,7 @@ class Ours:
 
     def __init__(self, config: ModelConfig, weights: str, precision: str, threads: int, repeat: int) -> None:
         self.config, self.weights, self.repeat = config, weights, repeat
-        self._runner = random_model(config, weights=weights, precision=precision, threads=threads).runner
+        self._runner = random_model(config, threads=threads, **check_modes(weights, precision)).runner
 
     def __call__(self, case: Case) -> list[float]:
         watch = Stopwatch(self._runner, case.work)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from abruzzi import nano_path
-from abruzzi.cli import bench as command
+from abruzzi.cli.fit import planned
 from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine import speed
@@ -73,7 +73,7 @@ def test_bytes_are_those_of_the_experts_that_a_batch_touches() -> None:
         plain = 26 * 64 * 2048 * 2 + 26 * 64 * 4 + (55 * 2048 + 27 * 512) * 4 + batch * 2048 * 2
         return packed * 18 / 32 + plain + batch * 100 * 27 * (512 + 64) * 4
 
-    tensors = command.planned(c)
+    tensors = planned(c)
     assert step_bytes(c, tensors, 100, 1, "all-4-bit") == pytest.approx(by_hand(1), rel=1e-9)
     assert step_bytes(c, tensors, 100, 8, "all-4-bit") == pytest.approx(by_hand(8), rel=1e-9)
 
@@ -131,7 +131,7 @@ def test_the_overhead_is_what_is_not_the_step() -> None:
         (("--prefill", "0", "--decode", "0"), "leave nothing to measure"),
         (("--prefill", "9000"), "9000 tokens, but nano was made for 4096 at most"),
         (("--depth", "4096"), "4160 tokens, but nano was made for 4096 at most"),
-        (("--weights", "q5"), "weights 'q5'; expected native, int8-dense or all-4-bit"),
+        (("--weights", "q5"), "weights='q5'; expected one of native, int8-dense, all-4-bit"),
         (("--precision", "half"), "precision='half'; expected one of exact, fast"),
         (("--shape", "moonlight", "--batch", "100000", "--depth", "8000"), "GB in all, but"),
         (("--shape", "/nowhere"), "is not there"),

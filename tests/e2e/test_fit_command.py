@@ -176,7 +176,7 @@ def test_every_matrix_takes_what_the_engine_says(model: Path, weights: Any) -> N
 @pytest.mark.parametrize("shape", ["moonlight", "with q_lora", "all dense"])
 def test_the_pieces_that_are_timed_make_the_whole(monkeypatch: pytest.MonkeyPatch, shape: str, weights: Any) -> None:
     """On a machine that is a formula: so many bytes per second, so much time for a layer and a position."""
-    from abruzzi.cli.bench import planned
+    from abruzzi.cli.fit import planned
     from abruzzi.cost.capacity import step_bytes
 
     whole = named_shape("moonlight").with_int4(Int4Scheme())

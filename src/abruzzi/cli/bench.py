@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from abruzzi.cli.choose import WEIGHTS
 from abruzzi.cli.main import OK
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ products are measured between the samples of the same run. Figures are medians; 
 
 Example: abruzzi bench --shape mini --prefill 512 --decode 128 --batch 4
 """
-NAMED = ("mini", "moonlight")
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +54,7 @@ class Subject:
 
 def bench(
     shape: str = typer.Option("nano", "--shape", metavar="SHAPE", help="mini, moonlight, nano or a directory."),
-    weights: str = typer.Option("native", "--weights", help="native, int8-dense or all-4-bit."),
+    weights: str = WEIGHTS,
     precision: str = typer.Option("fast", "--precision", help="fast (8-bit inputs of INT4 and INT8 weights) or exact."),
     prefill: int = typer.Option(512, "--prefill", min=0, help="Tokens of the prompt; 0 = no prefill."),
     decode: int = typer.Option(64, "--decode", min=0, help="Tokens to decode per sequence; 0 = no decode."),
@@ -103,10 +103,12 @@ def measured(
 def _subject(shape: str, weights: str, precision: str, work: Workload, threads: int) -> Subject:
     """Load it, or make it, after a look at whether it fits."""
     from abruzzi.cli.choose import checkpoint_path
-    from abruzzi.cli.fit import tensors_of
+    from abruzzi.cli.fit import NAMED, planned, tensors_of
     from abruzzi.config import Int4Scheme, ModelConfig
+    from abruzzi.engine.packing import check_modes
     from abruzzi.engine.random_model import named_shape, random_model
 
+    modes = check_modes(weights, precision)
     if shape in NAMED:
         path, config = None, named_shape(shape)
     elif not Path(shape).is_dir() and shape != "nano" and "/" not in shape:
@@ -128,18 +130,10 @@ def _subject(shape: str, weights: str, precision: str, work: Workload, threads: 
     if stored and path is not None:
         from abruzzi.engine.llm import LLM
 
-        llm = LLM.load(path, cache_tokens=16, threads=threads, precision=precision, weights=weights)
+        llm = LLM.load(path, cache_tokens=16, threads=threads, **modes)
         return Subject(shape, llm.runner, llm, config, tensors, time.perf_counter() - start)
-    made = random_model(config, weights=weights, precision=precision, threads=threads)
+    made = random_model(config, threads=threads, **modes)
     return Subject(shape, made.runner, None, config, tensors, time.perf_counter() - start)
-
-
-def planned(config: ModelConfig) -> list[Stored]:
-    """The tensors that a checkpoint of this shape would hold."""
-    from abruzzi.checkpoint.layout import expected_tensors
-    from abruzzi.cost.capacity import Stored
-
-    return [Stored(n, t.shape, "int4" if t.int4 else "bfloat16") for n, t in expected_tensors(config).items()]
 
 
 def _check_memory(shape: str, config: ModelConfig, tensors: list[Stored], weights: str, work: Workload) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from abruzzi.cli.choose import PRECISION, WEIGHTS
 from abruzzi.cli.main import OK
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 HELP = """Will a checkpoint run on this machine: memory of its weights and cache, and how fast it could answer.
 
 Reads config.json and the headers of the weights, no more; a directory that holds only config.json is enough.
-The speed is that of a part of the model with random weights, timed on the spot in some seconds: what one
-sequence decodes per second at its beginning, and with --context tokens behind it. --weights and --precision
-are those of `abruzzi bench`; as they are by default, nothing is rounded.
+mini and moonlight are the shapes of `abruzzi bench`. The speed is that of a part of the model with random
+weights, timed on the spot in some seconds: what one sequence decodes per second at its beginning, and with
+--context tokens behind it.
 
 Example: abruzzi fit moonshotai/Moonlight-16B-A3B-Instruct --context 8192
 """
+NAMED = ("mini", "moonlight")  # shapes without a checkpoint (engine/random_model.py)
 USUAL_CONTEXT = 4096
 METHOD = "decode steps timed on random weights: of the whole model up to 768 MiB, of some layers of a larger one"
 
@@ -35,32 +37,37 @@ def register(app: typer.Typer) -> None:
 
 
 def fit(
-    model: str = typer.Argument("nano", metavar="MODEL", help="`nano`, a directory, or org/name that was pulled."),
-    context: int = typer.Option(None, "--context", min=1, help="Tokens to hold; at most 4096 if not given."),
-    weights: str = typer.Option("native", "--weights", help="native, int8-dense or all-4-bit."),
-    precision: str = typer.Option(
-        "exact", "--precision", help="exact, or fast (8-bit inputs of 4- and 8-bit weights)."
+    model: str = typer.Argument(
+        "nano", metavar="MODEL", help="nano, mini, moonlight, a directory, or org/name that was pulled."
     ),
+    context: int = typer.Option(None, "--context", min=1, help="Tokens to hold; at most 4096 if not given."),
+    weights: str = WEIGHTS,
+    precision: str = PRECISION,
     threads: int = typer.Option(None, "--threads", min=1, help="Default: ABRUZZI_THREADS, or every core."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> int:
     from abruzzi import kernels
     from abruzzi.cli.choose import checkpoint_path, is_url
-    from abruzzi.config import ModelConfig
+    from abruzzi.config import Int4Scheme, ModelConfig
     from abruzzi.cost.capacity import available_memory, capacity
     from abruzzi.engine.packing import check_modes
+    from abruzzi.engine.random_model import named_shape
 
     check_modes(weights, precision)
     if is_url(model):
         raise ValueError(f"{model} runs elsewhere; expected a model to run here: a directory, org/name or nano")
-    path = checkpoint_path(model)
-    config = ModelConfig.load(path)
+    if model in NAMED:
+        config = named_shape(model).with_int4(Int4Scheme())
+        tensors, source = planned(config), "its shape"
+    else:
+        path = checkpoint_path(model)
+        config = ModelConfig.load(path)
+        tensors, source = tensors_of(path, config)
     if precision == "fast" and weights == "native" and config.int4 is None:
         raise ValueError(
             f"--precision fast has nothing to be fast with: {model} is unquantized; hint: --weights "
             "all-4-bit or int8-dense, or `abruzzi quantize`"
         )
-    tensors, source = tensors_of(path, config)
     context = min(USUAL_CONTEXT, config.max_position_embeddings) if context is None else context
     threads = kernels.threads() if threads is None else threads
     found = capacity(config, tensors, context, available_memory(), weights)
@@ -97,15 +104,21 @@ def tensors_of(path: Path, config: ModelConfig) -> tuple[list[Stored], str]:
 
     Raises what opening a checkpoint raises."""
     from abruzzi.checkpoint import open_checkpoint
-    from abruzzi.checkpoint.layout import expected_tensors
     from abruzzi.cost.capacity import Stored
 
     if not any(path.glob("*.safetensors*")):
-        planned = expected_tensors(config).items()
-        return [Stored(n, t.shape, "int4" if t.int4 else "bfloat16") for n, t in planned], "config.json alone"
+        return planned(config), "config.json alone"
     with open_checkpoint(path) as checkpoint:
         names = checkpoint.names()
         return [Stored(n, checkpoint.shape(n), checkpoint.stored_dtype(n)) for n in names], "the headers of its files"
+
+
+def planned(config: ModelConfig) -> list[Stored]:
+    """The tensors that a checkpoint of this shape would hold, in bfloat16 where not in INT4."""
+    from abruzzi.checkpoint.layout import expected_tensors
+    from abruzzi.cost.capacity import Stored
+
+    return [Stored(n, t.shape, "int4" if t.int4 else "bfloat16") for n, t in expected_tensors(config).items()]
 
 
 def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
@@ -130,19 +143,16 @@ def seconds(
     config: ModelConfig, tensors: list[Stored], found: Capacity, weights: str, precision: str, threads: int
 ) -> list[float]:
     """Of a decode step at the beginning, and at the end of the context. Raises ValueError for unknown modes."""
-    from typing import cast
-
     from abruzzi.cost.capacity import EXPERTS, held_as
     from abruzzi.engine.estimate import decode_seconds
-    from abruzzi.engine.packing import Precision, WeightMode
+    from abruzzi.engine.packing import check_modes
 
     return decode_seconds(
         config,
         (0, found.context - 1),
         found.weights_bytes,
-        cast(WeightMode, weights),
-        cast(Precision, precision),
-        threads,
+        **check_modes(weights, precision),
+        threads=threads,
         experts=next((held_as(t, weights) for t in tensors if EXPERTS in t.name), "int4"),
     )
 

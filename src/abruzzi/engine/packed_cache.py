@@ -211,7 +211,7 @@ def _packers() -> str:
     made = [ops.pack(floats), ops.pack(brief), ops.pack_int4(words, scale)]
     for packed in [*made, *(ops.quantize(w, kind) for w in (floats, brief) for kind in ("int4", "int8"))]:
         digest.update(f"{packed.kind} {packed.shape} ".encode())
-        digest.update(packed.data)
+        digest.update(packed.data.data)
     return digest.hexdigest()
 
 

@@ -152,7 +152,8 @@ def _inflate(value: Any, view: memoryview) -> Any:
         return [_inflate(v, view) for v in value]
     at, shape = value["at"], tuple(value["shape"])
     if "packed" in value:
-        return ops.packed_from_buffer(value["packed"], *shape, np.frombuffer(view, np.uint8, value["bytes"], at))
+        rows, columns = shape
+        return ops.packed_from_buffer(value["packed"], rows, columns, np.frombuffer(view, np.uint8, value["bytes"], at))
     dtype = np.dtype(getattr(ml_dtypes, value["array"], value["array"]))
     return np.frombuffer(view, dtype, math.prod(shape), at).reshape(shape)
 

@@ -245,3 +245,24 @@ def test_prompts_that_come_at_once_compute_a_shared_beginning_once(folder: Path,
         assert (sequence.cached_tokens or 0) >= 96
         alone = engine(folder, runner, 1024).generate([*shared, 200 + i], greedy)
         assert tuple(t.id for t in sequence.tokens) == alone.ids
+
+
+def test_a_constraint_that_fails_ends_its_own_sequence_only(folder: Path, runner: NativeRunner) -> None:
+    class Broken:
+        def allowed(self) -> None:
+            raise RuntimeError("no grammar")
+
+        def accept(self, token_id: int) -> None: ...
+
+    llm = engine(folder, runner, 1024)
+    asked = requests(seed=3, count=4)
+    crowd = [llm.submit(p, params) for p, params in asked]
+    broken = llm.submit([5, 6, 7], SamplingParams(max_tokens=5), Broken())
+    crowd += [llm.submit(p, params) for p, params in asked]
+    with pytest.raises(RuntimeError, match="no grammar"):
+        llm.step()
+    assert broken not in llm.scheduler.running and not broken.blocks
+    run_all(llm, crowd)
+    for sequence, (prompt, params) in zip(crowd, [*asked, *asked]):
+        assert tuple(t.id for t in sequence.tokens) == engine(folder, runner, 1024).generate(prompt, params).ids
+    assert llm.scheduler.pool.held == 0
