@@ -51,10 +51,10 @@ struct Bytes {
   struct Form4 {
     using Sum = typename S::Sum;
     using Tile = Int4Tile;
-    static inline Sum begin(Row group) { return S::begin4(group[0]); }
-    static inline F16 end(const Sum& sum, Row group) { return S::end4(sum, group[0]); }
+    ABRUZZI_ALWAYS static Sum begin(Row group) { return S::begin4(group[0]); }
+    ABRUZZI_ALWAYS static F16 end(const Sum& sum, Row group) { return S::end4(sum, group[0]); }
     template <int T>
-    static inline void add_tile(const Tile& tile, const Row* x, std::size_t at, Sum* sum) {
+    ABRUZZI_ALWAYS static void add_tile(const Tile& tile, const Row* x, std::size_t at, Sum* sum) {
 #pragma GCC unroll 4
       for (std::size_t w = 0; w < 4; ++w) {
         const W16 words = S::words(tile.words[w]), low = S::low_nibbles(words), high = S::high_nibbles(words);
@@ -68,10 +68,10 @@ struct Bytes {
   struct Form8 {
     using Sum = typename S::Sum8;
     using Tile = Int8Tile;
-    static inline Sum begin(Row group) { return S::begin8(group[1]); }
-    static inline F16 end(const Sum& sum, Row group) { return S::end8(sum, group[1]); }
+    ABRUZZI_ALWAYS static Sum begin(Row group) { return S::begin8(group[1]); }
+    ABRUZZI_ALWAYS static F16 end(const Sum& sum, Row group) { return S::end8(sum, group[1]); }
     template <int T>
-    static inline void add_tile(const Tile& tile, const Row* x, std::size_t at, Sum* sum) {
+    ABRUZZI_ALWAYS static void add_tile(const Tile& tile, const Row* x, std::size_t at, Sum* sum) {
 #pragma GCC unroll 8
       for (std::size_t w = 0; w < 8; ++w) {
         const W16 words = S::codes8(tile.words[w]);

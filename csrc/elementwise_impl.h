@@ -5,6 +5,9 @@
 
 #include "step_kernels.h"
 
+// The inner loops keep their sums in registers only if nothing of them becomes a call.
+#define ABRUZZI_ALWAYS __attribute__((always_inline)) inline
+
 namespace abruzzi {
 namespace {
 

@@ -10,8 +10,8 @@ Isa best_isa();
 
 }  // namespace abruzzi
 
-// Variants beyond scalar exist on x86-64 only.
-#if defined(__x86_64__)
+// Variants beyond scalar exist on x86-64 only. ABRUZZI_NO_X86: as on any other machine (tests/guards).
+#if defined(__x86_64__) && !defined(ABRUZZI_NO_X86)
 #define ABRUZZI_X86 1
 #define ABRUZZI_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define ABRUZZI_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")))

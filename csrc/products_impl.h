@@ -12,7 +12,6 @@ struct Products {
   using W16 = typename S::W16;
 
   static constexpr std::size_t kTokenBlock = 192;  // tokens whose sums stay in the first-level cache
-  static constexpr std::size_t kUnpacked = 8;      // groups of columns that are unpacked at once: 16 KB
 
   // Products. Sixteen rows are one vector. Each group of 32 columns is summed from zero and then added to the
   // total (for INT4 times its scale), in order: the same sums whether one token or many run, and short chains.
@@ -20,8 +19,11 @@ struct Products {
   struct DenseF32 {
     const float* p;
     explicit DenseF32(const unsigned char* data) : p(reinterpret_cast<const float*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const {
+      S::template prefetch<kColumns * kRows * 4>(p + g * kColumns * kRows);
+    }
     template <int T>
-    inline void add_group(std::size_t g, const float* const* x, F16* part) const {
+    ABRUZZI_ALWAYS void add_group(std::size_t g, const float* const* x, F16* part) const {
       const float* w = p + g * kColumns * kRows;
 #pragma GCC unroll 4
       for (std::size_t c = 0; c < kColumns; ++c) {
@@ -30,14 +32,17 @@ struct Products {
         for (int t = 0; t < T; ++t) part[t] = S::fma16(weight, x[t][g * kColumns + c], part[t]);
       }
     }
-    inline F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
+    ABRUZZI_ALWAYS F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
   };
 
   struct DenseBf16 {
     const std::uint16_t* p;
     explicit DenseBf16(const unsigned char* data) : p(reinterpret_cast<const std::uint16_t*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const {
+      S::template prefetch<kColumns * kRows * 2>(p + g * kColumns * kRows);
+    }
     template <int T>
-    inline void add_group(std::size_t g, const float* const* x, F16* part) const {
+    ABRUZZI_ALWAYS void add_group(std::size_t g, const float* const* x, F16* part) const {
       const std::uint16_t* w = p + g * kColumns * kRows;
 #pragma GCC unroll 4
       for (std::size_t c = 0; c < kColumns; ++c) {
@@ -46,14 +51,15 @@ struct Products {
         for (int t = 0; t < T; ++t) part[t] = S::fma16(weight, x[t][g * kColumns + c], part[t]);
       }
     }
-    inline F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
+    ABRUZZI_ALWAYS F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
   };
 
   struct Int4 {
     const Int4Tile* p;
     explicit Int4(const unsigned char* data) : p(reinterpret_cast<const Int4Tile*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const { S::template prefetch<sizeof(Int4Tile)>(p + g); }
     template <int T>
-    inline void add_group(std::size_t g, const float* const* x, F16* part) const {
+    ABRUZZI_ALWAYS void add_group(std::size_t g, const float* const* x, F16* part) const {
       for (std::size_t w = 0; w < 4; ++w) {
         const W16 words = S::words(p[g].words[w]);
 #pragma GCC unroll 8
@@ -64,7 +70,7 @@ struct Products {
         }
       }
     }
-    inline F16 finish(std::size_t g, const F16& part, const F16& total) const {
+    ABRUZZI_ALWAYS F16 finish(std::size_t g, const F16& part, const F16& total) const {
       return S::fma16(part, S::bf16x16(p[g].scale), total);
     }
   };
@@ -72,8 +78,9 @@ struct Products {
   struct Int8 {
     const Int8Tile* p;
     explicit Int8(const unsigned char* data) : p(reinterpret_cast<const Int8Tile*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const { S::template prefetch<sizeof(Int8Tile)>(p + g); }
     template <int T>
-    inline void add_group(std::size_t g, const float* const* x, F16* part) const {
+    ABRUZZI_ALWAYS void add_group(std::size_t g, const float* const* x, F16* part) const {
       for (std::size_t w = 0; w < 4; ++w) {
         const W16 even = S::words(p[g].words[2 * w]), odd = S::words(p[g].words[2 * w + 1]);
 #pragma GCC unroll 8
@@ -84,21 +91,7 @@ struct Products {
         }
       }
     }
-    inline F16 finish(std::size_t g, const F16& part, const F16& total) const {
-      return S::fma16(part, S::bf16x16(p[g].scale), total);
-    }
-  };
-
-  // Codes of some groups, unpacked to floats, with the scales where they were: what many tokens share.
-  template <class Tile>
-  struct Unpacked {
-    const float* codes;
-    const Tile* p;
-    template <int T>
-    inline void add_group(std::size_t g, const float* const* x, F16* part) const {
-      DenseF32(reinterpret_cast<const unsigned char*>(codes)).template add_group<T>(g, x, part);
-    }
-    inline F16 finish(std::size_t g, const F16& part, const F16& total) const {
+    ABRUZZI_ALWAYS F16 finish(std::size_t g, const F16& part, const F16& total) const {
       return S::fma16(part, S::bf16x16(p[g].scale), total);
     }
   };
@@ -113,6 +106,8 @@ struct Products {
     if constexpr (A > 1) {
       for (; g + A <= groups; g += A) {
         F16 part[A][T];
+#pragma GCC unroll 4
+        for (int a = 0; a < A; ++a) w.fetch(g + a);
         ahead<T, A>(w, g, x, part);
 #pragma GCC unroll 4
         for (int a = 0; a < A; ++a)
@@ -124,6 +119,7 @@ struct Products {
       F16 part[T];
 #pragma GCC unroll 12
       for (int t = 0; t < T; ++t) part[t] = S::zero16();
+      w.fetch(g);
       w.template add_group<T>(g, x, part);
 #pragma GCC unroll 12
       for (int t = 0; t < T; ++t) total[t] = w.finish(g, part[t], total[t]);
@@ -134,7 +130,7 @@ struct Products {
 
   // A groups side by side, column by column: A * T chains of sums. The same sums as add_group makes.
   template <int T, int A>
-  static inline void ahead(const DenseF32& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
+  ABRUZZI_ALWAYS static void ahead(const DenseF32& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
     clear<T, A>(part);
     const float* p = w.p + g * kColumns * kRows;
     for (std::size_t c = 0; c < kColumns; ++c)
@@ -146,7 +142,7 @@ struct Products {
       }
   }
   template <int T, int A>
-  static inline void ahead(const DenseBf16& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
+  ABRUZZI_ALWAYS static void ahead(const DenseBf16& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
     clear<T, A>(part);
     const std::uint16_t* p = w.p + g * kColumns * kRows;
     for (std::size_t c = 0; c < kColumns; ++c)
@@ -158,7 +154,7 @@ struct Products {
       }
   }
   template <int T, int A>
-  static inline void ahead(const Int4& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
+  ABRUZZI_ALWAYS static void ahead(const Int4& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
     clear<T, A>(part);
     for (std::size_t i = 0; i < 4; ++i) {
       W16 words[A];
@@ -175,7 +171,7 @@ struct Products {
     }
   }
   template <int T, int A>
-  static inline void clear(F16 (&part)[A][T]) {
+  ABRUZZI_ALWAYS static void clear(F16 (&part)[A][T]) {
 #pragma GCC unroll 4
     for (int a = 0; a < A; ++a)
 #pragma GCC unroll 12
@@ -227,21 +223,6 @@ struct Products {
     }
   }
 
-  // Tokens in runs of nearly equal length, at most kTokens.
-  template <class W>
-  static void many_tokens(const W& w, std::size_t groups, std::size_t column, const float* const* x, std::size_t tokens,
-                          float* out) {
-    const std::size_t runs = (tokens + S::kTokens - 1) / S::kTokens;
-    const float* moved[S::kTokens];
-    std::size_t t = 0;
-    for (std::size_t i = 0; i < runs; ++i) {
-      const std::size_t n = (tokens - t + (runs - i) - 1) / (runs - i);
-      for (std::size_t j = 0; j < n; ++j) moved[j] = x[t + j] + column;
-      few_tokens<1>(w, groups, moved, n, out + t * kRows);
-      t += n;
-    }
-  }
-
   // Block b of 16 rows for up to kTokenBlock tokens: out[t][16].
   static void row_block(const Matrix& m, std::size_t b, const float* const* x, std::size_t tokens, float* out) {
     for (std::size_t i = 0; i < tokens * kRows; i += kRows) S::store16(out + i, S::zero16());
@@ -251,45 +232,22 @@ struct Products {
 #endif
     const std::size_t tile = tile_bytes(m.kind);
     const unsigned char* data = m.data + b * m.groups * tile;
-    if (tokens <= static_cast<std::size_t>(S::kTokens)) {
-      if (m.kind == Kind::f32) return few_tokens<S::kAhead>(DenseF32(data), m.groups, x, tokens, out);
-      if (m.kind == Kind::bf16) return few_tokens<S::kAhead>(DenseBf16(data), m.groups, x, tokens, out);
-      if (m.kind == Kind::int8) return few_tokens<1>(Int8(data), m.groups, x, tokens, out);
-      return few_tokens<S::kAhead4>(Int4(data), m.groups, x, tokens, out);
-    }
-    alignas(64) float unpacked[kUnpacked * kColumns * kRows];
-    for (std::size_t g = 0; g < m.groups; g += kUnpacked) {
-      const std::size_t n = m.groups - g < kUnpacked ? m.groups - g : kUnpacked;
-      const unsigned char* at = data + g * tile;
-      if (m.kind == Kind::f32) {
-        many_tokens(DenseF32(at), n, g * kColumns, x, tokens, out);
-      } else if (m.kind == Kind::bf16) {
-        const std::uint16_t* p = reinterpret_cast<const std::uint16_t*>(at);
-        for (std::size_t i = 0; i < n * kColumns * kRows; i += kRows) S::store16(unpacked + i, S::bf16x16(p + i));
-        many_tokens(DenseF32(reinterpret_cast<const unsigned char*>(unpacked)), n, g * kColumns, x, tokens, out);
-      } else if (m.kind == Kind::int8) {
-        const Int8Tile* p = reinterpret_cast<const Int8Tile*>(at);
-        float* to = unpacked;
-        for (std::size_t i = 0; i < n; ++i)
-          for (std::size_t w = 0; w < 4; ++w) {
-            const W16 even = S::words(p[i].words[2 * w]), odd = S::words(p[i].words[2 * w + 1]);
-#pragma GCC unroll 8
-            for (int k = 0; k < 8; ++k, to += kRows) S::store16(to, S::byte(k % 2 ? odd : even, k / 2));
-          }
-        many_tokens(Unpacked<Int8Tile>{unpacked, p}, n, g * kColumns, x, tokens, out);
-      } else {
-        const Int4Tile* p = reinterpret_cast<const Int4Tile*>(at);
-        float* to = unpacked;
-        for (std::size_t i = 0; i < n; ++i)
-          for (std::size_t w = 0; w < 4; ++w) {
-            const W16 words = S::words(p[i].words[w]);
-#pragma GCC unroll 8
-            for (int k = 0; k < 8; ++k, to += kRows) S::store16(to, S::nibble(words, k));
-          }
-        many_tokens(Unpacked<Int4Tile>{unpacked, p}, n, g * kColumns, x, tokens, out);
-      }
+    // Runs of nearly equal length; the sixteen rows stay in the cache meanwhile.
+    const std::size_t runs = (tokens + S::kTokens - 1) / S::kTokens;
+    for (std::size_t i = 0, t = 0; i < runs; ++i) {
+      const std::size_t n = (tokens - t + (runs - i) - 1) / (runs - i);
+      if (m.kind == Kind::f32)
+        few_tokens<S::kAhead>(DenseF32(data), m.groups, x + t, n, out + t * kRows);
+      else if (m.kind == Kind::bf16)
+        few_tokens<S::kAhead>(DenseBf16(data), m.groups, x + t, n, out + t * kRows);
+      else if (m.kind == Kind::int8)
+        few_tokens<1>(Int8(data), m.groups, x + t, n, out + t * kRows);
+      else
+        few_tokens<S::kAhead4>(Int4(data), m.groups, x + t, n, out + t * kRows);
+      t += n;
     }
   }
+
   // For each block of rows and of tokens: use(token, first row, rows, sums[16]).
   template <class Use>
   static inline void products(const Matrix& m, std::size_t first, std::size_t last, const float* const* x,

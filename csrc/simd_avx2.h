@@ -80,7 +80,7 @@ struct Avx2 {
   template <std::size_t Bytes>
   ABRUZZI_INLINE void prefetch(const void* p) {
     const char* at = static_cast<const char*>(p) + kAheadBytes;
-#pragma GCC unroll 9
+#pragma GCC unroll 32
     for (std::size_t i = 0; i < (Bytes + 63) / 64; ++i) _mm_prefetch(at + 64 * i, _MM_HINT_T0);
   }
   ABRUZZI_INLINE Sum begin4(std::int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
