@@ -209,7 +209,8 @@ def thoughts(path: str, body: dict[str, Any]) -> tuple[int, int]:
     """How many turns of the assistant a request holds, and how many with their thought."""
     if path == "/v1/responses":
         items = body.get("input") if isinstance(body.get("input"), list) else []
-        turns = sum(1 for i in items if i.get("type") in ("function_call_output",) or i.get("role") == "user") - 1
+        own = [i.get("type") in ("reasoning", "function_call") or i.get("role") == "assistant" for i in items]
+        turns = sum(now and not before for before, now in pairwise([False, *own]))
         return turns, sum(i.get("type") == "reasoning" for i in items)
     spoken = [m for m in body.get("messages", []) if m.get("role") == "assistant"]
     names = ("reasoning_content", "reasoning", "thinking", "reasoning_details")

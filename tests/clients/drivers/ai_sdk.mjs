@@ -30,16 +30,16 @@ for (const next of [spec.follow_up, null]) {
     maxRetries: 0,
     onError: ({ error }) => { throw error; },
   };
-  let text, response;
+  let text, responseMessages;
   if (mode === "stream") {
     const result = streamText(wanted);
     for await (const part of result.fullStream) if (part.type === "error") throw part.error;
-    [text, response] = [await result.text, await result.response];
+    [text, responseMessages] = [await result.text, await result.responseMessages];
   } else {
-    ({ text, response } = await generateText(wanted));
+    ({ text, responseMessages } = await generateText(wanted));
   }
   answers.push(text);
-  messages.push(...response.messages);
+  messages.push(...responseMessages);
   if (next) messages.push({ role: "user", content: next });
 }
 console.log(JSON.stringify({ answers, calls }));
