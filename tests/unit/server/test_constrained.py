@@ -169,12 +169,17 @@ def test_a_thought_that_its_budget_closes_leaves_room_for_the_form(server: Serve
 
 
 def test_parallel_calls_and_several_choices(server: Served) -> None:
-    base = {"messages": USER, "tools": TOOLS, "tool_choice": "required", "max_tokens": 200, "n": 4, "seed": 2}
+    short = {"type": "object", "properties": {"k": {"enum": [1, 2]}}, "required": ["k"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": name, "parameters": short}} for name in "ab"]
+    base: dict[str, Any] = {"messages": USER, "tools": tools, "tool_choice": "required", "max_tokens": 300, "seed": 2}
+    base |= {"n": 8, "temperature": 2.0, "chat_template_kwargs": {"thinking": False}}
     one, many = (gather(server, [{**base, "parallel_tool_calls": parallel}])[0].json() for parallel in (False, True))
-    assert [len(c["message"]["tool_calls"]) for c in one["choices"]] == [1] * 4
+    assert [len(c["message"]["tool_calls"]) for c in one["choices"]] == [1] * 8
+    if server.llm.name == "tiny":  # random weights go on after a call as often as not; nano never does
+        assert max(len(c["message"]["tool_calls"]) for c in many["choices"]) > 1
     made = [call for answer in (one, many) for c in answer["choices"] for call in c["message"]["tool_calls"]]
     for call in made:
-        jsonschema.validate(json.loads(call["function"]["arguments"]), SCHEMAS[call["function"]["name"]])
+        jsonschema.validate(json.loads(call["function"]["arguments"]), short)
     assert len({call["id"] for call in made}) == len(made)
 
 
