@@ -2,9 +2,9 @@
 
     python bench/kernels.py [--out FILE]
 
-One thread. INT4 matrices are streamed over more memory than any cache holds, as the experts of a large
-model are, and the bandwidth of reading that much memory is measured in the same run. Peers: torch's
-bfloat16 product of one token (four times the bytes) and the NumPy twin; for RMSNorm torch's own.
+One thread. Matrices are streamed over more memory than any cache holds, as the experts of a large model are; the
+bandwidth of reading and the peak of 8-bit products are measured in the same run. Peers: torch's bfloat16 product
+of as many tokens (four times the bytes of INT4); for RMSNorm torch's own, and the NumPy twin.
 Ratios carry over to other machines, absolute figures do not.
 """
 
@@ -14,13 +14,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from abruzzi.kernels import ops, ref, supported_isas
 from machine import describe, emit, output_option, timed
 
-SHAPES = ((1408, 2048), (2048, 1408))
+SHAPE = (1408, 2048)  # an expert of Moonlight
+PRODUCTS = (("int4", "int8"), ("int8", "int8"), ("int4", "float32"), ("bfloat16", "float32"))
 STREAM_BYTES = 256 << 20
 REPEATS = 7
 
@@ -31,50 +31,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    bandwidth = read_bandwidth()
+    roof = limits()
     result: dict[str, Any] = {
         "bench": "kernels",
         **describe(threads=1),
         "settings": {"stream_bytes": STREAM_BYTES, "repeats": REPEATS, "torch": torch.__version__},
-        "read_gb_s": bandwidth,
-        "int4_matvec": [int4(rows, width, rng, bandwidth, torch) for rows, width in SHAPES],
+        "limits": roof,
+        "products": [
+            product(kind, inputs, tokens, rng, roof, torch) for kind, inputs in PRODUCTS for tokens in (1, 12, 512)
+        ],
         "rmsnorm": [rmsnorm(rows, 2048, rng, torch) for rows in (1, 256)],
     }
     emit(result, given.out)
     return 0
 
 
-def read_bandwidth() -> float:
-    """GB/s of one thread summing a large array."""
-    words = np.ones(STREAM_BYTES // 8, np.uint64)
-    return STREAM_BYTES / statistics.median(timed(words.sum, REPEATS)) / 1e9
-
-
-def int4(rows: int, width: int, rng: np.random.Generator, bandwidth: float, torch: Any) -> dict[str, Any]:
-    size = rows * width // 2 + rows * width // 32 * 2
-    count = STREAM_BYTES // size
-    packed = rng.integers(-(2**31), 2**31, (count, rows, width // 8)).astype(np.int32)
-    scale = rng.normal(size=(count, rows, width // 32)).astype(ml_dtypes.bfloat16)
-    x = rng.normal(size=width).astype(np.float32)
-    entry: dict[str, Any] = {"rows": rows, "width": width, "matrices": count, "samples_s": {}}
-    for isa in supported_isas():
-
-        def stream(isa: str = isa) -> None:
-            for p, s in zip(packed, scale):
-                ops.int4_matvec(p, s, x, isa=isa)
-
-        entry["samples_s"][isa] = timed(stream, 3 if isa == "scalar" else REPEATS)
-    best = statistics.median(entry["samples_s"][supported_isas()[-1]]) / count
-    entry["gb_s"] = size / best / 1e9
-    entry["share_of_read_bandwidth"] = entry["gb_s"] / bandwidth
-    entry["gflop_s"] = 2 * rows * width / best / 1e9
-
-    twin = statistics.median(timed(lambda: ref.int4_matvec(packed[0], scale[0].view(np.uint16), x), 3))
-    wide = [torch.randn(rows, width, dtype=torch.bfloat16) for _ in range(max(2, STREAM_BYTES // (rows * width * 2)))]
+def product(kind: str, inputs: str, tokens: int, rng: np.random.Generator, limits: dict[str, float], torch: Any) -> Any:
+    """One kind of weights, streamed; inputs "float32" or "int8". Peer: torch's bfloat16 product of as many tokens."""
+    rows, width = SHAPE
+    size = ops.pack_random(kind, rows, width, 0).nbytes
+    count = max(2, STREAM_BYTES // size // (1 if tokens < 16 else 16))
+    weights = [ops.pack_random(kind, rows, width, i) for i in range(count)]
+    x = rng.normal(size=(tokens, width)).astype(np.float32)
+    call = ops.linear if inputs == "float32" else ops.linear_int8
+    samples = {
+        isa: timed(lambda isa=isa: [call(x, w, isa=isa) for w in weights], REPEATS)
+        for isa in supported_isas()
+        if isa != "scalar"
+    }
+    wide = [torch.randn(rows, width, dtype=torch.bfloat16) for _ in range(max(2, count // 4))]
     xt = torch.from_numpy(x).bfloat16()
-    peer = statistics.median(timed(lambda: [w @ xt for w in wide], REPEATS)) / len(wide)
-    entry["times_faster_than"] = {"numpy_twin": twin / best, "torch_bfloat16": peer / best}
-    return entry
+    peer = statistics.median(timed(lambda: [xt @ w.T for w in wide], REPEATS)) / len(wide)
+    best = statistics.median(samples[supported_isas()[-1]]) / count
+    gb_s, gop_s = size / best / 1e9, 2 * rows * width * tokens / best / 1e9
+    return {
+        "weights": kind,
+        "inputs": inputs,
+        "tokens": tokens,
+        "samples_s": samples,
+        "matrices": count,
+        "gb_s": gb_s,
+        "share_of_bandwidth": gb_s / limits["bandwidth_gb_s"],
+        "gop_s": gop_s,
+        "share_of_int8_peak": gop_s / limits["int8_peak_gop_s"] if inputs == "int8" else None,
+        "times_faster_than_torch_bfloat16": peer / best,
+    }
+
+
+def limits() -> dict[str, float]:
+    """Of one thread, right now."""
+    return {
+        "bandwidth_gb_s": statistics.median(ops.measure_bandwidth(1)) / 1e9,
+        "int8_peak_gop_s": statistics.median(ops.measure_int8_peak(1)) / 1e9,
+    }
 
 
 def rmsnorm(rows: int, width: int, rng: np.random.Generator, torch: Any) -> dict[str, Any]:

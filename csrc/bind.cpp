@@ -438,18 +438,6 @@ NB_MODULE(_ext, m) {
   bind_model(m);
   m.def("best_isa", [] { return static_cast<int>(abruzzi::best_isa()); });
   m.def(
-      "int4_matvec",
-      [](int isa, In<std::uint32_t, 2> packed, In<std::uint16_t, 2> scale, In<float, 1> x, Out<float, 1> y) {
-        const std::size_t rows = packed.shape(0), width = x.shape(0);
-        if (packed.shape(1) * 8 != width || scale.shape(0) != rows || scale.shape(1) * 32 != width ||
-            y.shape(0) != rows)
-          throw nb::value_error("int4_matvec: shapes do not fit");
-        nb::gil_scoped_release release;
-        abruzzi::int4_matvec(static_cast<Isa>(isa), packed.data(), scale.data(), x.data(), y.data(), rows, width);
-      },
-      nb::arg("isa"), nb::arg("packed").noconvert(), nb::arg("scale").noconvert(), nb::arg("x").noconvert(),
-      nb::arg("y").noconvert());
-  m.def(
       "rmsnorm",
       [](int isa, In<float, 2> x, In<float, 1> weight, float eps, Out<float, 2> y) {
         const std::size_t rows = x.shape(0), width = x.shape(1);

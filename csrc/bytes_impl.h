@@ -140,6 +140,10 @@ struct Bytes {
   template <class Form>
   static inline void block(const Block& at, const Row* x, std::size_t tokens, float* out) {
     const auto* p = reinterpret_cast<const typename Form::Tile*>(at.m->data) + at.b * at.m->groups;
+#if defined(ABRUZZI_PLANT_BUG)
+    // One group too many: what scripts/sanitize.sh must notice.
+    if (at.b + 1 == at.m->blocks) out[0] += static_cast<float>(at.m->data[at.m->bytes() + 64]);
+#endif
     in_runs<kTokens>(tokens, [&](auto count, std::size_t t) {
       stream<Form, decltype(count)::value>(p, at.m->groups, x + t, out + t * kRows);
     });

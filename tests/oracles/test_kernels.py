@@ -35,6 +35,17 @@ def int4_case(rows: int, width: int, seed: int, scale_exponent: float = 0.0):
     return packed, scale, x
 
 
+def matvec(packed: np.ndarray, scale: np.ndarray, x: np.ndarray, isa: str | None = None) -> np.ndarray:
+    """One token times an INT4 matrix, float32 activations and sums."""
+    return ops.linear(x[None], ops.pack_int4(packed, scale), isa=isa)[0]
+
+
+def exact_matvec(packed: np.ndarray, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The same in float64, from quant's unpacking."""
+    codes = unpack(packed, (len(packed), len(x))).astype(np.float64)
+    return (codes * np.repeat(scale.astype(np.float64), 32, -1)) @ x.astype(np.float64)
+
+
 def int4_bound(packed: np.ndarray, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
     """sum over columns of 16 |scale| |x|: codes and their shift stay below 16."""
     per_group = np.abs(x).reshape(-1, 32).sum(1)
@@ -43,22 +54,22 @@ def int4_bound(packed: np.ndarray, scale: np.ndarray, x: np.ndarray) -> np.ndarr
 
 def int4_error(actual: np.ndarray, packed: np.ndarray, scale: np.ndarray, x: np.ndarray) -> float:
     """Largest error in units of eps times the bound."""
-    exact = ref.int4_matvec(packed, scale.view(np.uint16), x)
-    return float((np.abs(actual - exact) / (EPS * int4_bound(packed, scale, x) + 1e-300)).max())
+    exact = exact_matvec(packed, scale, x)
+    return float((np.abs(actual - exact) / (EPS * int4_bound(packed, scale, x) + 1e-38)).max())
 
 
 @pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
-def test_int4_matvec_equals_its_twin(name: str, rows: int, width: int) -> None:
+def test_int4_equals_its_twin(name: str, rows: int, width: int) -> None:
     needs(name)
     case = int4_case(rows, width, seed=rows * 10000 + width)
-    assert int4_error(ops.int4_matvec(*case, isa=name), *case) < 4
+    assert int4_error(matvec(*case, isa=name), *case) < 4
     bits = case[1].view(np.uint16)
-    np.testing.assert_array_equal(ops.int4_matvec(case[0], bits, case[2], isa=name), ops.int4_matvec(*case, isa=name))
+    np.testing.assert_array_equal(matvec(case[0], bits, case[2], name), matvec(*case, name))
 
 
 @pytest.mark.parametrize("name", ISAS)
-def test_int4_matvec_at_the_extremes(name: str) -> None:
+def test_int4_at_the_extremes(name: str) -> None:
     needs(name)
     packed, scale, x = int4_case(6, 128, seed=1)
     packed[0], packed[1] = 0, -1  # all codes -8, all codes 7
@@ -66,38 +77,16 @@ def test_int4_matvec_at_the_extremes(name: str) -> None:
     scale[3] = ml_dtypes.bfloat16(1e-39)  # a denormal scale
     for exponent in (-30, 0, 30):
         big = (x * np.float32(10.0**exponent)).astype(np.float32)
-        actual = ops.int4_matvec(packed, scale, big, isa=name)
+        actual = matvec(packed, scale, big, isa=name)
         assert actual[2] == 0 and np.isfinite(actual).all()
         assert int4_error(actual, packed, scale, big) < 4
     # Codes one by one: column c alone shows nibble c and nothing else.
     one = np.zeros(128, np.float32)
     weights = np.stack(
-        [
-            ops.int4_matvec(packed, scale, np.roll(one + np.eye(128, dtype=np.float32)[0], c), isa=name)
-            for c in range(128)
-        ]
+        [matvec(packed, scale, np.roll(one + np.eye(128, dtype=np.float32)[0], c), isa=name) for c in range(128)]
     )
-    columns = np.stack(
-        [ref.int4_matvec(packed, scale.view(np.uint16), np.eye(128, dtype=np.float32)[c]) for c in range(128)]
-    )
+    columns = np.stack([exact_matvec(packed, scale, np.eye(128, dtype=np.float32)[c]) for c in range(128)])
     np.testing.assert_allclose(weights, columns, rtol=4 * EPS, atol=1e-45)
-
-
-@pytest.mark.parametrize("name", ISAS)
-def test_int4_matvec_reads_from_any_aligned_place(name: str) -> None:
-    needs(name)
-    packed, scale, x = int4_case(9, 96, seed=2)
-    for offset in range(1, 5):
-        words = np.zeros(packed.size + offset, np.int32)[offset:].reshape(packed.shape)
-        words[:] = packed
-        scales = np.zeros(scale.size + offset, np.uint16)[offset:].reshape(scale.shape)
-        scales[:] = scale.view(np.uint16)
-        xs = np.zeros(x.size + offset, np.float32)[offset:]
-        xs[:] = x
-        words.flags.writeable = False
-        np.testing.assert_array_equal(
-            ops.int4_matvec(words, scales, xs, isa=name), ops.int4_matvec(packed, scale, x, isa=name)
-        )
 
 
 def reverse_nibbles(packed: np.ndarray) -> np.ndarray:
@@ -120,12 +109,12 @@ def reverse_nibbles(packed: np.ndarray) -> np.ndarray:
 )
 def test_the_oracle_sees_planted_mistakes(mistake) -> None:
     case = int4_case(17, 544, seed=3)
-    assert int4_error(ops.int4_matvec(*mistake(*case)), *case) > 1000
+    assert int4_error(matvec(*mistake(*case)), *case) > 1000
 
 
 def test_the_oracle_sees_a_wrong_zero_point() -> None:
     packed, scale, x = int4_case(17, 544, seed=3)
-    shifted = ops.int4_matvec(packed, scale, x) + (scale.astype(np.float32) @ x.reshape(-1, 32).sum(1))
+    shifted = matvec(packed, scale, x) + (scale.astype(np.float32) @ x.reshape(-1, 32).sum(1))
     assert int4_error(shifted, packed, scale, x) > 1000
 
 
@@ -461,19 +450,18 @@ def test_bad_input_of_the_parts_is_named() -> None:
         (lambda p, s, x: (p.astype(np.int64), s, x), "packed is int64"),
         (lambda p, s, x: (p, s.astype(np.float32), x), "scale is float32"),
         (lambda p, s, x: (p, s, x.astype(np.float64)), "x is float64"),
-        (lambda p, s, x: (p, s, x[::2]), "not contiguous"),
         (lambda p, s, x: (p.T, s, x), "not contiguous"),
         (lambda p, s, x: (p[:, :-1].copy(), s, x), "do not fit"),
         (lambda p, s, x: (p, s[:-1].copy(), x), "do not fit"),
-        (lambda p, s, x: (p[:, :-1].copy(), s, x[:-8].copy()), "multiple of 32"),
-        (lambda p, s, x: (p, s, x[None]), "with 1 axes"),
+        (lambda p, s, x: (p, s, x[:-8].copy()), "does not fit a matrix"),
+        (lambda p, s, x: (p, s, x[None]), "with 2 axes"),
     ],
 )
 def test_bad_input_is_named(change, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        ops.int4_matvec(*change(*int4_case(4, 64, seed=4)))
+        matvec(*change(*int4_case(4, 64, seed=4)))
     with pytest.raises(ValueError, match="isa='sse9'"):
-        ops.int4_matvec(*int4_case(4, 64, seed=4), isa="sse9")
+        matvec(*int4_case(4, 64, seed=4), isa="sse9")
     with pytest.raises(ValueError, match="do not fit"):
         ops.rmsnorm(np.zeros((2, 3), np.float32), np.zeros(4, np.float32), 1e-6)
 

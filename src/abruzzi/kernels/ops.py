@@ -13,7 +13,6 @@ from abruzzi.kernels.dispatch import level
 
 __all__ = [
     "gate_up",
-    "int4_matvec",
     "linear",
     "linear_int8",
     "log_partition",
@@ -37,24 +36,6 @@ GROUP = 32
 POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
 KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/matrix.h numbers them
 Packed = _ext.Packed  # .shape, .nbytes, .kind (an index of KINDS), .data (its packed bytes, uint8)
-
-
-def int4_matvec(packed_OW: np.ndarray, scale_OG: np.ndarray, x_I: np.ndarray, isa: str | None = None) -> np.ndarray:
-    """float32 [O] = W [O, I] x [I], W in the checkpoint's INT4 layout, float32 activations and sums.
-
-    packed_OW: int32 [O, I/8]; scale_OG: bfloat16, or its bits as uint16, [O, I/32]; x_I: float32 [I].
-    Raises ValueError that says what was given and what was expected."""
-    scale_OG = _int4_parts(packed_OW, scale_OG)
-    _want("x", x_I, np.float32, 1)
-    rows, width = len(packed_OW), len(x_I)
-    if width % GROUP or packed_OW.shape[1] * 8 != width or scale_OG.shape != (rows, width // GROUP):
-        raise ValueError(
-            f"packed {packed_OW.shape}, scale {scale_OG.shape} and x {x_I.shape} do not fit; "
-            f"expected [O, I/8], [O, I/32] and [I] with I a multiple of {GROUP}"
-        )
-    y_O = np.empty(rows, np.float32)
-    _ext.int4_matvec(level(isa), packed_OW.view(np.uint32), scale_OG, x_I, y_O)
-    return y_O
 
 
 def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float, isa: str | None = None) -> np.ndarray:

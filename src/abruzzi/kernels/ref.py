@@ -9,18 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def int4_matvec(packed_OW: np.ndarray, scale_OG: np.ndarray, x_I: np.ndarray) -> np.ndarray:
-    """float32 [O] = W [O, I] x [I]; packed int32 [O, I/8], lowest bits first, code + 8; scale bfloat16 bits.
-
-    Accumulates in float64, so that it is the better of the two in any comparison."""
-    words = packed_OW.view(np.uint32)
-    codes = ((words[..., None] >> (np.arange(8, dtype=np.uint32) * 4)) & 15).astype(np.float64) - 8
-    scale = (scale_OG.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    rows = len(words)
-    weight_OI = codes.reshape(rows, -1, 32) * scale[..., None]
-    return (weight_OI.reshape(rows, -1) @ x_I.astype(np.float64)).astype(np.float32)
-
-
 def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float) -> np.ndarray:
     """x / sqrt(mean(x^2) + eps) * weight, row by row; float32 in and out, float64 inside."""
     wide = x_TD.astype(np.float64)
