@@ -1,7 +1,7 @@
 """The routes: read a body, ask the service, write the answer in the dialect of the path.
 
-`make_app` needs a Service whose engine thread runs; `cli/serve.py` puts them together. The page at `/` and
-constrained decoding are not here yet: the first is one more route, the second a Constraint in Choice.
+`make_app` needs a Service whose engine thread runs; `cli/serve.py` puts them together. The page at `/`
+is one more route; what answers must look like is compiled in structure.py before a generation starts.
 """
 
 from __future__ import annotations
