@@ -88,7 +88,10 @@ class Wire:
         self.base_url = self.root + "/v1"
         self.log: list[Exchange] = []
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0))
+        # A connection for every request: a server may close one that it kept at any moment, also when the next request
+        # is on its way, and would be blamed for no answer.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0), limits=limits)
         self._sleep = sleep
 
     def close(self) -> None:
