@@ -27,7 +27,7 @@ VOCABULARY = 32768  # rows of the head that are timed
 SMALL_VOCABULARY = 256
 DEEPEST = 4096  # tokens in the cache; beyond, a step grows as it did up to there
 WINDOW_SECONDS, WINDOWS = 0.12, 5
-STEPS = 8  # between two looks at the clock
+STEPS = 32  # between two looks at the clock; about as deep as `abruzzi bench` goes
 
 
 @dataclass(frozen=True, slots=True)
