@@ -1,4 +1,4 @@
-"""Many small training runs that differ in one thing: the same data in the same order and the same first weights per seed.
+"""Many small training runs that differ in one thing: same data in the same order, same first weights per seed.
 
 What the experiments of docs/LOG.md share. The model is nano's recipe at about a quarter of its size (SMALL), the
 data are nano's tasks with every token a target (loss in nats per token), a validation set of other tasks is never
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import statistics
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from abruzzi.config import ModelConfig
 from abruzzi.data.packing import PADDING, Row
 from abruzzi.model import K2Model
@@ -145,7 +147,8 @@ def train(config: RunConfig, given: Data, model: K2Model | None = None, skip: in
     with tempfile.TemporaryDirectory() as out:
         trainer = Trainer(config, lambda _: rows, Path(out), model)
         try:
-            trainer.train(on_step=seen.append)
+            if not trainer.train(on_step=seen.append):  # it takes SIGTERM and Ctrl-C for a wish to stop cleanly
+                raise KeyboardInterrupt("the run was stopped before its last step")
             loss = validation_loss(trainer.model, given.validation)
         except Diverged:
             loss = math.nan
@@ -164,6 +167,28 @@ def token_losses(model: K2Model, row: Row) -> torch.Tensor:
     ids, targets = torch.from_numpy(row.ids_T)[None], torch.from_numpy(row.sampled_T[1:])
     logits = model(ids, segments_BT=torch.from_numpy(row.segments_T)[None])[0, :-1]
     return torch.nn.functional.cross_entropy(logits[targets].float(), ids[0, 1:][targets], reduction="none")
+
+
+class Runs:
+    """Finished runs by what they were given, kept beside the record: an experiment that was stopped goes on."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._file = None if out is None else out.parent / "runs.jsonl"
+        self._done: dict[str, dict[str, Any]] = {}
+        if self._file is not None and self._file.exists():
+            kept = map(json.loads, self._file.read_text(encoding="utf-8").splitlines())
+            self._done = {json.dumps(run["given"], sort_keys=True): run["result"] for run in kept}
+
+    def get(self, given: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result for what is given: remembered, or made now."""
+        key = json.dumps(given, sort_keys=True)
+        if key not in self._done:
+            self._done[key] = make()
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"given": given, "result": self._done[key]}) + "\n")
+        return self._done[key]
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

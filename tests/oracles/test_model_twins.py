@@ -61,8 +61,9 @@ def test_pinned_routing_is_obeyed() -> None:
     assert twins.difference(ours, free) > 1e-2
 
 
+@pytest.mark.parametrize("packed", [False, True])  # packed rows attend in another way (packed_attention.py)
 @pytest.mark.parametrize("name", ["lora-g4-s2-yarn", "q-g1-s1-rope", "odd-sizes"])
-def test_gradients_equal(name: str) -> None:
+def test_gradients_equal(name: str, packed: bool) -> None:
     """Every parameter's gradient of one cross-entropy; the router's and the single experts' included."""
     twin = twins.make_twin(twins.CONFIGS[name])
     ids = twin.ids()
@@ -70,7 +71,7 @@ def test_gradients_equal(name: str) -> None:
     _loss(twin.theirs(ids, use_cache=False).logits, ids).backward()
     want = twins.hf_tensors(twin.theirs, twin.config, grads=True)
     ours = twin.ours()
-    _loss(ours(ids), ids).backward()
+    _loss(ours(ids, segments_BT=torch.zeros_like(ids) if packed else None), ids).backward()
     got = _named_gradients(ours)
     assert got.keys() == want.keys()
     worst = max(twins.difference(got[k], g) for k, g in want.items() if bool(g.any()))

@@ -24,6 +24,7 @@ from abruzzi.config import ModelConfig
 from abruzzi.model.mla import Attention, LatentCache
 from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
+from abruzzi.model.packed_attention import LONGEST, Packing
 from abruzzi.model.rope import rotations
 from abruzzi.model.trace import Trace
 
@@ -93,7 +94,7 @@ class K2Model(nn.Module):
         absorbed = attention == "absorbed" or (
             attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
         )
-        documents = None if segments_BT is None or absorbed else _document_lengths(segments_BT)
+        documents = None if segments_BT is None or absorbed else _documents(segments_BT, rotation)
         x_BTD = self.model.embed_tokens(ids_BT)
         for number, layer in enumerate(self.layers()):
             pinned_BTK = None if routing is None else routing.get(number)
@@ -188,7 +189,7 @@ class Layer(nn.Module):
         pinned_BTK: Tensor | None,
         *,
         absorbed: bool,
-        documents: list[int] | None,
+        documents: list[int] | Packing | None,
         cache: LatentCache | None,
         trace: Trace | None,
     ) -> Tensor:
@@ -217,9 +218,12 @@ def _positions_and_mask(ids_BT: Tensor, start: int, segments_BT: Tensor | None) 
     return place_T - first_BT, (same_BTT & causal_TT)[:, None]
 
 
-def _document_lengths(segments_BT: Tensor) -> list[int]:
-    """Lengths of the runs of equal numbers, row after row."""
-    return [n for row in segments_BT for n in torch.unique_consecutive(row, return_counts=True)[1].tolist()]
+def _documents(segments_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> list[int] | Packing:
+    """Lengths of the runs of equal numbers, row after row; a Packing of them where that is faster."""
+    counts = [torch.unique_consecutive(row, return_counts=True)[1] for row in segments_BT]
+    lengths: list[int] = torch.cat(counts).tolist()
+    fits = segments_BT.device.type == "cpu" and max(lengths) <= LONGEST
+    return Packing.of(lengths, rotation) if fits else lengths
 
 
 def _check_context(positions_BT: Tensor, start: int, limit: int) -> None:

@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
+from abruzzi.model import packed_attention
 from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
+from abruzzi.model.packed_attention import Packing
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 
@@ -81,7 +83,7 @@ class Attention(nn.Module):
         mask: Tensor | None,
         *,
         absorbed: bool = False,
-        documents: list[int] | None = None,
+        documents: list[int] | Packing | None = None,
         cache: LatentCache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
@@ -89,7 +91,10 @@ class Attention(nn.Module):
 
         rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
         [B, 1, T, S]; None = causal over T = S tokens. documents: lengths of the documents that the mask
-        separates, row after row (sum B T): naive attention then costs the sum of their squares only."""
+        separates, row after row (sum B T): naive attention then costs the sum of their squares only. A Packing
+        of them (it contains the rotation) takes the path that is fast on a CPU."""
+        if isinstance(documents, Packing):
+            return self.o_proj(self._packed(x_BTD, documents, trace).flatten(2))
         q_nope_BTNK, q_pe_BTNP = self._queries(x_BTD, rotation)
         c_kv_BSR, k_pe_BSP = self._latents(x_BTD, rotation)
         if cache is not None:
@@ -105,13 +110,13 @@ class Attention(nn.Module):
         return self.o_proj(o_BTNH.flatten(2))
 
     def _queries(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        if hasattr(self, "q_proj"):
-            q = self.q_proj(x_BTD)
-        else:
-            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
+        q = self.q_proj(x_BTD) if hasattr(self, "q_proj") else self._expanded(self.q_a_proj(x_BTD))
         q_nope_BTNK, q_pe_BTNP = q.unflatten(-1, (self.heads, -1)).split((self.nope, self.rope), -1)
         cos, sin = (r[:, :, None] for r in rotation)  # one rotation for all heads
         return q_nope_BTNK, rotate(q_pe_BTNP, cos, sin)
+
+    def _expanded(self, c_q_BTQ: Tensor) -> Tensor:
+        return self.q_b_proj(self.q_a_layernorm(c_q_BTQ))
 
     def _latents(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         c_kv_BTR, k_pe_BTP = self.kv_a_proj_with_mqa(x_BTD).split((self.rank, self.rope), -1)
@@ -144,6 +149,28 @@ class Attention(nn.Module):
                 q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
             )
         return o_BNTA.transpose(1, 2)[..., : self.value]
+
+    def _packed(self, x_BTD: Tensor, packing: Packing, trace: Trace | None) -> Tensor:
+        """What `_naive` gives, of packed rows on a CPU."""
+        if hasattr(self, "q_proj"):
+            q, kv_a = self.q_proj(x_BTD), self.kv_a_proj_with_mqa(x_BTD)
+        else:  # one product for both: they read the same input
+            together = torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight))
+            c_q, kv_a = F.linear(x_BTD, together).split((self.q_a_proj.out_features, self.rank + self.rope), -1)
+            q = self._expanded(c_q)
+        c_kv_BTR, k_pe_BTP = kv_a.split((self.rank, self.rope), -1)
+        kv_BTJ = self.kv_b_proj(self.kv_a_layernorm(c_kv_BTR))
+        q_MNA, kv_MNJ = (y.flatten(0, 1).unflatten(-1, (self.heads, -1)) for y in (q, kv_BTJ))
+        watched = trace if trace is not None and trace.max_logits else None
+        o_MNH, largest_MN = packed_attention.attend(
+            q_MNA, kv_MNJ, k_pe_BTP.flatten(0, 1), packing, self.softmax_scale, want_largest=watched is not None
+        )
+        if watched is not None:
+            assert largest_MN is not None
+            if watched.counted_BT is not None:
+                largest_MN = largest_MN.masked_fill(~watched.counted_BT.flatten()[:, None], float("-inf"))
+            watched.max_logit_N[self.layer] = largest_MN.amax(0)
+        return o_MNH.unflatten(0, x_BTD.shape[:2])
 
     def _absorbed(
         self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
+from abruzzi.model import fused_experts
 from abruzzi.model.trace import Trace
 
-MATMULS = ("auto", "loop", "grouped")
+MATMULS = ("auto", "loop", "grouped", "fused")
 
 
 class Mlp(nn.Module):
@@ -36,6 +37,9 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(inner, size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if _trains_on_cpu(x):
+            weights = self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
+            return fused_experts.swiglu(x, *weights, _product_dtype(x, weights[0]))
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -96,7 +100,8 @@ class Experts(nn.Module):
     state_dict() shows them as the checkpoint does, one matrix per expert (`3.gate_proj.weight`), as views
     of the stacks; loading accepts the same names. matmul: "loop" is the plain way, one expert after the
     other; "grouped" calls torch's grouped product, which wants rows of a multiple of 16 bytes and raises
-    otherwise; "auto" takes grouped where the sizes allow it. They give the same numbers.
+    otherwise; "fused" (fused_experts.py) is the fastest way to train on a CPU. "auto" is fused when gradients are
+    wanted on a CPU, else grouped where the sizes allow it. They give the same numbers up to rounding.
     rounding: what each stack goes through before it is used (quantization-aware training sets it)."""
 
     def __init__(self, config: ModelConfig, matmul: str = "auto") -> None:
@@ -112,6 +117,10 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """Sum over each token's experts of weight * expert(token), [T, D] in x's dtype."""
+        if self.matmul == "fused" or (self.matmul == "auto" and _trains_on_cpu(x_TD)):
+            return fused_experts.experts(
+                x_TD, expert_TK, weight_TK, *self._stacks(), _product_dtype(x_TD, self.gate_proj)
+            ).to(x_TD.dtype)
         per_token = expert_TK.shape[-1]
         order_M = expert_TK.flatten().argsort(stable=True)
         load_E = torch.bincount(expert_TK.flatten(), minlength=len(self.gate_proj))
@@ -124,16 +133,17 @@ class Experts(nn.Module):
 
     def _swiglu(self, x_MD: Tensor, load_E: Tensor) -> Tensor:
         """SwiGLU of rows that are sorted by expert; load_E says how many rows each expert has."""
-        device = x_MD.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.gate_proj.dtype
+        dtype = _product_dtype(x_MD, self.gate_proj)
         x_MD = x_MD.to(dtype)  # by hand: autocast does not know the grouped product
-        stacks = (self.gate_proj, self.up_proj, self.down_proj)
-        if self.rounding is not None:
-            stacks = tuple(map(self.rounding, stacks))
-        gate, up, down = (w.to(dtype) for w in stacks)
+        gate, up, down = (w.to(dtype) for w in self._stacks())
         if self.matmul == "loop" or (self.matmul == "auto" and not _groupable(gate)):
             return _swiglu_loop(x_MD, load_E, gate, up, down)
         return _swiglu_grouped(x_MD, load_E, gate, up, down)
+
+    def _stacks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """gate, up and down as they are used: rounded if they are to be."""
+        stacks = (self.gate_proj, self.up_proj, self.down_proj)
+        return stacks if self.rounding is None else tuple(map(self.rounding, stacks))  # type: ignore[return-value]
 
     # the checkpoint's names
 
@@ -195,6 +205,17 @@ class MoE(nn.Module):
             trace.router_scores[self.layer] = score_TE.unflatten(0, x_BTD.shape[:2])
         routed_TD = self.experts(x_TD, expert_TK, weight_TK)
         return routed_TD.view_as(x_BTD) + self.shared_experts(x_BTD)
+
+
+def _trains_on_cpu(x: Tensor) -> bool:
+    """Where the operations with a backward pass of their own pay; for a few tokens and no gradient they do not."""
+    return x.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def _product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """Autocast's if that is on, else the weights'."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _swiglu_loop(x_MD: Tensor, load_E: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:

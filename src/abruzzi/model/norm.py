@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,27 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        return _Normed.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
+
+
+class _Normed(torch.autograd.Function):
+    """x / rms(x) * weight; its own backward reads memory a third as often as what torch derives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
-        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * unit.to(x.dtype)
+        factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        unit = (wide * factor).to(x.dtype)
+        ctx.save_for_backward(unit, factor, weight)
+        return weight * unit
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        unit, factor, weight = ctx.saved_tensors
+        along = (dy * unit).float()
+        dweight = along.flatten(0, -2).sum(0).to(weight.dtype)
+        # What is parallel to x changes nothing but its length, which the norm takes away again.
+        parallel = (along @ weight.float()).div_(-unit.shape[-1])[..., None]
+        dx = torch.addcmul((dy * weight).float(), unit.float(), parallel).mul_(factor)
+        return dx.to(unit.dtype), dweight, None

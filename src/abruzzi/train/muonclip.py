@@ -24,10 +24,12 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from abruzzi.model import K2Model
 
 NS_A, NS_B, NS_C = 3.4445, -4.7750, 2.0315
+CACHED = 512 * 1024  # bytes of matrices that go through Newton-Schulz together: half of a core's cache
 
 
 def newton_schulz(update: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
@@ -36,12 +38,21 @@ def newton_schulz(update: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
     X <- aX + b(XX^T)X + c(XX^T)^2 X, from X0 = update / its Frobenius norm; singular values end
     within about 0.7 to 1.2. Works in the dtype given (Moonshot uses bfloat16)."""
     transposed = update.shape[-2] > update.shape[-1]
-    x = update.mT if transposed else update
+    x = (update.mT if transposed else update).reshape(-1, *sorted(update.shape[-2:]))
+    # On a CPU a few at a time, so that all five steps stay in its cache.
+    size = x.shape[1] * x.shape[2] * x.element_size()
+    at_once = max(1, CACHED // size) if x.device.type == "cpu" else len(x)
+    x = torch.cat([_iterate(part, steps, eps) for part in x.split(at_once)])
+    return (x.mT if transposed else x).reshape(update.shape)
+
+
+def _iterate(x: Tensor, steps: int, eps: float) -> Tensor:
+    """newton_schulz of wide matrices [matrices, rows, cols]; sums are rounded once, inside the products."""
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = NS_A * x + (NS_B * gram + NS_C * gram @ gram) @ x
-    return x.mT if transposed else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=NS_B, alpha=NS_C), x, beta=NS_A)
+    return x
 
 
 class MuonClip(torch.optim.Optimizer):
@@ -110,21 +121,32 @@ class MuonClip(torch.optim.Optimizer):
                 p.add_(o.view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
 
     def _adamw(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
         for p in params:
             state = self.state[p]
             if "step" not in state:
-                state["step"] = 0
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
-            state["step"] += 1
-            gradient = cast(Tensor, p.grad)
-            state["exp_avg"].lerp_(gradient, 1 - beta1)
-            state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            bias1, bias2 = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
-            denominator = (state["exp_avg_sq"] / bias2).sqrt_().add_(group["eps"])
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.addcdiv_(state["exp_avg"], denominator, value=-group["lr"] / bias1)
+            elif not isinstance(state["step"], Tensor):  # states of older versions hold a number
+                state["step"] = torch.tensor(float(state["step"]), device=p.device)
+        states = [self.state[p] for p in params]
+        beta1, beta2 = group["betas"]
+        # torch's own rule, in one pass over memory.
+        adamw(
+            cast("list[Tensor]", params),
+            [cast(Tensor, p.grad) for p in params],
+            *([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq")),
+            max_exp_avg_sqs=[],
+            state_steps=[s["step"] for s in states],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def _orthogonalize(stacked: Tensor, steps: int) -> Tensor:

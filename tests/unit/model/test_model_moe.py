@@ -1,4 +1,4 @@
-"""Experts: the loop and the grouped product agree; state_dict speaks the checkpoint's names, strictly."""
+"""Experts: all ways to multiply agree; state_dict speaks the checkpoint's names, strictly."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TypeVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from abruzzi.config import ModelConfig
 from abruzzi.model.k2 import K2Model
-from abruzzi.model.moe import Experts, Router
+from abruzzi.model.moe import Experts, Mlp, Router
+from abruzzi.model.norm import RMSNorm
 from abruzzi.model.trace import Trace
 
 CONFIG = ModelConfig(
@@ -66,13 +68,46 @@ def run_experts(matmul: str, chosen: Tensor, dtype: torch.dtype, autocast: bool 
         torch.randint(0, 6, (64, 2), generator=torch.Generator().manual_seed(2)),
     ],
 )
-def test_grouped_equals_loop_with_gradients(chosen: Tensor, dtype: torch.dtype, autocast: bool) -> None:
+@pytest.mark.parametrize("matmul", ["grouped", "fused"])
+def test_all_ways_to_multiply_equal_the_loop_with_gradients(
+    chosen: Tensor, dtype: torch.dtype, autocast: bool, matmul: str
+) -> None:
     loop = run_experts("loop", chosen, dtype, autocast)
-    grouped = run_experts("grouped", chosen, dtype, autocast)
-    assert len(loop) == len(grouped) == 6
+    other = run_experts(matmul, chosen, dtype, autocast)
+    assert len(loop) == len(other) == 6
     tolerance = 1e-6 if dtype == torch.float32 and not autocast else 2e-2
-    for a, b in zip(loop, grouped):
+    for a, b in zip(loop, other):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_the_dense_block_has_the_gradients_that_torch_derives(dtype: torch.dtype, tolerance: float) -> None:
+    mlp = loud(Mlp(32, 24))
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    given = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(5))
+
+    def everything(out: Tensor) -> list[Tensor]:
+        return [out.detach().float(), *torch.autograd.grad(out, (x, *mlp.parameters()), given.to(out.dtype))]
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        plain = mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+        fused = mlp(x)
+    assert fused.grad_fn is not plain.grad_fn and fused.dtype == plain.dtype == dtype
+    for a, b in zip(everything(fused), everything(plain)):
+        assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def test_the_norm_has_the_gradients_that_torch_derives() -> None:
+    generator = torch.Generator().manual_seed(6)
+    norm = RMSNorm(32, eps=1e-3)
+    x = torch.randn(3, 5, 32, generator=generator, requires_grad=True)
+    given = torch.randn(3, 5, 32, generator=generator)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(32, generator=generator) + 0.5)
+    want_y = F.rms_norm(x, (32,), norm.weight, 1e-3)
+    want, got = (torch.autograd.grad(y, (x, norm.weight), given) for y in (want_y, norm(x)))
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_experts_equal_their_formula() -> None:

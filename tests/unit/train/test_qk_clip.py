@@ -43,8 +43,12 @@ def document_by_document(model: K2Model, ids: torch.Tensor, segments: torch.Tens
     return largest
 
 
+@pytest.mark.parametrize("longest", [1024, 0])  # both ways to attend to packed rows
 @torch.no_grad()
-def test_the_largest_logits_of_packed_rows_are_those_of_their_documents() -> None:
+def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
+    longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abruzzi.model.k2.LONGEST", longest)
     model = loud(K2Model(MODEL, seed=2))
     ids, segments = batch()
     ids[segments == PADDING] = 11  # padding that would be heard if it counted
@@ -72,10 +76,11 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents() -> Non
 
 
 def test_the_bound_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With tau far away not one logit is computed for the clip."""
-    from abruzzi.model import mla
+    """With tau far away not one logit is computed for the clip alone, where attention itself does not show them."""
+    from abruzzi.model import k2, mla
 
     model, (ids, segments) = K2Model(MODEL), batch()
+    monkeypatch.setattr(k2, "LONGEST", 0)  # as on a GPU, and for long documents
     monkeypatch.setattr(mla, "_unseen", lambda *a: pytest.fail("logits were computed"))
     model(ids, segments_BT=segments, trace=Trace(max_logits=True, above=100.0))
     with pytest.raises(pytest.fail.Exception, match="were computed"):
