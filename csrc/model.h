@@ -73,11 +73,7 @@ class Packed {
  private:
   unsigned char* allocate(Kind kind, std::size_t rows, std::size_t columns);
 
-  struct Free {
-    void operator()(unsigned char* p) const;
-  };
-  std::unique_ptr<unsigned char, Free> memory_;
-  std::shared_ptr<void> owner_;
+  std::shared_ptr<void> owner_;  // of the memory that matrix_ points into
   Matrix matrix_;
 };
 

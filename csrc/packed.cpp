@@ -1,22 +1,69 @@
 // Matrices that own their memory: allocated once, filled by the packers of matrix.cpp.
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <new>
 
 #include "model.h"
 
 namespace abruzzi {
 
-void Packed::Free::operator()(unsigned char* p) const { std::free(p); }
+namespace {
+
+void release(void* p) { std::free(p); }
+
+std::shared_ptr<unsigned char> aligned(std::size_t alignment, std::size_t size) {
+  auto* memory = static_cast<unsigned char*>(std::aligned_alloc(alignment, padded(size, alignment)));
+  if (memory == nullptr) throw std::bad_alloc();
+  return {memory, release};
+}
+
+#if defined(ABRUZZI_SANITIZE)
+// Each matrix on its own, so that a read behind one is seen.
+std::shared_ptr<unsigned char> room_for(std::size_t size) { return aligned(64, size + 1); }
+#else
+constexpr std::size_t kHugePage = 2u << 20, kSmall = 64u << 10, kChunk = 64u << 20;
+
+// Matrices lie one behind the other in chunks of huge pages, where the system has them: a stream of weights then
+// needs one translation of addresses for 2 MB instead of for 4 KB. A chunk goes when its last matrix has gone.
+std::shared_ptr<unsigned char> room_for(std::size_t size) {
+  if (size < kSmall) return aligned(64, size + 1);
+  static std::mutex mutex;
+  static std::weak_ptr<unsigned char> open;
+  static std::size_t used = 0, whole = 0, next_chunk = kHugePage;
+  const std::size_t wanted = padded(size + 1, 64);
+  std::lock_guard<std::mutex> hold(mutex);
+  std::shared_ptr<unsigned char> chunk = open.lock();
+  if (chunk == nullptr) next_chunk = kHugePage;  // of a new model: it may be a small one
+  if (chunk == nullptr || used + wanted > whole) {
+    whole = std::max(padded(wanted, kHugePage), next_chunk);
+    next_chunk = std::min(kChunk, 2 * next_chunk);
+    chunk = aligned(kHugePage, whole);
+#if defined(MADV_HUGEPAGE)
+    madvise(chunk.get(), whole, MADV_HUGEPAGE);  // advice: nothing is lost where it is not taken
+#endif
+    open = chunk;
+    used = 0;
+  }
+  unsigned char* at = chunk.get() + used;
+  used += wanted;
+  return {chunk, at};  // keeps the whole chunk
+}
+#endif
+
+}  // namespace
 
 unsigned char* Packed::allocate(Kind kind, std::size_t rows, std::size_t columns) {
   matrix_ = shape_of(kind, rows, columns);
-  auto* memory = static_cast<unsigned char*>(std::aligned_alloc(64, padded(matrix_.bytes() + 1, 64)));
-  if (memory == nullptr) throw std::bad_alloc();
-  memory_.reset(memory);
-  matrix_.data = memory;
-  return memory;
+  const std::shared_ptr<unsigned char> memory = room_for(matrix_.bytes());
+  owner_ = memory;
+  matrix_.data = memory.get();
+  return memory.get();
 }
 
 PackedPtr Packed::f32(const float* w, std::size_t rows, std::size_t columns) {
