@@ -57,16 +57,18 @@ struct Attention {
                    std::size_t width, const float* const* next, float* out) {
     std::size_t i = 0;
     if (rows >= 4 && next != nullptr) {
-      // Each group of four rows fetches its share of every row, a bit at each step.
+      // A bit at each step, in the order in which they lie in memory.
       constexpr std::size_t kLine = 16;
-      const std::size_t turns = rows / 4, share = (width / kLine + turns - 1) / turns * kLine;
+      const std::size_t lines = width / kLine, steps = rows / 4 * (kPositions / 4);
+      const std::size_t share = (kPositions * lines + steps - 1) / steps;
+      std::size_t row = 0, line = 0;
       for (; i + 4 <= rows; i += 4) {
-        const std::size_t from = i / 4 * share, to = from + share < width ? from + share : width;
         std::size_t j = 0;
         for (; j + 4 <= n; j += 4) {
-          for (std::size_t r = j; r < j + 4; ++r)
-            for (std::size_t c = from; c < to; c += kLine)
-              __builtin_prefetch(next[r] + c, 0, 2);  // the first level is full of this one
+          for (std::size_t k = 0; k < share && row < kPositions; ++k) {
+            __builtin_prefetch(next[row] + line * kLine);
+            if (++line == lines) line = 0, ++row;
+          }
           dots_tile<4, 4>(a + i * a_stride, a_stride, b + j, width, out + i * kPositions + j);
         }
         for (; j < n; ++j) dots_tile<4, 1>(a + i * a_stride, a_stride, b + j, width, out + i * kPositions + j);

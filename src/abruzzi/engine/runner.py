@@ -11,6 +11,8 @@ N heads, R kv_lora_rank, P rope dim, K nope dim, H value dim, E experts, V vocab
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +24,7 @@ from abruzzi.engine.weights import Attention, Matrix, Mlp, Moe, Weights
 from abruzzi.kernels import ref
 
 LATENT_NORM_EPS = 1e-6  # the latent norms ignore the config's eps, as in transformers
+_HUGE = 32 << 20  # bytes of a cache from which on huge pages are asked for
 ABSORB_UP_TO = 8  # tokens of a prompt; above it decompressing once is cheaper
 
 
@@ -61,7 +64,7 @@ class LatentCache:
         self.block_tokens = block_tokens
         self.rank, self.rope = config.kv_lora_rank, config.qk_rope_head_dim
         self.rank_padded = _padded(self.rank, 32)
-        self.latents = np.zeros((config.num_hidden_layers, slots, self.row(config)), np.float32)
+        self.latents = _untouched_zeros((config.num_hidden_layers, slots, self.row(config)))
 
     @staticmethod
     def row(config: ModelConfig) -> int:
@@ -193,6 +196,17 @@ def _swiglu(w: Mlp, x_TD: np.ndarray) -> np.ndarray:
 def _apply(w: Matrix, x_TI: np.ndarray) -> np.ndarray:
     """x @ W^T -> float32 [T, out]."""
     return ref.linear(x_TI, w.as_float())
+
+
+def _untouched_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """float32 zeros that take memory as they are written to, in huge pages where the system has them: attention reads
+    megabytes a step."""
+    size = 4 * math.prod(shape)
+    if size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(shape, np.float32)
+    memory = mmap.mmap(-1, size)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.float32).reshape(shape)
 
 
 def _padded(size: int, to: int) -> int:
