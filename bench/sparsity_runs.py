@@ -22,7 +22,7 @@ from abruzzi.cost.parameters import parameters
 from machine import describe, emit
 from small_runs import SMALL, Data, Runs, run_config, say, summary, train
 
-STEPS = 80
+STEPS = 60
 RATE, ADAMW_RATE = 2.4e-2, 6e-3
 EXPERTS = (4, 8, 16, 32)
 

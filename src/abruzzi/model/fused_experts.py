@@ -51,7 +51,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x_TD, h_TF2, a_TF, both, down = ctx.saved_tensors
         x_dtype, dtype = ctx.dtypes
         with torch.autocast(dy_TD.device.type, enabled=False):
@@ -102,7 +102,7 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x_MD, h_MF2, a_MF, weight_M1, both, down, order_M, place_M = ctx.saved_tensors
         x_dtype, weight_dtype, dtype = ctx.dtypes
         inner = down.shape[2]

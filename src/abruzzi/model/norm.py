@@ -37,7 +37,7 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         unit, factor, weight = ctx.saved_tensors
         along = (dy * unit).float()
         dweight = along.flatten(0, -2).sum(0).to(weight.dtype)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # queries at a time; documents are padded to a multiple
-LONGEST = 1024  # tokens of a document
+LONGEST = 1536  # tokens of a document
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, do_MNH: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, do_MNH: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         packing, saved, nope = ctx.packing, iter(ctx.saved_tensors), ctx.nope
         dq, dkv, dk_pe = [], [], []
         with torch.autocast(do_MNH.device.type, enabled=False):
@@ -132,7 +132,7 @@ class _Attend(torch.autograd.Function):
                 for start, end in _blocks(q_GTA.shape[1]):
                     probability, do_block = next(saved), do_GTH[:, start:end]
                     dprobability = torch.bmm(do_block, v_GTH[:, :end].mT)
-                    dlogits = torch._softmax_backward_data(dprobability, probability, -1, probability.dtype)
+                    dlogits = torch.ops.aten._softmax_backward_data(dprobability, probability, -1, probability.dtype)
                     dq_GTA[:, start:end] = torch.bmm(dlogits, k_GTA[:, :end])
                     dk_GTA[:, :end] += torch.bmm(dlogits.mT, q_GTA[:, start:end])
                     dv_GTH[:, :end] += torch.bmm(probability.mT, do_block)

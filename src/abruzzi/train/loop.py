@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -248,18 +248,25 @@ class Trainer:
         return torch.stack(layers).sum() / (len(layers) * self.config.rows_per_step)
 
     def _sum_over_processes(self, totals: _Totals) -> None:
-        """Sum gradients and numbers, in place; gradients as one buffer, which is one message."""
+        """Sum gradients and numbers over processes: one message for gradients, one for all numbers, one for maxima."""
         if self.processes == 1:
             return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        together = torch.cat([g.flatten() for g in gradients])
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        together = torch.cat([cast(Tensor, p.grad).flatten() for p in trained])
         dist.all_reduce(together)
-        for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients])):
-            gradient.copy_(summed.view_as(gradient))
-        for tensor in (totals.loss, totals.sampled_loss, totals.balance_loss, *totals.loads.values()):
-            dist.all_reduce(tensor)
-        for tensor in totals.max_logit_N.values():
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        for p, summed in zip(trained, together.split([p.numel() for p in trained])):
+            p.grad = summed.view_as(p)
+        # In float64, which holds a load exactly.
+        losses = torch.stack((totals.loss, totals.sampled_loss, totals.balance_loss)).double()
+        numbers = torch.cat((losses, *(load.double() for load in totals.loads.values())))
+        dist.all_reduce(numbers)
+        totals.loss, totals.sampled_loss, totals.balance_loss = numbers[:3].float().unbind()
+        sizes = [len(load) for load in totals.loads.values()]
+        totals.loads = {k: load.long() for k, load in zip(totals.loads, numbers[3:].split(sizes))}
+        if totals.max_logit_N:
+            largest = torch.stack(list(totals.max_logit_N.values()))
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+            totals.max_logit_N = dict(zip(totals.max_logit_N, largest))
 
     def _gradient_norm(self) -> float:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
