@@ -113,6 +113,7 @@ class _News:
     tokens: list[Token] = field(default_factory=list)
     finish: FinishReason | None = None
     error: Exception | None = None
+    first: bool = False  # no token of this stream came before
 
 
 class EngineThread:
@@ -277,11 +278,11 @@ class EngineThread:
             if stream is None:
                 continue
             stream.cached_tokens = sequence.cached_tokens or 0
-            tokens = sequence.tokens[stream._given :]
+            tokens, first = sequence.tokens[stream._given :], stream._given == 0
             stream._given = len(sequence.tokens)
             if sequence.finish_reason is not None:
                 del self._live[sequence]
-            news.append(_News(stream, tokens, sequence.finish_reason))
+            news.append(_News(stream, tokens, sequence.finish_reason, first=first))
         self._tell(news)
 
     def _fail_all(self, error: ApiError) -> None:
@@ -297,7 +298,8 @@ class EngineThread:
         for item in news:
             by_outbox.setdefault(item.stream._outbox, []).append(item)
         for outbox, items in by_outbox.items():
-            if not outbox.put(items):
+            urgent = any(i.first or i.finish is not None or i.error is not None for i in items)
+            if not outbox.put(items, urgent):
                 for item in items:
                     self._abort(item.stream)
 

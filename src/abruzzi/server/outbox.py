@@ -1,7 +1,7 @@
 """What the engine thread has for one event loop: a call into the loop costs more than a token of a small model does.
 
-The first news wake the loop at once. What comes within TICK after a delivery waits for its end and comes
-together, so a stream is woken a thousand times a second at most however fast the engine is, no token waits longer
+The first news wake the loop at once, and so do urgent ones: a stream's first token, and its end. What else comes within
+TICK after a delivery waits for its end and comes together, so a stream is woken a thousand times a second at most however fast the engine is, no token waits longer
 than that, and nothing ever waits for the engine: the loop itself looks again.
 """
 
@@ -26,13 +26,13 @@ class Outbox(Generic[Item]):
         self._items: list[Item] = []
         self._awake = False  # the loop will look by itself
 
-    def put(self, items: Iterable[Item]) -> bool:
-        """Hand them over. False when the loop is closed: nobody listens any more."""
+    def put(self, items: Iterable[Item], urgent: bool = False) -> bool:
+        """Hand them over. urgent: not to wait for the end of a TICK. False when the loop is closed: nobody listens any more."""
         with self._lock:
             self._items.extend(items)
-            sleeps, self._awake = not self._awake, True
+            wake, self._awake = urgent or not self._awake, True
         try:
-            if sleeps:
+            if wake:
                 self.loop.call_soon_threadsafe(self._look)
         except RuntimeError:
             return False

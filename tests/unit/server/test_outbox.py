@@ -74,6 +74,27 @@ def test_the_first_news_do_not_wait_and_the_next_ones_do(monkeypatch: pytest.Mon
     assert asyncio.run(listen()) == ["before", "first", "second", "after", "soon", "third", "fourth"]
 
 
+def test_what_is_urgent_does_not_wait_and_takes_along_what_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "TICK", 0.2)
+
+    async def listen() -> list[str]:
+        order: list[str] = []
+        outbox: Outbox[str] = Outbox(asyncio.get_running_loop(), order.append)
+        outbox.put(["first"])
+        await asyncio.sleep(0)
+        outbox.put(["second"])
+        await asyncio.sleep(0.01)
+        order.append("later")
+        outbox.put(["end"], urgent=True)
+        await asyncio.sleep(0.01)
+        order.append("soon")
+        outbox.put(["third"])
+        await asyncio.sleep(0.5)
+        return order
+
+    assert asyncio.run(listen()) == ["first", "later", "second", "end", "soon", "third"]
+
+
 def test_a_closed_loop_is_told() -> None:
     async def make() -> Outbox[int]:
         outbox: Outbox[int] = Outbox(asyncio.get_running_loop(), lambda _: None)
