@@ -24,6 +24,7 @@ from small_runs import SMALL, Data, Runs, run_config, say, summary, train
 
 STEPS = 60
 RATE, ADAMW_RATE = 2.4e-2, 6e-3
+BIAS_RATE = 2e-2  # at the usual 1e-3 so few steps leave the load of 32 experts at ten times the mean
 EXPERTS = (4, 8, 16, 32)
 
 
@@ -69,7 +70,9 @@ def one(runs: Runs, rows: Data, steps: int, seed: int, count: int) -> dict[str, 
     """A run, for the record."""
 
     def make() -> dict[str, Any]:
-        done = train(run_config(steps, seed, with_experts(count), lr_muon=RATE, lr_adamw=ADAMW_RATE), rows)
+        done = train(
+            run_config(steps, seed, with_experts(count), lr_muon=RATE, lr_adamw=ADAMW_RATE, bias_rate=BIAS_RATE), rows
+        )
         load = done.steps[-1]["expert_load_max_over_mean"] if done.steps else None
         say(f"{count} experts, seed {seed}: loss {done.loss:.4f}, worst load over mean {load}")
         return {**done.brief(), "expert_load_max_over_mean": load}
