@@ -250,6 +250,7 @@ def serve_shape(given: argparse.Namespace) -> int:
     words = (a + b + c + d for a in letters for b in letters for c in letters for d in letters)
     text = " ".join(word for word, _ in zip(words, range(config.vocab_size)))
     tok = tokenizer.from_json(train_words([text], config.vocab_size))
+    tok.end_ids = frozenset()  # random weights say such a token by chance; the peer is told to ignore them too
     room = 2 * SLOTS * (given.prompt + given.tokens + 32)
     llm = LLM(config, made.runner, tok, given.model, cache_tokens=room)
     with serving(llm) as server:
