@@ -9,7 +9,7 @@
 
 namespace abruzzi {
 
-constexpr double kSerial = 2e5;  // floating-point operations below which sharing costs more than it gives
+constexpr double kSerial = 8e5;  // floating-point operations below which sharing costs more than it gives
 
 // Rows of floats with zeros between their end and a multiple of 32, which products read.
 struct Rows {
