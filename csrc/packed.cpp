@@ -27,22 +27,21 @@ std::shared_ptr<unsigned char> aligned(std::size_t alignment, std::size_t size) 
 // Each matrix on its own, so that a read behind one is seen.
 std::shared_ptr<unsigned char> room_for(std::size_t size) { return aligned(64, size + 1); }
 #else
-constexpr std::size_t kHugePage = 2u << 20, kSmall = 64u << 10, kChunk = 64u << 20;
+constexpr std::size_t kHugePage = 2u << 20, kSmall = 64u << 10, kChunk = 256u << 20;
 
 // Matrices lie one behind the other in chunks of huge pages, where the system has them: a stream of weights then
-// needs one translation of addresses for 2 MB instead of for 4 KB. A chunk goes when its last matrix has gone.
+// needs one translation of addresses for 2 MB instead of for 4 KB. What is never written to takes no memory. A chunk
+// goes when its last matrix has gone.
 std::shared_ptr<unsigned char> room_for(std::size_t size) {
   if (size < kSmall) return aligned(64, size + 1);
   static std::mutex mutex;
   static std::weak_ptr<unsigned char> open;
-  static std::size_t used = 0, whole = 0, next_chunk = kHugePage;
+  static std::size_t used = 0, whole = 0;
   const std::size_t wanted = padded(size + 1, 64);
   std::lock_guard<std::mutex> hold(mutex);
   std::shared_ptr<unsigned char> chunk = open.lock();
-  if (chunk == nullptr) next_chunk = kHugePage;  // of a new model: it may be a small one
   if (chunk == nullptr || used + wanted > whole) {
-    whole = std::max(padded(wanted, kHugePage), next_chunk);
-    next_chunk = std::min(kChunk, 2 * next_chunk);
+    whole = std::max(padded(wanted, kHugePage), kChunk);
     chunk = aligned(kHugePage, whole);
 #if defined(MADV_HUGEPAGE)
     madvise(chunk.get(), whole, MADV_HUGEPAGE);  // advice: nothing is lost where it is not taken

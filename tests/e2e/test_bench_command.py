@@ -46,7 +46,8 @@ def test_json_has_the_promised_keys_and_its_numbers_fit_together() -> None:
     shares = [r * said["bytes_per_token"] / 1e9 / b for r, b in zip(samples["decode_tok_s"], samples["bandwidth_gb_s"])]
     assert said["share_of_bandwidth"] == pytest.approx(statistics.median(shares))
     assert 0.5 < said["bandwidth_gb_s"] < 2000 and 1 < said["integer_peak_gops"] < 1e6
-    assert 0 < said["engine_overhead_s"] < said["engine_step_s"]
+    # A difference of two times: on a busy machine it may be anything, but not more than the step.
+    assert said["engine_step_s"] > 0 and said["engine_overhead_s"] < said["engine_step_s"]
     assert said["weights_bytes"] < said["peak_memory_bytes"] < said["weights_bytes"] + 100e6
 
 
