@@ -176,7 +176,7 @@ def test_ctrl_c_in_mid_stream_ends_with_130() -> None:
         while b"Hello" not in shown:  # the answer has begun to stream; however long the process took to start
             shown += os.read(master, 1024)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=60) == 130  # a machine short of memory may take long to end a process
         with suppress(OSError):  # the terminal closes with the process
             while piece := os.read(master, 1024):
                 shown += piece

@@ -255,14 +255,22 @@ def _size(count: float) -> str:
 
 def _resident() -> int:
     """Bytes of memory that this process holds now, without the files that it maps; 0 where that is not known."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return _status("VmRSS")
 
 
 def _peak_resident() -> int:
+    """The most that this process ever held. Not ru_maxrss where it can be helped: on Linux that begins with what the
+    process that started this one held."""
+    if peak := _status("VmHWM"):
+        return peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status(name: str) -> int:
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _report(repeat: int):
