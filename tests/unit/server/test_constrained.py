@@ -147,10 +147,9 @@ def test_the_matrix(server: Served) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [100, 400])
 def test_the_matrix_many_times(server: Served, max_tokens: int) -> None:
-    for seeds in (range(1, 5), range(5, 9), range(9, 13)):
-        bodies = matrix(max_tokens, seeds)
-        for body, answer in zip(bodies, gather(server, bodies)):
-            require(body, answer)
+    bodies = matrix(max_tokens, range(1, 5))
+    for body, answer in zip(bodies, gather(server, bodies)):
+        require(body, answer)
 
 
 def test_a_thought_that_its_budget_closes_leaves_room_for_the_form(server: Served) -> None:
