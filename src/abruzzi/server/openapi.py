@@ -220,6 +220,8 @@ def _completion(model: Schema, ids: Schema) -> Schema:
 
 def _messages(model: Schema, required: list[str]) -> Schema:
     text = _body(["type", "text"], type={"const": "text"}, text=_STRING, citations=_only([]), cache_control=_LABEL)
+    # Where there can be nothing but text, its type may be left out.
+    plain = _body(["text"], type=_only("text"), text=_STRING, citations=_only([]), cache_control=_LABEL)
     use = _body(
         ["type", "id", "name", "input"],
         type={"const": "tool_use"},
@@ -233,7 +235,7 @@ def _messages(model: Schema, required: list[str]) -> Schema:
         ["type", "tool_use_id"],
         type={"const": "tool_result"},
         tool_use_id={"type": "string", "minLength": 1},
-        content={"anyOf": [_TEXT, {"type": "array", "items": text}]},
+        content={"anyOf": [_TEXT, {"type": "array", "items": plain}]},
         is_error=_FLAG,
         cache_control=_LABEL,
     )
@@ -263,7 +265,7 @@ def _messages(model: Schema, required: list[str]) -> Schema:
         **{**fields, "temperature": _number(0, 1)},
         messages={"type": "array", "minItems": 1, "items": message},
         max_tokens={**_integer(1), "type": "integer"} if required else _integer(1),
-        system={"anyOf": [_TEXT, {"type": "array", "items": text}]},
+        system={"anyOf": [_TEXT, {"type": "array", "items": plain}]},
         stop_sequences=_STOPS,
         tools=_list(tool),
         tool_choice=_LABEL,
