@@ -1,8 +1,9 @@
 """What the engine thread has for one event loop: a call into the loop costs more than a token of a small model does.
 
-The first news wake the loop at once, and so do urgent ones: a stream's first token, and its end. What else comes within
-TICK after a delivery waits for its end and comes together, so a stream is woken a thousand times a second at most however fast the engine is, no token waits longer
-than that, and nothing ever waits for the engine: the loop itself looks again.
+The first news wake the loop at once, and so do urgent ones: a stream's first token, and its end. What else comes
+within TICK after a delivery waits for its end and comes together, so a stream is woken a thousand times a second at
+most however fast the engine is, no token waits longer than that, and nothing ever waits for the engine: the loop
+itself looks again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Outbox(Generic[Item]):
         self._awake = False  # the loop will look by itself
 
     def put(self, items: Iterable[Item], urgent: bool = False) -> bool:
-        """Hand them over. urgent: not to wait for the end of a TICK. False when the loop is closed: nobody listens any more."""
+        """Hand them over. urgent: not to wait for the end of a TICK.
+
+        False when the loop is closed: nobody listens any more."""
         with self._lock:
             self._items.extend(items)
             wake, self._awake = urgent or not self._awake, True
