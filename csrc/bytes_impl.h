@@ -181,10 +181,7 @@ struct Bytes {
     products(
         m.kind, last - first, x, tokens, [&](std::size_t i) { return Block{&m, first + i}; },
         [&](std::size_t t, std::size_t i, const float* sums) {
-          float* to = y[t] + (first + i) * kRows;
-          const std::size_t rows = rows_of(m, first + i);
-          if (rows == kRows) return S::store16(to, S::load16(sums));
-          for (std::size_t r = 0; r < rows; ++r) to[r] = sums[r];
+          Elementwise<S>::put_rows(y[t] + (first + i) * kRows, sums, rows_of(m, first + i));
         });
   }
 
@@ -193,13 +190,7 @@ struct Bytes {
     products(
         m.kind, last - first, x, tokens, [&](std::size_t i) { return Block{&m, first + i}; },
         [&](std::size_t t, std::size_t i, const float* sums) {
-          float* to = y[t] + (first + i) * kRows;
-          const std::size_t rows = rows_of(m, first + i);
-          if (rows == kRows) return S::store16(to, S::fma16(S::load16(sums), weight[t], S::load16(to)));
-          alignas(64) float last_rows[kRows] = {};
-          for (std::size_t r = 0; r < rows; ++r) last_rows[r] = to[r];
-          S::store16(last_rows, S::fma16(S::load16(sums), weight[t], S::load16(last_rows)));
-          for (std::size_t r = 0; r < rows; ++r) to[r] = last_rows[r];
+          Elementwise<S>::add_rows(y[t] + (first + i) * kRows, sums, weight[t], rows_of(m, first + i));
         });
   }
 

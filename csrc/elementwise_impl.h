@@ -18,6 +18,21 @@ struct Elementwise {
   static constexpr float kInfinity = __builtin_huge_valf();
   static constexpr float kTaken = -kInfinity;
 
+  // Sixteen sums to the rows that the matrix has of a block: a few less at its end.
+  ABRUZZI_ALWAYS static void put_rows(float* to, const float* sums, std::size_t rows) {
+    if (rows == kRows) return S::store16(to, S::load16(sums));
+    for (std::size_t r = 0; r < rows; ++r) to[r] = sums[r];
+  }
+
+  // The same, times weight and added.
+  ABRUZZI_ALWAYS static void add_rows(float* to, const float* sums, float weight, std::size_t rows) {
+    if (rows == kRows) return S::store16(to, S::fma16(S::load16(sums), weight, S::load16(to)));
+    alignas(64) float last_rows[kRows] = {};
+    for (std::size_t r = 0; r < rows; ++r) last_rows[r] = to[r];
+    S::store16(last_rows, S::fma16(S::load16(sums), weight, S::load16(last_rows)));
+    for (std::size_t r = 0; r < rows; ++r) to[r] = last_rows[r];
+  }
+
   // exp as in the Cephes library (S. Moshier, expf): 2^n times a polynomial; within 2 ulp. Clamped to +-87.
   static inline F8 exp8(F8 x) {
     x = S::max8(S::set8(-87.0f), x);

@@ -260,21 +260,15 @@ void Model::multiply(const Matrix& m, const Operand& x, const std::vector<float*
 
 void Model::logits(const StepInput& step) {
   Buffers& b = *b_;
-  std::vector<std::size_t> last;
+  // The wanted rows move together, so that no others are rounded.
   std::vector<float*> out;
   for (const StepChunk& c : step.chunks)
     for (std::size_t t = c.first + c.tokens - c.wanted; t < c.first + c.tokens; ++t) {
-      rmsnorm(isa_, b.x.at(t), final_norm_.data(), b.normed.at(t), 1, shape_.hidden, shape_.eps);
-      last.push_back(t);
+      rmsnorm(isa_, b.x.at(t), final_norm_.data(), b.normed.at(out.size()), 1, shape_.hidden, shape_.eps);
       out.push_back(step.logits + out.size() * shape_.vocab);
     }
-  if (last.empty()) return;
-  operand(b.normed, b.tokens, in_bytes(head_->matrix()), b.normed_in);
-  for (std::size_t i = 0; i < last.size(); ++i) {
-    b.normed_in.rows[i] = b.normed_in.rows[last[i]];
-    if (!b.normed_in.bytes.empty()) b.normed_in.bytes[i] = b.normed_in.bytes[last[i]];
-  }
-  b.normed_in.rows.resize(last.size());
+  if (out.empty()) return;
+  operand(b.normed, out.size(), in_bytes(head_->matrix()), b.normed_in);
   multiply(head_->matrix(), b.normed_in, out);
 }
 

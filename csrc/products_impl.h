@@ -266,21 +266,14 @@ struct Products {
   static void matmul(const Matrix& m, std::size_t first, std::size_t last, const float* const* x, std::size_t tokens,
                      float* const* y) {
     products(m, first, last, x, tokens, [&](std::size_t t, std::size_t row, std::size_t rows, const float* sums) {
-      float* to = y[t] + row;
-      if (rows == kRows) return S::store16(to, S::load16(sums));
-      for (std::size_t r = 0; r < rows; ++r) to[r] = sums[r];
+      Elementwise<S>::put_rows(y[t] + row, sums, rows);
     });
   }
 
   static void matmul_add(const Matrix& m, std::size_t first, std::size_t last, const float* const* x,
                          std::size_t tokens, const float* weight, float* const* y) {
     products(m, first, last, x, tokens, [&](std::size_t t, std::size_t row, std::size_t rows, const float* sums) {
-      float* to = y[t] + row;
-      if (rows == kRows) return S::store16(to, S::fma16(S::load16(sums), weight[t], S::load16(to)));
-      alignas(64) float last_rows[kRows] = {};
-      for (std::size_t r = 0; r < rows; ++r) last_rows[r] = to[r];
-      S::store16(last_rows, S::fma16(S::load16(sums), weight[t], S::load16(last_rows)));
-      for (std::size_t r = 0; r < rows; ++r) to[r] = last_rows[r];
+      Elementwise<S>::add_rows(y[t] + row, sums, weight[t], rows);
     });
   }
 
