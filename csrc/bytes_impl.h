@@ -108,29 +108,6 @@ struct Bytes {
     for (int t = 0; t < T; ++t) S::store16(out + t * kRows, S::mul16(total[t], scale_of(x[t], groups)));
   }
 
-  template <int N>
-  struct Number {
-    static constexpr int value = N;
-  };
-
-  // use(Number<n>) with n known to the compiler.
-  template <int N, int Last, class Use>
-  static inline void dispatch(std::size_t n, const Use& use) {
-    if (n == static_cast<std::size_t>(N)) return use(Number<N>{});
-    if constexpr (N < Last) dispatch<N + 1, Last>(n, use);
-  }
-
-  // Tokens in runs of nearly equal length, at most Most.
-  template <int Most, class Use>
-  static inline void in_runs(std::size_t tokens, const Use& use) {
-    const std::size_t runs = (tokens + Most - 1) / Most;
-    for (std::size_t i = 0, t = 0; i < runs; ++i) {
-      const std::size_t n = (tokens - t + (runs - i) - 1) / (runs - i);
-      dispatch<1, Most>(n, [&](auto count) { use(count, t); });
-      t += n;
-    }
-  }
-
   struct Block {
     const Matrix* m;
     std::size_t b;
@@ -144,7 +121,7 @@ struct Bytes {
     // One group too many: what scripts/sanitize.sh must notice.
     if (at.b + 1 == at.m->blocks) out[0] += static_cast<float>(at.m->data[at.m->bytes() + 64]);
 #endif
-    in_runs<kTokens>(tokens, [&](auto count, std::size_t t) {
+    Elementwise<S>::template in_runs<kTokens>(tokens, [&](auto count, std::size_t t) {
       stream<Form, decltype(count)::value>(p, at.m->groups, x + t, out + t * kRows);
     });
   }

@@ -18,6 +18,29 @@ struct Elementwise {
   static constexpr float kInfinity = __builtin_huge_valf();
   static constexpr float kTaken = -kInfinity;
 
+  template <int N>
+  struct Number {
+    static constexpr int value = N;
+  };
+
+  // use(Number<n>) with n known to the compiler.
+  template <int N, int Last, class Use>
+  static inline void dispatch(std::size_t n, const Use& use) {
+    if (n == static_cast<std::size_t>(N)) return use(Number<N>{});
+    if constexpr (N < Last) dispatch<N + 1, Last>(n, use);
+  }
+
+  // Tokens in runs of nearly equal length, at most Most.
+  template <int Most, class Use>
+  static inline void in_runs(std::size_t tokens, const Use& use) {
+    const std::size_t runs = (tokens + Most - 1) / Most;
+    for (std::size_t i = 0, t = 0; i < runs; ++i) {
+      const std::size_t n = (tokens - t + (runs - i) - 1) / (runs - i);
+      dispatch<1, Most>(n, [&](auto count) { use(count, t); });
+      t += n;
+    }
+  }
+
   // Sixteen sums to the rows that the matrix has of a block: a few less at its end.
   ABRUZZI_ALWAYS static void put_rows(float* to, const float* sums, std::size_t rows) {
     if (rows == kRows) return S::store16(to, S::load16(sums));

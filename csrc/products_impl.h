@@ -178,49 +178,14 @@ struct Products {
       for (int t = 0; t < T; ++t) part[a][t] = S::zero16();
   }
 
-  // Up to kTokens tokens; A says how many groups a single token runs at once, two tokens half of them.
+  // A says how many groups a single token runs at once, two tokens half of them. Tokens come in runs of nearly equal
+  // length; the sixteen rows stay in the cache meanwhile.
   template <int A, class W>
-  static void few_tokens(const W& w, std::size_t groups, const float* const* x, std::size_t tokens, float* out) {
-    switch (tokens) {
-      case 1:
-        return run_groups<1, A>(w, groups, x, out);
-      case 2:
-        return run_groups<2, (A + 1) / 2>(w, groups, x, out);
-      case 3:
-        return run_groups<3, 1>(w, groups, x, out);
-      case 4:
-        return run_groups<4, 1>(w, groups, x, out);
-      default:
-        break;
-    }
-    if constexpr (S::kTokens > 4) {
-      switch (tokens) {
-        case 5:
-          return run_groups<5, 1>(w, groups, x, out);
-        case 6:
-          return run_groups<6, 1>(w, groups, x, out);
-        default:
-          break;
-      }
-    }
-    if constexpr (S::kTokens > 6) {
-      switch (tokens) {
-        case 7:
-          return run_groups<7, 1>(w, groups, x, out);
-        case 8:
-          return run_groups<8, 1>(w, groups, x, out);
-        case 9:
-          return run_groups<9, 1>(w, groups, x, out);
-        case 10:
-          return run_groups<10, 1>(w, groups, x, out);
-        case 11:
-          return run_groups<11, 1>(w, groups, x, out);
-        case 12:
-          return run_groups<12, 1>(w, groups, x, out);
-        default:
-          break;
-      }
-    }
+  static void all_tokens(const W& w, std::size_t groups, const float* const* x, std::size_t tokens, float* out) {
+    Elementwise<S>::template in_runs<S::kTokens>(tokens, [&](auto count, std::size_t t) {
+      constexpr int T = decltype(count)::value;
+      run_groups<T, T == 1 ? A : T == 2 ? (A + 1) / 2 : 1>(w, groups, x + t, out + t * kRows);
+    });
   }
 
   // Block b of 16 rows for up to kTokenBlock tokens: out[t][16].
@@ -232,20 +197,14 @@ struct Products {
 #endif
     const std::size_t tile = tile_bytes(m.kind);
     const unsigned char* data = m.data + b * m.groups * tile;
-    // Runs of nearly equal length; the sixteen rows stay in the cache meanwhile.
-    const std::size_t runs = (tokens + S::kTokens - 1) / S::kTokens;
-    for (std::size_t i = 0, t = 0; i < runs; ++i) {
-      const std::size_t n = (tokens - t + (runs - i) - 1) / (runs - i);
-      if (m.kind == Kind::f32)
-        few_tokens<S::kAhead>(DenseF32(data), m.groups, x + t, n, out + t * kRows);
-      else if (m.kind == Kind::bf16)
-        few_tokens<S::kAhead>(DenseBf16(data), m.groups, x + t, n, out + t * kRows);
-      else if (m.kind == Kind::int8)
-        few_tokens<1>(Int8(data), m.groups, x + t, n, out + t * kRows);
-      else
-        few_tokens<S::kAhead4>(Int4(data), m.groups, x + t, n, out + t * kRows);
-      t += n;
-    }
+    if (m.kind == Kind::f32)
+      all_tokens<S::kAhead>(DenseF32(data), m.groups, x, tokens, out);
+    else if (m.kind == Kind::bf16)
+      all_tokens<S::kAhead>(DenseBf16(data), m.groups, x, tokens, out);
+    else if (m.kind == Kind::int8)
+      all_tokens<1>(Int8(data), m.groups, x, tokens, out);
+    else
+      all_tokens<S::kAhead4>(Int4(data), m.groups, x, tokens, out);
   }
 
   // For each block of rows and of tokens: use(token, first row, rows, sums[16]).
