@@ -168,7 +168,7 @@ def _most(sheet: Sheet) -> Draft:
     if row == "train":
         sentence = f"The {word} train is the one to {label}."
     return Draft(
-        question=sheet.ask("most", most=word),
+        question=sheet.ask("most", most=word, end=end),
         answer=label,
         others=tuple(sheet.label(row) for row in sheet.rows if row is not best),
         sentence=sentence,
@@ -243,7 +243,7 @@ def _group_of(sheet: Sheet) -> Draft:
     find = f"First find the {word} {theme.row}: the one with the {end} {sheet.measure.noun}."
     look, where = f"Look for the {end} {sheet.measure.noun}", sheet.where(best)
     return Draft(
-        question=sheet.ask("group_of", most=word),
+        question=sheet.ask("group_of", most=word, end=end),
         answer=group,
         others=tuple(sorted(present)),
         sentence=f"The {theme.group} of the {word} {theme.row} is {group}.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import more_phrasings as more
+from . import wide_table_phrasings as wide
 from .phrasing import Say, extended
 
 
@@ -161,7 +162,7 @@ THEMES = (
                         "I have watched {n} minutes of {x}. How many minutes are left?"),)),
             Measure("visitors", "number of visitors", "most popular", "least popular", "had more than {n} visitors",
                     "had fewer than {n} visitors", 14, 760, "visitors", "guests",
-                    (("times", "Every visitor of {x} paid {n} dollars. How many dollars did the film earn?"),)),
+                    (("times", "If {x} had {n} times as many visitors, how many would that be?"),)),
         ),
     ),
     Theme(
@@ -315,5 +316,5 @@ INTRODUCTIONS = {
     ),
 }
 
-QUESTIONS = extended(QUESTIONS, more.TABLES)
-INTRODUCTIONS = extended(INTRODUCTIONS, more.TABLE_INTRODUCTIONS)
+QUESTIONS = extended(extended(QUESTIONS, more.TABLES), wide.TABLES)
+INTRODUCTIONS = extended(extended(INTRODUCTIONS, more.TABLE_INTRODUCTIONS), wide.TABLE_INTRODUCTIONS)
