@@ -25,9 +25,9 @@ DIR holds the state, the settings (run.json), metrics.jsonl, the ledger of what 
 the curves (loss.html) and, when the last step is done, checkpoint/, which `abruzzi run --model` takes. Several
 processes: torchrun --nproc-per-node 2 -m abruzzi.cli.main train RECIPE --threads 1 ...
 
-Recipes: nano_cpu (the model that ships with abruzzi; hours on two cores), nano_next (goes on from the one that ships),
-smoke (a minute), mini_h200 (larger, for a GPU), sft (fine-tune a checkpoint on your own conversations: OpenAI-shaped
-JSON lines, tools included).
+Recipes: nano_cpu (the model that ships with abruzzi; hours on two cores), smoke (a minute),
+mini_h200 (larger, for a GPU), sft (fine-tune a checkpoint on your own conversations: OpenAI-shaped JSON lines, tools
+included).
 
 Examples: abruzzi train smoke --out runs/smoke
 
@@ -54,7 +54,7 @@ class Job:
 
 
 def train(
-    recipe: str = typer.Argument(..., metavar="RECIPE", help="nano_cpu, nano_next, smoke, mini_h200 or sft."),
+    recipe: str = typer.Argument(..., metavar="RECIPE", help="nano_cpu, smoke, mini_h200 or sft."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change the run, e.g. lr_muon=0.005."),
     out: Path = typer.Option(None, "--out", metavar="DIR", help="Where the run lives; default runs/RECIPE."),
     time_limit: str = typer.Option(None, "--time-limit", help="Stop cleanly after so long: 30s, 10m, 2h."),
@@ -145,8 +145,7 @@ def _job(recipe: str, out: Path, settings: list[str], data: Path | None, source:
     if recipe != "sft":
         if recipe in recipes.names():  # an unknown one leaves no directory behind
             out.mkdir(parents=True, exist_ok=True)
-        prepared = recipes.prepare(recipe, out)
-        return Job(prepared, None if prepared.start is None else model.load(prepared.start))
+        return Job(recipes.prepare(recipe, out))
     from abruzzi.cli import sft
 
     given = sft.material(data, source, sft.number_in(settings, "row_length"))

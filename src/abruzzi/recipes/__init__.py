@@ -17,19 +17,17 @@ from typing import Any, get_type_hints
 
 from abruzzi.train.loop import RunConfig, ShardOf
 
-_MODULES = {"nano_cpu": "nano", "nano_next": "nano_next", "smoke": "smoke", "mini_h200": "mini_h200", "sft": "sft"}
+_MODULES = {"nano_cpu": "nano", "smoke": "smoke", "mini_h200": "mini_h200", "sft": "sft"}
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that can start. chat_files: what lies beside the weights of its checkpoint. close: ends helpers.
-    start: the checkpoint whose weights it begins with; None = random ones."""
+    """A run that can start. chat_files: what lies beside the weights of its checkpoint. close: ends helpers."""
 
     config: RunConfig
     shard_of: ShardOf
     chat_files: Mapping[str, str | bytes]
     close: Callable[[], None]
-    start: Path | None = None
 
 
 def names() -> dict[str, str]:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from . import chains, dates_and_units, folder_facts, puzzles, table_questions, word_problems
 from .audit import GoldError
-from .hurried import hurried
+from .hurried import hurried, mistyped
 from .task import SPLITS, Move, Split, Task
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "examples",
     "hurried",
     "make",
+    "mistyped",
     "stream",
 ]
 

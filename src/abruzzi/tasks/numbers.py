@@ -14,7 +14,7 @@ from decimal import Decimal
 IN_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<!\))-)?[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?")
-_MEANINGS = {
+MEANINGS = {
     **{word: Decimal(n) for n, word in enumerate(IN_WORDS)},
     "twice": Decimal(2),
     "double": Decimal(2),
@@ -43,7 +43,7 @@ def values_in(text: str) -> set[Decimal]:
 
     A comma is read both ways, since "120,581" is two numbers in a line of CSV."""
     values = set(numbers_in(text)) | set(numbers_in(text.replace(",", " ")))
-    values.update(_MEANINGS[word] for word in _WORD.findall(text.lower()) if word in _MEANINGS)
+    values.update(MEANINGS[word] for word in _WORD.findall(text.lower()) if word in MEANINGS)
     return values
 
 

@@ -17,7 +17,19 @@ from itertools import islice
 
 import pytest
 
-from abruzzi.tasks import FAMILIES, FIRST_FAMILIES, SPLITS, GoldError, Split, Task, examples, hurried, make, mistyped, stream
+from abruzzi.tasks import (
+    FAMILIES,
+    FIRST_FAMILIES,
+    SPLITS,
+    GoldError,
+    Split,
+    Task,
+    examples,
+    hurried,
+    make,
+    mistyped,
+    stream,
+)
 from abruzzi.tasks.chain_phrasings import SUMS
 from abruzzi.tasks.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
 from abruzzi.tasks.folder_scenes import SCENES
