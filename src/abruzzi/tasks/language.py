@@ -50,7 +50,21 @@ _PAST = {
         "become": "became",
         "see": "saw",
         "leave": "left",
+        "stop": "stopped",
+        "plan": "planned",
+        "stick": "stuck",
+        "steal": "stole",
     },
+    "lie": "lay",
+    "choose": "chose",
+    "deal": "dealt",
+    "rise": "rose",
+    "know": "knew",
+    "drink": "drank",
+    "sing": "sang",
+    "wear": "wore",
+    "cut": "cut",
+    "chip": "chipped",
 }
 _VERB = re.compile(r"\[(\w+)\]|<(\w+)>|\^(\w+)\^")
 _SENTENCE_START = re.compile(r"(?:^|(?<=[.?!] ))[a-z]")

@@ -7,6 +7,7 @@ the question, always in the present. In thinking, {a}, {b} and {r} are left, rig
 from __future__ import annotations
 
 from . import more_word_phrasings as more
+from . import work_phrasings as work
 from .phrasing import Say, extended
 
 NOW = ("{P} now [have] {r} {things}.", "That makes {r} {things}.", "So {P} [have] {r}.")
@@ -583,8 +584,8 @@ FRAMES = extended(FRAMES, more.FRAMES)
 BANKS = {
     "collect": extended(COLLECT, more.COLLECT),
     "shop": extended(SHOP, more.SHOP),
-    "pace": extended(PACE, more.PACE),
-    "make": extended(MAKE, more.MAKE),
+    "pace": extended(extended(PACE, more.PACE), work.PACE),
+    "make": extended(extended(MAKE, more.MAKE), work.MAKE),
     "rows": extended(ROWS, more.ROWS),
     "save": extended(SAVE, more.SAVE),
     "compare": extended(COMPARE, more.COMPARE),

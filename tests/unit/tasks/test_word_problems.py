@@ -66,8 +66,8 @@ def answer_read(question: str, templates: tuple[str, ...]) -> int:
             assert value % 2 == 0
             value //= 2
         elif kind == "how_long":
-            whole, each = next(numbers), next(numbers)
-            value = exactly(whole, each)
+            first, second = next(numbers), next(numbers)  # the pace may be told before the whole
+            value = exactly(max(first, second), min(first, second))
         elif kind == "goal_weeks":
             first, second = next(numbers), next(numbers)
             value = exactly(max(first, second) - value, min(first, second))
