@@ -6,9 +6,11 @@ unit and {smalls} the unit that is asked for. A unit's chain brings its own sent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import more_phrasings as more
+from . import wide_clock_phrasings as wide_clock
+from . import wide_date_phrasings as wide
 from .phrasing import Say, extended
 
 CLOCK = {
@@ -267,7 +269,8 @@ CHAINS = (
 PLURALS = {"foot": "feet", "inch": "inches", "hundredweight": "hundredweight", "stone": "stone", "penny": "pence"} | {
     word: word for word in ("gross", "dozen")
 }
-CLOCK = extended(CLOCK, more.CLOCK)
-CALENDAR = extended(CALENDAR, more.CALENDAR)
-UNITS = extended(UNITS, more.UNITS)
-INTRODUCTIONS = extended(INTRODUCTIONS, more.TABLES_OF_DATES)
+CLOCK = extended(extended(CLOCK, more.CLOCK), wide_clock.CLOCK)
+CALENDAR = extended(extended(CALENDAR, more.CALENDAR), wide.CALENDAR)
+UNITS = extended(extended(UNITS, more.UNITS), wide.UNITS)
+INTRODUCTIONS = extended(extended(INTRODUCTIONS, more.TABLES_OF_DATES), wide.INTRODUCTIONS)
+CHAINS = tuple(replace(c, told=c.told + wide.TOLD[c.units[0][0], c.units[1][0]]) for c in CHAINS)

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 from . import more_phrasings as more
+from . import wide_puzzle_phrasings as wide
+from . import wide_seat_phrasings as wide_seats
 from .phrasing import Say, extended
 
 COUNTDOWN = {
@@ -111,7 +113,7 @@ ADJECTIVES = (
     ("rich", "richer", "richest", "poorer", "poorest"),
 )
 
-COUNTDOWN = extended(COUNTDOWN, more.COUNTDOWN)
-COMPARE = extended(COMPARE, more.COMPARE)
-LIARS = extended(LIARS, more.LIARS)
-SEATS = extended(SEATS, more.SEATS)
+COUNTDOWN = extended(extended(COUNTDOWN, more.COUNTDOWN), wide.COUNTDOWN)
+COMPARE = extended(extended(COMPARE, more.COMPARE), wide.COMPARE)
+LIARS = extended(extended(LIARS, more.LIARS), wide.LIARS)
+SEATS = extended(extended(SEATS, more.SEATS), wide_seats.SEATS)
