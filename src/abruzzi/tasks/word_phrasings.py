@@ -6,6 +6,7 @@ the question, always in the present. In thinking, {a}, {b} and {r} are left, rig
 
 from __future__ import annotations
 
+from . import collecting_phrasings, shopping_phrasings
 from . import more_word_phrasings as more
 from . import work_phrasings as work
 from .phrasing import Say, extended
@@ -579,11 +580,11 @@ FRAMES = {
     ),
 }
 
-ASIDE = extended(ASIDE, more.ASIDE)
-FRAMES = extended(FRAMES, more.FRAMES)
+ASIDE = extended(extended(ASIDE, more.ASIDE), shopping_phrasings.ASIDE)
+FRAMES = extended(extended(FRAMES, more.FRAMES), shopping_phrasings.FRAMES)
 BANKS = {
-    "collect": extended(COLLECT, more.COLLECT),
-    "shop": extended(SHOP, more.SHOP),
+    "collect": extended(extended(COLLECT, more.COLLECT), collecting_phrasings.COLLECT),
+    "shop": extended(extended(SHOP, more.SHOP), shopping_phrasings.SHOP),
     "pace": extended(extended(PACE, more.PACE), work.PACE),
     "make": extended(extended(MAKE, more.MAKE), work.MAKE),
     "rows": extended(ROWS, more.ROWS),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-BEFORE = (
-    *("Can you help me with this? ", "Hi, I have a question. ", "Please help: ", "Question: ", "Hello! "),
-    *("I need this for school. ", "Can you work this out for me? "),
-)
-AFTER = (" Please check your answer.", " Thank you!", " Take your time.")
+from abruzzi.tasks.word_phrasings import FRAMES
+
+# Longest first: "Hello, can you help me? " before "Hello! ".
+_PARTS = [frame.partition("{}") for frame in FRAMES["frame"].trained]
+BEFORE = sorted({before for before, _, _ in _PARTS} - {""}, key=len, reverse=True)
+AFTER = sorted({after for _, _, after in _PARTS} - {""}, key=len, reverse=True)
 
 
 def bare(text: str) -> str:
     """`text` without what comes before and after in polite questions."""
     for frame in BEFORE:
-        text = text.removeprefix(frame)
+        if text.startswith(frame):
+            text = text.removeprefix(frame)
+            break
     for frame in AFTER:
         text = text.replace(frame, "")
     return text
