@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .phrasing import Say
+from . import wide_chain_phrasings as wide
+from .phrasing import Say, extended
 
 _THEN = ("That is {r}.", "Now {r}.", "So {r}.")
 
@@ -68,3 +69,5 @@ SUMS = {
         ("Give me the value of {chain}.", "{chain} makes how much?"),
     ),
 }
+
+SUMS = extended(SUMS, wide.SUMS)

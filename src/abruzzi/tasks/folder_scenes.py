@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from . import more_phrasings as more
+from . import wide_folder_phrasings as wide
 from .phrasing import Say, extended
 
 
@@ -317,3 +318,5 @@ INTRODUCTIONS = {
 
 SCENES = {key: replace(scene, asks=extended(scene.asks, more.FOLDERS[key])) for key, scene in SCENES.items()}
 INTRODUCTIONS = extended(INTRODUCTIONS, more.FOLDER_INTRODUCTIONS)
+SCENES = {key: replace(scene, asks=extended(scene.asks, wide.FOLDERS[key])) for key, scene in SCENES.items()}
+INTRODUCTIONS = extended(INTRODUCTIONS, wide.INTRODUCTIONS)

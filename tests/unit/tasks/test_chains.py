@@ -17,6 +17,8 @@ from tests.unit.tasks.bare import bare
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 NUMBER = rf"(?P<n>\d+|{'|'.join(WORDS)}|twice)"
+MINUS = r"away|minus|subtract|down|off|smaller|less|reduce|decrease|remove|deduct|lower|back|from|leave out"
+PLUS = r"add|plus|up|top|larger|more|increase|raise|grow|sum|count on"
 EQUATIONS = {  # the other's amount from n and the one it is compared with
     "more": lambda n, amount: amount + n,
     "fewer": lambda n, amount: amount - n,
@@ -80,18 +82,18 @@ def sums_answer(question: str) -> Fraction:
     if written := re.search(r"\d+(?: [-+] \d+)+", question):
         first, *others = re.findall(r"(?:[-+] )?\d+", written.group())
         return Fraction(int(first) + sum(int(n.replace(" ", "")) for n in others))
-    first, *steps = sentences(question)
+    first, *steps = (said for said in sentences(question) if re.search(r"\d|times|twice", said))
     result = Fraction(re.findall(r"\d+", first)[0])
-    for step in steps[:-1]:
-        n = value((re.search(r"\d+", step) or re.search(NUMBER, step.lower())).group())  # type: ignore[union-attr]
-        if re.search(r"parts|[Dd]ivi", step):
+    for step in (said.lower() for said in steps):
+        n = value((re.search(r"\d+", step) or re.search(NUMBER, step)).group())  # type: ignore[union-attr]
+        if re.search(r"parts|divi|split|share|pieces|groups", step):
             result /= n
-        elif re.search(r"[Mm]ultipl|[Tt]imes|twice", step):
+        elif re.search(r"multipl|times|twice", step):
             result *= n
-        elif re.search(r"[Aa]way|[Mm]inus|Subtract|down|off|smaller", step):
+        elif re.search(MINUS, step):
             result -= n
         else:
-            assert re.search(r"[Aa]dd|Plus|up|top|larger", step), step
+            assert re.search(PLUS, step), step
             result += n
     return result
 
