@@ -1,4 +1,4 @@
-"""Many more trained phrasings of puzzles, so that a puzzle in other words is read all the same; seats: own file.
+"""Many more trained phrasings of puzzles, so that a puzzle in other words is read all the same. Seats: their own file.
 
 They vary verbs, nouns, order, sentence type and register. The slots are those of puzzle_phrasings.py, which joins both.
 None of these is held out.
