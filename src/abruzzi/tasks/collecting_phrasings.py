@@ -255,7 +255,7 @@ COLLECT: More = {
         "{p} [give] them away to {b} guests, as many to one as to another.|How many {things} does one guest get?",
         "{b} people ^be^ to get all of the {things}, equally many each.|How many does each of them receive?",
         "{p} [hand] all the {things} to {b} pupils, nobody getting more than anybody else.|How many go to each pupil?",
-        "All the {things} ^be^ split up among {b} players.|If everybody gets the same number, how many is that?",
+        "All the {things} ^be^ split up among {b} players.|If all get the same number, how many does each player get?",
         "{p} [split] them between {b} children.|If the shares are equal, how many {things} does one child receive?",
         "For a party {p} [divide] them equally among {b} guests.|How many {things} can each guest take home?",
         "An equal number of {things} <go> to each of {b} people until none ^be^ left.|How many does each have then?",
