@@ -6,7 +6,7 @@ the question, always in the present. In thinking, {a}, {b} and {r} are left, rig
 
 from __future__ import annotations
 
-from . import collecting_phrasings, shopping_phrasings
+from . import collecting_phrasings, compare_phrasings, shopping_phrasings, yield_phrasings
 from . import more_word_phrasings as more
 from . import work_phrasings as work
 from .phrasing import Say, extended
@@ -587,7 +587,7 @@ BANKS = {
     "shop": extended(extended(SHOP, more.SHOP), shopping_phrasings.SHOP),
     "pace": extended(extended(PACE, more.PACE), work.PACE),
     "make": extended(extended(MAKE, more.MAKE), work.MAKE),
-    "rows": extended(ROWS, more.ROWS),
-    "save": extended(SAVE, more.SAVE),
-    "compare": extended(COMPARE, more.COMPARE),
+    "rows": extended(extended(ROWS, more.ROWS), yield_phrasings.ROWS),
+    "save": extended(extended(SAVE, more.SAVE), yield_phrasings.SAVE),
+    "compare": extended(extended(COMPARE, more.COMPARE), compare_phrasings.COMPARE),
 }

@@ -58,13 +58,13 @@ def sentences(question: str) -> list[str]:
 
 
 def linked_answer(question: str) -> Fraction:
-    *facts, asked = sentences(question)
     known: dict[str, Fraction] = {}
-    links = []
-    for fact in facts:
+    links, asked = [], []
+    for said in sentences(question):
         # "A has 6 fewer than B" is a phrasing of both "more" and "fewer": the same equation either way.
-        matches = [(kind, m.groupdict()) for kind, p in PATTERNS if (m := p.fullmatch(fact))]
-        assert matches, fact
+        matches = [(kind, m.groupdict()) for kind, p in PATTERNS if (m := p.fullmatch(said))]
+        if not matches:
+            asked.append(said)
         for kind, found in matches:
             if kind == "first":
                 known[found["A"]] = Fraction(value(found["n"]))
@@ -74,7 +74,8 @@ def linked_answer(question: str) -> Fraction:
         for kind, base, other, n in links:
             if base in known:
                 known[other] = EQUATIONS[kind](n, known[base])
-    (person,) = [name for name in known if re.search(rf"\b{name}\b", asked)]
+    assert len(asked) == 1, asked
+    (person,) = [name for name in known if re.search(rf"\b{name}\b", asked[0])]
     return known[person]
 
 
