@@ -6,9 +6,11 @@ import itertools
 import random
 
 from . import language
+from .other_words import in_other_words
 from .phrasing import Bank
 from .table_themes import INTRODUCTIONS, QUESTIONS, THEMES, Measure, Theme
 from .task import Move
+from .wide_table_themes import MORE_THEMES
 
 Row = dict[str, str | int]
 
@@ -23,7 +25,7 @@ class Sheet:
     def __init__(self, rng: random.Random, held_out: bool) -> None:
         self.rng = rng
         self.bank = Bank({**QUESTIONS, **INTRODUCTIONS}, rng, held_out)
-        self.theme: Theme = rng.choice(THEMES)
+        self.theme: Theme = rng.choice(THEMES if held_out else THEMES + MORE_THEMES)
         self.name = rng.choice(self.theme.tables)
         self.measure: Measure = rng.choice(self.theme.measures)
         dropped = {m.column for m in self.theme.measures if m is not self.measure and rng.random() < 0.3}
@@ -36,6 +38,8 @@ class Sheet:
             {self.theme.key: name, self.theme.group: rng.choice(groups), **{c: numbers[c][i] for c in numbers}}
             for i, name in enumerate(names)
         ]
+        if not held_out:
+            self.theme, self.measure = in_other_words(self.theme, self.measure, rng)
 
     def number(self, row: Row) -> int:
         value = row[self.measure.column]
@@ -84,7 +88,7 @@ class Sheet:
 
     @property
     def who(self) -> str:
-        return "who" if self.theme.row in ("person", "athlete") else "that"
+        return "who" if self.theme.row in ("person", "athlete", "player", "student") else "that"
 
     def of_group(self, group: str) -> str:
         return self.theme.of_group.format(g=group)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from . import more_phrasings as more
 from . import wide_table_phrasings as wide
 from .phrasing import Say, extended
+from .wide_table_sums import TABLE_SUMS
 
 
 @dataclass(frozen=True)
@@ -316,5 +317,5 @@ INTRODUCTIONS = {
     ),
 }
 
-QUESTIONS = extended(extended(QUESTIONS, more.TABLES), wide.TABLES)
+QUESTIONS = extended(extended(QUESTIONS, more.TABLES), {**wide.TABLES, **TABLE_SUMS})
 INTRODUCTIONS = extended(extended(INTRODUCTIONS, more.TABLE_INTRODUCTIONS), wide.TABLE_INTRODUCTIONS)
