@@ -1,7 +1,7 @@
 """Many more trained questions about folders: teams, groups on a hike, tenants, and the words before a question.
 
 Slots are those of folder_scenes.py, which joins them all; the other scenes are in wide_folder_goods_phrasings.py and
-wide_folder_things_phrasings.py. None of these is held out.
+wide_folder_things_phrasings.py, and more for all of them in wide_folder_chat_phrasings.py. None of these is held out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .more_phrasings import More
+from .wide_folder_chat_phrasings import CHAT
 from .wide_folder_goods_phrasings import GOODS
 from .wide_folder_things_phrasings import THINGS
 
@@ -311,4 +312,7 @@ _TENANTS: More = {
     ),
 }
 
-FOLDERS: Mapping[str, More] = {"staff": _STAFF, "hikes": _HIKES, "tenants": _TENANTS, **GOODS, **THINGS}
+_SCENES: Mapping[str, More] = {"staff": _STAFF, "hikes": _HIKES, "tenants": _TENANTS, **GOODS, **THINGS}
+FOLDERS: Mapping[str, More] = {
+    scene: {kind: texts + CHAT[scene][kind] for kind, texts in asks.items()} for scene, asks in _SCENES.items()
+}
