@@ -20,9 +20,9 @@ abruzzi() { "$PYTHON" -m abruzzi.cli.main "$@"; }
 # 0. What is this machine?
 abruzzi doctor
 
-# 1. Tokenizer, data and training, one command. The vocabulary is built from four thousand samples of the tasks; samples
-#    are made while the model trains; the last eighth of the steps rounds the experts as INT4 will. Stopped by Ctrl-C or
-#    TIME_LIMIT it saves and exits with 3; the next start goes on exactly there.
+# 1. Tokenizer, data and training, one command. The vocabulary is built from six thousand samples of the tasks; samples
+#    are made while the model trains; the last steps round the experts as INT4 will. Stopped by Ctrl-C or TIME_LIMIT it
+#    saves and this script exits with 3; the next start goes on exactly there.
 options=(--out "$OUT" "$@")
 [ -n "${TIME_LIMIT:-}" ] && options+=(--time-limit "$TIME_LIMIT")
 [ -e "$OUT/state.pt" ] && options+=(--resume)
@@ -33,6 +33,10 @@ else
   abruzzi train "$RECIPE" "${options[@]}"
 fi
 echo "curves: $OUT/loss.html"
+if [ ! -d "$OUT/checkpoint" ]; then
+  echo "stopped before the last step; start this again to go on"
+  exit 3
+fi
 
 # 2. The export: the last step wrote it, in Hugging Face layout, experts in INT4. Any engine that knows DeepseekV3 reads it.
 abruzzi show "$OUT/checkpoint"

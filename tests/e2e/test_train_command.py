@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,17 @@ def test_smoke_learns_stops_resumes_and_its_checkpoint_answers(tmp_path: Path) -
     first = json.loads(limited.stdout)
     assert not first["finished"] and first["checkpoint"] is None and not (tmp_path / "run" / "checkpoint").exists()
     one_clear_line(abruzzi("train", "smoke", "--out", out, *short), "holds a run already", "--resume")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"]
+    arguments = ["train", "smoke", "--out", out, "--threads", "1", "--resume", "--time-limit", "0s", *short]
+    two = subprocess.run([*torchrun, *ABRUZZI, *arguments], capture_output=True, text=True, timeout=400)
+    assert two.returncode == 0 and "Traceback" not in two.stderr, two.stderr  # stopped is no crash
+    assert not json.loads(two.stdout)["finished"]
     done = abruzzi("train", "smoke", "--out", out, "--resume", *short)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]
     run = tmp_path / "run"
     page, card = (run / "loss.html").read_text(), (run / "checkpoint" / "README.md").read_text()
-    assert page.count("<polyline") >= 5 and "core-hours" in card and "2 starts" in card
+    assert page.count("<polyline") >= 5 and "core-hours" in card and "3 starts" in card
     ledger = json.loads((run / "ledger.json").read_text())
     assert ledger["total"]["tokens"] == json.loads(done.stdout)["tokens"] and ledger["total"]["usd"] > 0
     assert json.loads((run / "run.json").read_text())["config"]["steps"] == 14

@@ -23,7 +23,8 @@ HELP = """Train a model by a recipe. Ctrl-C, SIGTERM and --time-limit stop it cl
 
 DIR holds the state, the settings (run.json), metrics.jsonl, the ledger of what was spent (ledger.json), a page with
 the curves (loss.html) and, when the last step is done, checkpoint/, which `abruzzi run --model` takes. Several
-processes: torchrun --nproc-per-node 2 -m abruzzi.cli.main train RECIPE --threads 1 ...
+processes: torchrun --nproc-per-node 2 -m abruzzi.cli.main train RECIPE --threads 1 ...; a clean stop is status 0
+there, and 3 otherwise.
 
 Recipes: nano_cpu (the model that ships with abruzzi; hours on two cores), smoke (a minute),
 mini_h200 (larger, for a GPU), sft (fine-tune a checkpoint on your own conversations: OpenAI-shaped JSON lines, tools
@@ -112,7 +113,8 @@ def train(
     if report is not None:
         checkpoint = str(out / "checkpoint") if finished else None
         print(json.dumps(report.summary(finished) | {"out": str(out), "checkpoint": checkpoint}))
-    return OK if finished else LIMIT
+    # torchrun takes every status but 0 for a crash and would print one; "finished" says what it was.
+    return OK if finished or "RANK" in os.environ else LIMIT
 
 
 def parse_duration(text: str) -> float:
