@@ -108,6 +108,9 @@ def draw(result: dict[str, Any], folder: Path) -> None:
             runs = result[name]
             axes.plot([float(r) for r in runs], [m["loss"] for m in runs.values()], marker="o", label=label)
         axes.set(xscale="log", xlabel="learning rate", ylabel="validation loss, nats per token")
+        tried = sorted({*ADAMW_RATES, *MUON_RATES})
+        axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
+        axes.minorticks_off()
         axes.legend(frameon=False)
 
     def tokens(axes: Any) -> None:

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=50, help="tasks per family, split and mode")
     parser.add_argument("--trained-samples", type=int, default=0)
     parser.add_argument("--splits", nargs="*", default=list(SPLITS))
-    parser.add_argument("--families", nargs="*", default=[*FIRST_FAMILIES, "chains"], choices=list(FAMILIES))
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=list(MODES))
     parser.add_argument("--only-thinking-with-tools", action="store_true")
     parser.add_argument("--budgets", type=int, nargs="*", help="thinking tokens: a curve instead of the table")
@@ -138,6 +138,7 @@ def table(solved: Iterable[tuple[Job, list[Sample]]]) -> list[dict[str, Any]]:
             "first families": first,
             "first families, up to 3 steps": [s for s in first if s.steps <= 3],
             "all": [s for _, s in every],
+            "all, up to 3 steps": [s for _, s in every if s.steps <= 3],
             "all, 3 steps and more": [s for _, s in every if s.steps >= 3],
         }
         thinking, tools = MODES[mode]
