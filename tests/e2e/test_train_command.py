@@ -200,7 +200,7 @@ def test_the_view_shows_what_is_trained(tmp_path: Path) -> None:
 
 def test_mini_h200_is_prepared_on_a_cpu_and_takes_settings(tmp_path: Path) -> None:
     """Its shape and its data, without the run: a first step at a hundredth of its batch."""
-    (tmp_path / "tokenizer.json").write_text(nano.build_tokenizer().to_json(), encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(nano.build_tokenizer(1500).to_json(), encoding="utf-8")
     prepared = recipes.prepare("mini_h200", tmp_path)
     try:
         assert prepared.config.device == "cuda" and prepared.config.qk_clip_tau == 100.0

@@ -1,4 +1,4 @@
-"""mini_h200: nano's recipe at 10 M active of 50 M parameters (39 MB in INT4), for one H200 (device cuda).
+"""mini_h200: nano's recipe at 10 M active of 48 M parameters (39 MB in INT4), for one H200 (device cuda).
 
 The same tasks, tokenizer and loop; 82 thousand tokens a step, bfloat16, QK-Clip at K2's tau. Samples are made by
 the processor's other cores while the GPU computes. Prepared and tested on a CPU; the run itself has not been measured.
@@ -30,7 +30,7 @@ def prepare(out: Path) -> Prepared:
         moe_intermediate_size=192,
         num_hidden_layers=8,
         num_attention_heads=8,
-        n_routed_experts=28,
+        n_routed_experts=26,
         q_lora_rank=192,
         kv_lora_rank=128,
         qk_nope_head_dim=32,

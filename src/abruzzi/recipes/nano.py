@@ -83,12 +83,12 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
     )
 
 
-def prepare(out: Path) -> Prepared:
-    """The run, with its tokenizer in `out`: built there by the first process, read by all."""
+def prepare(out: Path, texts: int = 6000) -> Prepared:
+    """The run, with its tokenizer in `out`: built there from `texts` samples by the first process, read by all."""
     first, several = _first_process()
     vocab_file = out / "tokenizer.json"
     if first and not vocab_file.exists():
-        vocab_file.write_text(build_tokenizer().to_json(), encoding="utf-8")
+        vocab_file.write_text(build_tokenizer(texts).to_json(), encoding="utf-8")
     if several:
         torch.distributed.barrier()
     text = vocab_file.read_text(encoding="utf-8")
@@ -98,10 +98,10 @@ def prepare(out: Path) -> Prepared:
     return Prepared(run_config(vocab, STEPS), shards, files, shards.close)
 
 
-def build_tokenizer() -> Tokenizer:
-    """nano's own vocabulary, from six thousand samples: frequent words whole, names and the rest spelled."""
+def build_tokenizer(texts: int) -> Tokenizer:
+    """nano's own vocabulary, from so many samples: frequent words whole, names and the rest spelled."""
     names = {name.lower() for name in (*MEN, *WOMEN)}
-    return tokenizer.from_json(train_words(_texts(6000), VOCAB_SIZE, spelled=names), DEFAULTS)
+    return tokenizer.from_json(train_words(_texts(texts), VOCAB_SIZE, spelled=names), DEFAULTS)
 
 
 def sample(vocab: Tokenizer, number: int) -> Conversation:
