@@ -7,18 +7,19 @@ per product.
 
 Its slow twin is `_swiglu_loop` in moe.py, differentiated by torch.
 
-Shape suffixes: T tokens, D hidden size, E experts, K experts per token, M = T * K token-expert pairs sorted by
-expert, F expert inner.
+Shape suffixes: T tokens, D hidden size, E experts, K experts per token, P = T * K token-expert pairs, M rows: the
+pairs sorted by expert, each expert's filled up to a multiple of products.ROWS, m rows of one expert, F expert inner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from abruzzi.model.products import ROWS, mm
 
 
 def experts(
@@ -43,11 +44,11 @@ class _SwiGLU(torch.autograd.Function):
             both, down = torch.cat((gate, up)).to(dtype), down.to(dtype)
             ctx.dtypes = x_TD.dtype, gate.dtype
             x_TD = x_TD.to(dtype)
-            h_TF2 = x_TD @ both.mT
+            h_TF2 = mm(x_TD, both.mT)
             gate_TF, up_TF = h_TF2.chunk(2, 1)
             a_TF = F.silu(gate_TF).mul_(up_TF)
             ctx.save_for_backward(x_TD, h_TF2, a_TF, both, down)
-            return a_TF @ down.mT
+            return mm(a_TF, down.mT)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -56,12 +57,12 @@ class _SwiGLU(torch.autograd.Function):
         x_dtype, dtype = ctx.dtypes
         with torch.autocast(dy_TD.device.type, enabled=False):
             dy_TD = dy_TD.to(down.dtype)
-            ddown = (dy_TD.mT @ a_TF).to(dtype)
-            da_TF = dy_TD @ down
+            ddown = mm(dy_TD.mT, a_TF).to(dtype)
+            da_TF = mm(dy_TD, down)
             gate_TF, up_TF = h_TF2.chunk(2, 1)
             dh_TF2 = _through_swiglu(da_TF, gate_TF, up_TF, F.silu(gate_TF))
-            dgate, dup = (dh_TF2.mT @ x_TD).to(dtype).chunk(2)
-            return (dh_TF2 @ both).to(x_dtype), dgate, dup, ddown, None
+            dgate, dup = mm(dh_TF2.mT, x_TD).to(dtype).chunk(2)
+            return mm(dh_TF2, both).to(x_dtype), dgate, dup, ddown, None
 
 
 class _Experts(torch.autograd.Function):
@@ -76,58 +77,81 @@ class _Experts(torch.autograd.Function):
         down: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        per_token, inner = expert_TK.shape[1], gate.shape[1]
+        inner = gate.shape[1]
         with torch.autocast(x_TD.device.type, enabled=False):
-            order_M = expert_TK.flatten().argsort(stable=True)
-            place_M = torch.empty_like(order_M)
-            place_M[order_M] = torch.arange(len(order_M), device=order_M.device)
-            load = torch.bincount(expert_TK.flatten(), minlength=len(gate)).tolist()
+            rows, place_P, token_M, weight_M1 = _sorted_by_expert(expert_TK, weight_TK, len(gate), dtype)
             both = gate.new_empty(len(gate), 2 * inner, gate.shape[2], dtype=dtype)
             both[:, :inner], both[:, inner:] = gate, up
             down = down.to(dtype)
-            x_MD = x_TD.to(dtype).index_select(0, order_M // per_token)
-            weight_M1 = weight_TK.flatten().index_select(0, order_M).to(dtype)[:, None]
-            h_MF2 = x_MD.new_empty(len(x_MD), 2 * inner)
-            for e, rows in _ranges(load):
-                torch.mm(x_MD[rows], both[e].mT, out=h_MF2[rows])
-            gate_MF, up_MF = h_MF2.split(inner, 1)
-            a_MF = F.silu(gate_MF).mul_(up_MF).mul_(weight_M1)
+            x_MD = x_TD.to(dtype).index_select(0, token_M)
             y_MD = torch.empty_like(x_MD)
-            for e, rows in _ranges(load):
-                torch.mm(a_MF[rows], down[e].mT, out=y_MD[rows])
-            ctx.save_for_backward(x_MD, h_MF2, a_MF, weight_M1, both, down, order_M, place_M)
-            ctx.load, ctx.per_token = load, per_token
+            saved = []
+            for e, own in rows:
+                h_mF2 = mm(x_MD[own], both[e].mT)
+                gate_mF, up_mF = h_mF2.chunk(2, 1)
+                a_mF = F.silu(gate_mF).mul_(up_mF).mul_(weight_M1[own])
+                y_MD[own] = mm(a_mF, down[e].mT)
+                saved += [h_mF2, a_mF]
+            ctx.save_for_backward(x_MD, weight_M1, both, down, token_M, place_P, *saved)
+            ctx.rows, ctx.per_token = rows, expert_TK.shape[1]
             ctx.dtypes = x_TD.dtype, weight_TK.dtype, gate.dtype
-            return _sum_per_token(y_MD, place_M, per_token, dtype)
+            return _sum_per_token(y_MD, place_P, ctx.per_token, dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x_MD, h_MF2, a_MF, weight_M1, both, down, order_M, place_M = ctx.saved_tensors
+        x_MD, weight_M1, both, down, token_M, place_P, *saved = ctx.saved_tensors
         x_dtype, weight_dtype, dtype = ctx.dtypes
         inner = down.shape[2]
         with torch.autocast(dy_TD.device.type, enabled=False):
-            dy_MD = dy_TD.to(down.dtype).index_select(0, order_M // ctx.per_token)
-            da_MF = torch.empty_like(a_MF)
-            ddown = torch.zeros_like(down, dtype=dtype)
-            for e, rows in _ranges(ctx.load):
-                torch.mm(dy_MD[rows], down[e], out=da_MF[rows])
-                _mm_into(ddown[e], dy_MD[rows].mT, a_MF[rows])
-            gate_MF, up_MF = h_MF2.split(inner, 1)
-            # a = silu(gate) * up * weight
-            silu_MF = F.silu(gate_MF)
-            dweight_M = (da_MF * silu_MF).mul_(up_MF).sum(1, dtype=torch.float32)
-            da_MF.mul_(weight_M1)
-            dh_MF2 = _through_swiglu(da_MF, gate_MF, up_MF, silu_MF)
+            dy_MD = dy_TD.to(down.dtype).index_select(0, token_M)
             dx_MD = torch.empty_like(x_MD)
-            dgate, dup = (torch.zeros_like(both[:, :inner], dtype=dtype) for _ in range(2))
-            for e, rows in _ranges(ctx.load):
-                torch.mm(dh_MF2[rows], both[e], out=dx_MD[rows])
-                dboth = dh_MF2[rows].mT @ x_MD[rows]
+            dweight_M = torch.empty(len(x_MD), device=x_MD.device)
+            ddown = torch.empty_like(down, dtype=dtype)
+            dgate, dup = (torch.empty_like(both[:, :inner], dtype=dtype) for _ in range(2))
+            for idle in set(range(len(down))).difference(e for e, _ in ctx.rows):
+                ddown[idle], dgate[idle], dup[idle] = 0, 0, 0
+            for (e, own), h_mF2, a_mF in zip(ctx.rows, saved[::2], saved[1::2]):
+                da_mF = mm(dy_MD[own], down[e])
+                ddown[e] = mm(dy_MD[own].mT, a_mF)
+                gate_mF, up_mF = h_mF2.chunk(2, 1)
+                # a = silu(gate) * up * weight
+                silu_mF = F.silu(gate_mF)
+                torch.sum((da_mF * silu_mF).mul_(up_mF), 1, dtype=torch.float32, out=dweight_M[own])
+                dh_mF2 = _through_swiglu(da_mF.mul_(weight_M1[own]), gate_mF, up_mF, silu_mF)
+                dx_MD[own] = mm(dh_mF2, both[e])
+                dboth = mm(dh_mF2.mT, x_MD[own])
                 dgate[e], dup[e] = dboth[:inner], dboth[inner:]
-            dx_TD = _sum_per_token(dx_MD, place_M, ctx.per_token, x_dtype)
-            dweight_TK = dweight_M.index_select(0, place_M).unflatten(0, (-1, ctx.per_token)).to(weight_dtype)
+            dx_TD = _sum_per_token(dx_MD, place_P, ctx.per_token, x_dtype)
+            dweight_TK = dweight_M.index_select(0, place_P).unflatten(0, (-1, ctx.per_token)).to(weight_dtype)
         return dx_TD, None, dweight_TK, dgate, dup, ddown, None
+
+
+def _sorted_by_expert(
+    expert_TK: Tensor, weight_TK: Tensor, experts: int, dtype: torch.dtype
+) -> tuple[list[tuple[int, slice]], Tensor, Tensor, Tensor]:
+    """Rows of every expert that has any; the row of each pair [P]; the token [M] and weight [M, 1] of each row.
+
+    Rows that only fill an expert's up to a multiple of products.ROWS are of token 0 with weight 0: nothing comes of
+    them, and nothing comes back through them."""
+    expert_P = expert_TK.flatten()
+    load = torch.bincount(expert_P, minlength=experts).tolist()
+    rows, ahead, end, filled = [], [], 0, 0
+    for e, count in enumerate(load):
+        ahead.append(end - filled)
+        if count:
+            size = -(-count // ROWS) * ROWS
+            rows.append((e, slice(end, end + size)))
+            end, filled = end + size, filled + count
+    order_P = expert_P.argsort(stable=True)
+    place_P = torch.empty_like(order_P)
+    place_P[order_P] = torch.arange(len(order_P), device=order_P.device)
+    place_P += torch.tensor(ahead, device=order_P.device)[expert_P]
+    token_M = place_P.new_zeros(end)
+    token_M[place_P] = torch.arange(len(place_P), device=place_P.device) // expert_TK.shape[1]
+    weight_M1 = weight_TK.new_zeros(end, 1, dtype=dtype)
+    weight_M1[place_P, 0] = weight_TK.flatten().to(dtype)
+    return rows, place_P, token_M, weight_M1
 
 
 def _through_swiglu(da: Tensor, gate: Tensor, up: Tensor, silu: Tensor) -> Tensor:
@@ -139,26 +163,10 @@ def _through_swiglu(da: Tensor, gate: Tensor, up: Tensor, silu: Tensor) -> Tenso
     return dh
 
 
-def _sum_per_token(x_MD: Tensor, place_M: Tensor, per_token: int, dtype: torch.dtype) -> Tensor:
+def _sum_per_token(x_MD: Tensor, place_P: Tensor, per_token: int, dtype: torch.dtype) -> Tensor:
     """[T, D]: the sum of each token's rows, in float32. A permutation, unlike a scatter-add, sums in one order."""
-    first, *others = place_M.view(-1, per_token).unbind(1)
+    first, *others = place_P.view(-1, per_token).unbind(1)
     total_TD = x_MD.index_select(0, first).float()
     for place_T in others:
         total_TD += x_MD.index_select(0, place_T)
     return total_TD.to(dtype)
-
-
-def _mm_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    if out.dtype == a.dtype:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(a @ b)
-
-
-def _ranges(load: list[int]) -> Iterator[tuple[int, slice]]:
-    """Rows of every expert that has any."""
-    start = 0
-    for e, count in enumerate(load):
-        if count:
-            yield e, slice(start, start + count)
-        start += count

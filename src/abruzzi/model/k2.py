@@ -25,6 +25,7 @@ from abruzzi.model.mla import Attention, LatentCache
 from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
 from abruzzi.model.packed_attention import LONGEST, Packing
+from abruzzi.model.products import Linear
 from abruzzi.model.rope import rotations
 from abruzzi.model.trace import Trace
 
@@ -44,7 +45,7 @@ class K2Model(nn.Module):
         super().__init__()
         self.config = config
         self.model = Decoder(config, matmul)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if not self.lm_head.weight.is_meta:
             self.reset_parameters(torch.Generator().manual_seed(seed))
 

@@ -25,6 +25,7 @@ from abruzzi.config import ModelConfig
 from abruzzi.model import packed_attention
 from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
 from abruzzi.model.packed_attention import Packing
+from abruzzi.model.products import Linear, linear
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 
@@ -66,15 +67,15 @@ class Attention(nn.Module):
         self.softmax_scale = c.softmax_scale  # contains YaRN's mscale squared
         queries = c.num_attention_heads * c.qk_head_dim
         if c.q_lora_rank is None:
-            self.q_proj = nn.Linear(c.hidden_size, queries, bias=False)
+            self.q_proj = Linear(c.hidden_size, queries)
         else:
-            self.q_a_proj = nn.Linear(c.hidden_size, c.q_lora_rank, bias=False)
+            self.q_a_proj = Linear(c.hidden_size, c.q_lora_rank)
             self.q_a_layernorm = RMSNorm(c.q_lora_rank, LATENT_NORM_EPS)
-            self.q_b_proj = nn.Linear(c.q_lora_rank, queries, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(c.hidden_size, self.rank + self.rope, bias=False)
+            self.q_b_proj = Linear(c.q_lora_rank, queries)
+        self.kv_a_proj_with_mqa = Linear(c.hidden_size, self.rank + self.rope)
         self.kv_a_layernorm = RMSNorm(self.rank, LATENT_NORM_EPS)
-        self.kv_b_proj = nn.Linear(self.rank, self.heads * (self.nope + self.value), bias=False)
-        self.o_proj = nn.Linear(self.heads * self.value, c.hidden_size, bias=False)
+        self.kv_b_proj = Linear(self.rank, self.heads * (self.nope + self.value))
+        self.o_proj = Linear(self.heads * self.value, c.hidden_size)
 
     def forward(
         self,
@@ -156,7 +157,7 @@ class Attention(nn.Module):
             q, kv_a = self.q_proj(x_BTD), self.kv_a_proj_with_mqa(x_BTD)
         else:  # one product for both: they read the same input
             together = torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight))
-            c_q, kv_a = F.linear(x_BTD, together).split((self.q_a_proj.out_features, self.rank + self.rope), -1)
+            c_q, kv_a = linear(x_BTD, together).split((self.q_a_proj.out_features, self.rank + self.rope), -1)
             q = self._expanded(c_q)
         c_kv_BTR, k_pe_BTP = kv_a.split((self.rank, self.rope), -1)
         kv_BTJ = self.kv_b_proj(self.kv_a_layernorm(c_kv_BTR))

@@ -1,0 +1,67 @@
+"""Matrix products for training on a CPU, in float32 through oneDNN where that is the faster library.
+
+torch multiplies float32 matrices with MKL, which uses half the vector width on AMD's CPUs: 110 GFLOP/s on one Zen 5
+core where oneDNN, which torch contains as well and takes for bfloat16, reaches 250. Both are float32 throughout.
+
+oneDNN compiles a kernel for every new shape, 0.2 to 0.5 ms, and keeps about a thousand of them: a number of rows that
+changes from step to step should be rounded up to a multiple of ROWS.
+
+Its slow twin is torch.mm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 32
+# Multiply-adds from which oneDNN pays for the longer way to it.
+WORTHWHILE = 2**21
+_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, [rows, inner] @ [inner, cols] on a CPU, both of one dtype; not differentiable."""
+    if _ONEDNN and a.dtype == torch.float32 and a.shape[0] * a.shape[1] * b.shape[1] >= WORTHWHILE:
+        return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")  # type: ignore[no-any-return]
+    return torch.mm(a, b)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T, [..., in] and [out, in] to [..., out], under autocast in its dtype: F.linear, but for speed."""
+    if (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return _Linear.apply(x, weight)  # type: ignore[no-any-return]
+    return F.linear(x, weight)
+
+
+class Linear(nn.Linear):
+    """nn.Linear without bias, multiplied by `linear`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return mm(x.flatten(0, -2), weight.mT).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        dy_MO = dy.flatten(0, -2)
+        dx = mm(dy_MO, weight).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, mm(dy_MO.mT, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
