@@ -24,7 +24,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -32,6 +31,7 @@ from abruzzi.checkpoint import save_checkpoint
 from abruzzi.data.packing import PADDING, Row
 from abruzzi.model import K2Model, Trace
 from abruzzi.train import balance, qat
+from abruzzi.train.cross_entropy import weighted_cross_entropy
 from abruzzi.train.meter import Pace, step_flop
 from abruzzi.train.muonclip import MuonClip, clip_heads, split_parameters
 from abruzzi.train.run_config import RunConfig as RunConfig
@@ -234,9 +234,9 @@ class Trainer:
         The head runs on positions whose target has a weight, and on no other."""
         hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
         targets = weights > 0
-        logits = self.model.lm_head(hidden[:, :-1][targets])
-        losses = F.cross_entropy(logits.float(), ids[:, 1:][targets], reduction="none")
-        return (losses * weights[targets]).sum(), losses.detach()[sampled[targets]].sum()
+        head = self.model.lm_head.weight
+        loss, losses = weighted_cross_entropy(hidden[:, :-1][targets], head, ids[:, 1:][targets], weights[targets])
+        return loss, losses[sampled[targets]].sum()
 
     def _balance_loss(self, trace: Trace, counted: Tensor) -> Tensor:
         """The sequence loss, a mean over layers and the rows of the whole step; zero when it is switched off."""
