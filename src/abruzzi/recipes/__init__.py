@@ -83,7 +83,8 @@ def _parsed(text: str, kind: Any, whole: str) -> Any:
         value = json.loads(text)
     except ValueError:
         value = text
-    if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
+    takes_float = wanted is float or (isinstance(wanted, tuple) and float in wanted and int not in wanted)
+    if isinstance(value, int) and not isinstance(value, bool) and takes_float:
         value = float(value)
     right = isinstance(value, wanted) and (not isinstance(value, bool) or wanted is bool)
     if not right:
