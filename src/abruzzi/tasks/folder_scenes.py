@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from . import more_phrasings as more
-from . import wide_folder_phrasings as wide
 from .phrasing import Say, extended
+from .trained import folders as wide
+from .trained import others as more
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .table_themes import Measure, Theme
-from .wide_table_words import WORDS, Words
+from .table_words import WORDS, Words
 
 # Other ways to say "{rows} {of_group}", by the first of a theme's tables.
 OF_GROUP: Mapping[str, tuple[str, ...]] = {

@@ -6,11 +6,11 @@ import itertools
 import random
 
 from . import language
+from .more_table_themes import MORE_THEMES
 from .other_words import in_other_words
 from .phrasing import Bank
 from .table_themes import INTRODUCTIONS, QUESTIONS, THEMES, Measure, Theme
 from .task import Move
-from .wide_table_themes import MORE_THEMES
 
 Row = dict[str, str | int]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import more_phrasings as more
-from . import wide_table_phrasings as wide
 from .phrasing import Say, extended
-from .wide_table_sums import TABLE_SUMS
+from .trained import others as more
+from .trained import tables as wide
+from .trained.table_sums import TABLE_SUMS
 
 
 @dataclass(frozen=True)

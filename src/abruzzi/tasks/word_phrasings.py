@@ -6,10 +6,9 @@ the question, always in the present. In thinking, {a}, {b} and {r} are left, rig
 
 from __future__ import annotations
 
-from . import collecting_phrasings, compare_phrasings, shopping_phrasings, yield_phrasings
-from . import more_word_phrasings as more
-from . import work_phrasings as work
 from .phrasing import Say, extended
+from .trained import collecting, comparing, rows_and_savings, shopping, work
+from .trained import stories as more
 
 NOW = ("{P} now [have] {r} {things}.", "That makes {r} {things}.", "So {P} [have] {r}.")
 LEFT = ("{r} {things} are left.", "So {P} still [have] {r}.", "That leaves {r} {things}.")
@@ -580,14 +579,14 @@ FRAMES = {
     ),
 }
 
-ASIDE = extended(extended(ASIDE, more.ASIDE), shopping_phrasings.ASIDE)
-FRAMES = extended(extended(FRAMES, more.FRAMES), shopping_phrasings.FRAMES)
+ASIDE = extended(extended(ASIDE, more.ASIDE), shopping.ASIDE)
+FRAMES = extended(extended(FRAMES, more.FRAMES), shopping.FRAMES)
 BANKS = {
-    "collect": extended(extended(COLLECT, more.COLLECT), collecting_phrasings.COLLECT),
-    "shop": extended(extended(SHOP, more.SHOP), shopping_phrasings.SHOP),
+    "collect": extended(extended(COLLECT, more.COLLECT), collecting.COLLECT),
+    "shop": extended(extended(SHOP, more.SHOP), shopping.SHOP),
     "pace": extended(extended(PACE, more.PACE), work.PACE),
     "make": extended(extended(MAKE, more.MAKE), work.MAKE),
-    "rows": extended(extended(ROWS, more.ROWS), yield_phrasings.ROWS),
-    "save": extended(extended(SAVE, more.SAVE), yield_phrasings.SAVE),
-    "compare": extended(extended(COMPARE, more.COMPARE), compare_phrasings.COMPARE),
+    "rows": extended(extended(ROWS, more.ROWS), rows_and_savings.ROWS),
+    "save": extended(extended(SAVE, more.SAVE), rows_and_savings.SAVE),
+    "compare": extended(extended(COMPARE, more.COMPARE), comparing.COMPARE),
 }

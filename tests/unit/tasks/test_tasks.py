@@ -33,12 +33,12 @@ from abruzzi.tasks import (
 from abruzzi.tasks.chain_phrasings import SUMS
 from abruzzi.tasks.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
 from abruzzi.tasks.folder_scenes import SCENES
+from abruzzi.tasks.more_table_themes import MORE_THEMES
 from abruzzi.tasks.other_words import OF_GROUP
 from abruzzi.tasks.phrasing import Bank
 from abruzzi.tasks.sheet import Sheet
 from abruzzi.tasks.table_themes import INTRODUCTIONS, QUESTIONS, THEMES
-from abruzzi.tasks.wide_table_themes import MORE_THEMES
-from abruzzi.tasks.wide_table_words import WORDS
+from abruzzi.tasks.table_words import WORDS
 from abruzzi.tasks.word_phrasings import ASIDE, BANKS, FRAMES
 
 TASKS_EACH = 300

@@ -1,10 +1,10 @@
-"""Many more trained questions about folders: parcels in vans and books on loan. wide_folder_phrasings.py joins them."""
+"""Many more trained questions about folders: parcels in vans and books on loan. folders.py joins them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .more_phrasings import More
+from . import More
 
 _PARCELS: More = {
     "name": (

@@ -5,9 +5,7 @@ The marks are those of language.py, the slots those of word_phrasings.py, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-More = Mapping[str, tuple[str, ...]]
+from . import More
 
 COLLECT: More = {
     "start": (

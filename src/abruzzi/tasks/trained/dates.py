@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .more_phrasings import More
+from . import More
 
 CALENDAR: More = {
     "weekday": (

@@ -1,11 +1,11 @@
-"""Many more trained phrasings of puzzles about seats in a row; wide_puzzle_phrasings.py has those of the others.
+"""Many more trained phrasings of puzzles about seats in a row; puzzles.py has those of the others.
 
 The slots are those of puzzle_phrasings.py, which joins both. None of these is held out.
 """
 
 from __future__ import annotations
 
-from .more_phrasings import More
+from . import More
 
 SEATS: More = {
     "seats": (

@@ -6,7 +6,7 @@ None of these is held out.
 
 from __future__ import annotations
 
-from .more_phrasings import More
+from . import More
 
 COUNTDOWN: More = {
     "countdown": (

@@ -6,7 +6,7 @@ slots do not occur: a reader counts every number of a question.
 
 from __future__ import annotations
 
-from .more_word_phrasings import More
+from . import More
 
 SHOP: More = {
     "buy": (

@@ -1,17 +1,17 @@
 """Many more trained questions about folders: teams, groups on a hike, tenants, and the words before a question.
 
-Slots are those of folder_scenes.py, which joins them all; the other scenes are in wide_folder_goods_phrasings.py and
-wide_folder_things_phrasings.py, and more for all of them in wide_folder_chat_phrasings.py. None of these is held out.
+Slots are those of folder_scenes.py, which joins them all; the other scenes are in folder_goods.py and
+folder_things.py, and more for all of them in folder_chat.py. None of these is held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .more_phrasings import More
-from .wide_folder_chat_phrasings import CHAT
-from .wide_folder_goods_phrasings import GOODS
-from .wide_folder_things_phrasings import THINGS
+from . import More
+from .folder_chat import CHAT
+from .folder_goods import GOODS
+from .folder_things import THINGS
 
 INTRODUCTIONS: More = {
     "intro": (

@@ -5,7 +5,7 @@ The slots are those of table_themes.py, which joins them. None of these is held 
 
 from __future__ import annotations
 
-from .more_phrasings import More
+from . import More
 
 TABLE_SUMS: More = {
     "difference": (

@@ -1,13 +1,13 @@
 """Trained questions about folders as people chat or write to an office: short, wordy, in a hurry, with a reason.
 
-wide_folder_phrasings.py joins them.
+folders.py joins them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .more_phrasings import More
+from . import More
 
 _STAFF: More = {
     "name": (

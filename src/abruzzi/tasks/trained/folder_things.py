@@ -1,13 +1,13 @@
 """Many more trained questions about folders: things lent out, things in repair and flower beds.
 
-wide_folder_phrasings.py joins them.
+folders.py joins them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .more_phrasings import More
+from . import More
 
 _LENT: More = {
     "name": (

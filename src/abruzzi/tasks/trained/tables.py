@@ -5,7 +5,7 @@ The slots are those of table_themes.py, which joins them; {end} is "highest" or 
 
 from __future__ import annotations
 
-from .more_phrasings import More
+from . import More
 
 TABLES: More = {
     "value": (

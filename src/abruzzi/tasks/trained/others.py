@@ -1,4 +1,4 @@
-"""More trained phrasings of tables, folders, dates, units and puzzles; those of word problems: more_word_phrasings.py.
+"""More trained phrasings of tables, folders, dates, units and puzzles; those of word problems: stories.py.
 
 The slots are those of the files that join them: table_themes, folder_scenes, date_phrasings, puzzle_phrasings.
 None of these is held out.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-More = Mapping[str, tuple[str, ...]]
+from . import More
 
 TABLES: More = {
     "value": (

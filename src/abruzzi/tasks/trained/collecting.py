@@ -7,7 +7,7 @@ after "|" may begin the whole text where it points at nothing, so pronouns other
 
 from __future__ import annotations
 
-from .more_word_phrasings import More
+from . import More
 
 COLLECT: More = {
     "start": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .more_phrasings import More
+from . import More
 
 SUMS: More = {
     "begin": (

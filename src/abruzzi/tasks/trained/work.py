@@ -1,11 +1,11 @@
 """Still more trained phrasings of the plots `pace` and `make`: who gets how far, and what a workshop turns out.
 
-As in more_word_phrasings.py; the common English ways to say each thing, so that a new one is seldom all new.
+As in stories.py; the common English ways to say each thing, so that a new one is seldom all new.
 """
 
 from __future__ import annotations
 
-from .more_word_phrasings import More
+from . import More
 
 PACE: More = {
     "go": (
