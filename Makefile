@@ -22,7 +22,7 @@ $(VENV)/.dev: $(BIN)/python $(NATIVE)
 
 demo: $(VENV)/.run
 	$(BIN)/abruzzi doctor
-	$(BIN)/abruzzi run "Simon saves 95 dollars a week for four weeks. A tent costs 1162 dollars. If Simon now saves 46 dollars each week, how many more weeks does he need?"
+	$(BIN)/abruzzi run "Walter spends 2 days on the route, doing 100 miles a day. The route is only finished after 258 miles. So how many miles does he have left? Please tell me the answer."
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net and not clients"

@@ -291,6 +291,10 @@ ParserEvent = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallDelta | To
 Event = ParserEvent | MessageEnd
 
 
+class ContextFull(ValueError):
+    """A prompt that leaves no room to answer."""
+
+
 class GenerateFn(Protocol):
     """ids -> Completion: the engine and the plain torch sampler satisfy it."""
 

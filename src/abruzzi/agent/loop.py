@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from abruzzi.tools import Tool, ToolError, ToolOk, call_tool
-from abruzzi.types import ChatModel, Event, Message, MessageEnd, SamplingParams, ToolCall, Usage
+from abruzzi.types import ChatModel, ContextFull, Event, Message, MessageEnd, SamplingParams, ToolCall, Usage
 
 NOT_RUN = ToolError("not run: the generation was cut off before its end", "not run (cut off)")
 # Finish reasons of a generation whose last call may be half a call.
@@ -94,16 +94,22 @@ def run(
         turn.steps += 1
         yield StepStart(turn.steps)
         end: MessageEnd | None = None
-        for event in step(model, [*history, *turn.messages], tools, params, clock):
-            if isinstance(event, MessageEnd):
-                end = event
-                turn.messages.append(event.message)
-                turn.usage = _add(turn.usage, event.usage)
-            elif isinstance(event, ToolResult):
-                turn.messages.append(
-                    Message(role="tool", content=event.result.message, tool_call_id=event.call.id, name=None)
-                )
-            yield event
+        try:
+            for event in step(model, [*history, *turn.messages], tools, params, clock):
+                if isinstance(event, MessageEnd):
+                    end = event
+                    turn.messages.append(event.message)
+                    turn.usage = _add(turn.usage, event.usage)
+                elif isinstance(event, ToolResult):
+                    turn.messages.append(
+                        Message(role="tool", content=event.result.message, tool_call_id=event.call.id, name=None)
+                    )
+                yield event
+        except ContextFull:
+            if turn.steps == 1:
+                raise  # what was asked is too long, and whoever asked can shorten it
+            yield turn.finish("length")  # what tools said filled it: the turn so far is kept
+            return
         assert end is not None, "a ChatModel must end its stream with MessageEnd"
         if end.message.tool_calls and end.finish_reason not in CUT_OFF:
             continue

@@ -38,6 +38,7 @@ from abruzzi.engine.stop_strings import StopStrings
 from abruzzi.types import (
     Completion,
     ContentDelta,
+    ContextFull,
     Event,
     FinishReason,
     Message,
@@ -197,7 +198,7 @@ class LLM:
         if wrong is not None:
             raise ValueError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
         if len(prompt) >= self.max_context:
-            raise ValueError(
+            raise ContextFull(
                 f"the prompt has {len(prompt)} tokens but the context holds {self.max_context} with at least one to "
                 "answer; hint: shorten the prompt or the files you gave"
             )

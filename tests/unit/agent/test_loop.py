@@ -10,7 +10,7 @@ from abruzzi import tokenizer
 from abruzzi.agent.loop import Finish, Limits, ToolResult, run
 from abruzzi.tools import ToolError, ToolOk
 from abruzzi.tools.calculator import Calculator
-from abruzzi.types import Message, ToolCall
+from abruzzi.types import ContextFull, Message, SamplingParams, ToolCall
 from tests import tiny
 from tests.scripted import ScriptedModel, say
 
@@ -113,3 +113,20 @@ def test_time_is_checked_between_steps() -> None:
     model = ScriptedModel(*[say("", ("calculator", '{"expression": "1"}'))] * 9)
     finish, _ = play(model, limits=Limits(max_seconds=100), clock=lambda: float(next(now)))
     assert finish.stop_reason == "max_seconds" and 0 < finish.steps < 9
+
+
+def test_tools_that_fill_the_context_end_the_turn_and_what_was_done_is_kept() -> None:
+    class Small(ScriptedModel):
+        """Holds three messages."""
+
+        def chat(self, messages, tools=(), params=SamplingParams()):
+            if len(messages) > 3:
+                raise ContextFull("the prompt has 9 tokens but the context holds 8")
+            return super().chat(messages, tools, params)
+
+    calls = [say("", ("calculator", '{"expression": "6 * 7"}'))] * 2
+    finish, results = play(Small(*calls))
+    assert (finish.stop_reason, finish.answer, finish.steps) == ("length", "", 3) and len(results) == 2
+    assert [m.role for m in finish.messages] == ["assistant", "tool", "assistant", "tool"]
+    with pytest.raises(ContextFull, match="the context holds 8"):
+        play(Small(*calls), history=ASK * 4)
