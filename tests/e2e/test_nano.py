@@ -11,7 +11,7 @@ import pytest
 import abruzzi
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.evals.run import run_suite, summarize
-from abruzzi.tasks import FIRST_FAMILIES, examples, make
+from abruzzi.tasks import examples, make
 from tests.e2e.test_cli import abruzzi as command
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
@@ -48,9 +48,9 @@ def test_an_example_runs_with_its_own_tools() -> None:
         assert done.returncode == 2 and "--example" in done.stderr
 
 
-@pytest.mark.parametrize("family", FIRST_FAMILIES)
-def test_most_questions_are_answered(family: str) -> None:
-    """A floor far below the record under bench/records (which has the intervals): 12 questions per family."""
+@pytest.mark.parametrize(("family", "floor"), [("word_problems", 3), ("table_questions", 4), ("folder_facts", 7)])
+def test_as_many_questions_are_answered_as_the_record_promises(family: str, floor: int) -> None:
+    """A floor below the record under bench/records (which has the intervals): 12 questions per family."""
     llm = abruzzi.load("nano")
     summary = summarize(list(run_suite(llm, [make(family, "trained", 5000 + n) for n in range(12)])))
-    assert summary["solved"] >= 6, summary
+    assert summary["solved"] >= floor, summary

@@ -98,7 +98,10 @@ def test_a_peak_is_given_or_measured_never_guessed() -> None:
 
 
 def test_settings_are_typed_and_nested() -> None:
-    changed = override(RUN, ["steps=7", "lr_muon=1", "qk_clip_tau=100", "autocast=true", "model.kv_lora_rank=8", "model.q_lora_rank=12"])
+    changed = override(
+        RUN,
+        ["steps=7", "lr_muon=1", "qk_clip_tau=100", "autocast=true", "model.kv_lora_rank=8", "model.q_lora_rank=12"],
+    )
     assert (changed.steps, changed.lr_muon, changed.autocast, changed.qk_clip_tau) == (7, 1.0, True, 100.0)
     assert (changed.model.kv_lora_rank, changed.model.q_lora_rank) == (8, 12)
     assert isinstance(changed, RunConfig) and changed.lr_adamw == RUN.lr_adamw

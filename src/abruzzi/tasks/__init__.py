@@ -51,7 +51,7 @@ FIRST_FAMILIES = ("word_problems", "table_questions", "folder_facts")
 # Chosen by reading: short, typical, with numbers to combine and without.
 _EXAMPLES = (
     *(("word_problems", 17), ("word_problems", 8)),
-    *(("table_questions", 4), ("table_questions", 29)),
+    *(("table_questions", 20), ("table_questions", 29)),
     *(("folder_facts", 4), ("folder_facts", 3)),
     *(("dates_and_units", 15), ("chains", 2), ("puzzles", 27)),
 )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import anthropic
 import httpx2
+import numpy as np
 import openai
 
 from abruzzi.engine.constraint import Constraint
@@ -86,6 +87,10 @@ class ScriptedLLM:
         self.gate.set()
         self.live: dict[Sequence, Iterator[int]] = {}
         self._script, self._per_step = script, per_step
+
+    def logits(self, ids_: Iterable[int]) -> np.ndarray:
+        """Every token equally likely, wherever a prompt is scored."""
+        return np.zeros((len(list(ids_)), self.config.vocab_size), np.float32)
 
     @property
     def scheduler(self) -> Any:
