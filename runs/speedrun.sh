@@ -43,7 +43,7 @@ abruzzi show "$OUT/checkpoint"
 
 # 3. Talk to it: it thinks, calls the calculator and answers.
 abruzzi run --model "$OUT/checkpoint" --max-tokens 200 \
-  "Mia has 12 marbles and buys 30 more. How many marbles does she have?" || [ $? -eq 3 ]
+  "Calculate 69 - 21 + 39." || [ $? -eq 3 ]
 
 # 4. Eval: fresh tasks on trained phrasings, on phrasings it never saw, and with more steps than trained.
 "$PYTHON" bench/nano_accuracy.py --model "$OUT/checkpoint" --n "$EVAL_TASKS" --only-thinking-with-tools \

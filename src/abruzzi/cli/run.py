@@ -28,7 +28,7 @@ The default model, nano, ships with abruzzi. It is very small: it does multi-ste
 questions about a small table or folder, in the style of `abruzzi run --examples`, and little else.
 For a real model give --model a checkpoint directory, or the URL of any OpenAI-compatible server.
 
-Example: abruzzi run "Mia has 12 marbles and buys 30 more. How many marbles does Mia have now?"
+Example: abruzzi run "Calculate 69 - 21 + 39."
 """
 CHAT_HELP = """Talk to a model, turn after turn. An empty line or Ctrl-D ends it.
 
