@@ -65,6 +65,14 @@ class _Turn:
     usage: Usage = Usage()
     steps: int = 0
 
+    def take(self, event: Event | ToolResult) -> None:
+        """Keep what an event adds to the history and to the bill."""
+        if isinstance(event, MessageEnd):
+            self.messages.append(event.message)
+            self.usage = _add(self.usage, event.usage)
+        elif isinstance(event, ToolResult):
+            self.messages.append(Message("tool", event.result.message, tool_call_id=event.call.id))
+
     def finish(self, reason: StopReason, answer: str = "") -> Finish:
         return Finish(reason, answer, tuple(self.messages), self.steps, self.usage)
 
@@ -96,14 +104,9 @@ def run(
         end: MessageEnd | None = None
         try:
             for event in step(model, [*history, *turn.messages], tools, params, clock):
+                turn.take(event)
                 if isinstance(event, MessageEnd):
                     end = event
-                    turn.messages.append(event.message)
-                    turn.usage = _add(turn.usage, event.usage)
-                elif isinstance(event, ToolResult):
-                    turn.messages.append(
-                        Message(role="tool", content=event.result.message, tool_call_id=event.call.id, name=None)
-                    )
                 yield event
         except ContextFull:
             if turn.steps == 1:

@@ -269,8 +269,8 @@ CHAINS = (
 PLURALS = {"foot": "feet", "inch": "inches", "hundredweight": "hundredweight", "stone": "stone", "penny": "pence"} | {
     word: word for word in ("gross", "dozen")
 }
-CLOCK = extended(extended(CLOCK, more.CLOCK), wide_clock.CLOCK)
-CALENDAR = extended(extended(CALENDAR, more.CALENDAR), wide.CALENDAR)
-UNITS = extended(extended(UNITS, more.UNITS), wide.UNITS)
-INTRODUCTIONS = extended(extended(INTRODUCTIONS, more.TABLES_OF_DATES), wide.INTRODUCTIONS)
+CLOCK = extended(CLOCK, more.CLOCK, wide_clock.CLOCK)
+CALENDAR = extended(CALENDAR, more.CALENDAR, wide.CALENDAR)
+UNITS = extended(UNITS, more.UNITS, wide.UNITS)
+INTRODUCTIONS = extended(INTRODUCTIONS, more.TABLES_OF_DATES, wide.INTRODUCTIONS)
 CHAINS = tuple(replace(c, told=c.told + wide.TOLD[c.units[0][0], c.units[1][0]]) for c in CHAINS)

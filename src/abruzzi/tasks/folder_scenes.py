@@ -316,7 +316,8 @@ INTRODUCTIONS = {
     ),
 }
 
-SCENES = {key: replace(scene, asks=extended(scene.asks, more.FOLDERS[key])) for key, scene in SCENES.items()}
-INTRODUCTIONS = extended(INTRODUCTIONS, more.FOLDER_INTRODUCTIONS)
-SCENES = {key: replace(scene, asks=extended(scene.asks, wide.FOLDERS[key])) for key, scene in SCENES.items()}
-INTRODUCTIONS = extended(INTRODUCTIONS, wide.INTRODUCTIONS)
+SCENES = {
+    key: replace(scene, asks=extended(scene.asks, more.FOLDERS[key], wide.FOLDERS[key]))
+    for key, scene in SCENES.items()
+}
+INTRODUCTIONS = extended(INTRODUCTIONS, more.FOLDER_INTRODUCTIONS, wide.INTRODUCTIONS)

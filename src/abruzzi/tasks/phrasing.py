@@ -44,6 +44,9 @@ class Bank:
         return self._rng.choice(getattr(self._says[kind], part))
 
 
-def extended(says: Mapping[str, Say], more: Mapping[str, tuple[str, ...]]) -> dict[str, Say]:
+def extended(says: Mapping[str, Say], *additions: Mapping[str, tuple[str, ...]]) -> dict[str, Say]:
     """`says` with further trained phrasings behind those they have. Raises KeyError for a kind that `says` lacks."""
-    return {**says, **{kind: replace(says[kind], trained=says[kind].trained + texts) for kind, texts in more.items()}}
+    joined = dict(says)
+    for kind, texts in (item for addition in additions for item in addition.items()):
+        joined[kind] = replace(joined[kind], trained=joined[kind].trained + texts)
+    return joined

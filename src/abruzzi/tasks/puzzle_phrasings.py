@@ -113,7 +113,7 @@ ADJECTIVES = (
     ("rich", "richer", "richest", "poorer", "poorest"),
 )
 
-COUNTDOWN = extended(extended(COUNTDOWN, more.COUNTDOWN), wide.COUNTDOWN)
-COMPARE = extended(extended(COMPARE, more.COMPARE), wide.COMPARE)
-LIARS = extended(extended(LIARS, more.LIARS), wide.LIARS)
-SEATS = extended(extended(SEATS, more.SEATS), wide_seats.SEATS)
+COUNTDOWN = extended(COUNTDOWN, more.COUNTDOWN, wide.COUNTDOWN)
+COMPARE = extended(COMPARE, more.COMPARE, wide.COMPARE)
+LIARS = extended(LIARS, more.LIARS, wide.LIARS)
+SEATS = extended(SEATS, more.SEATS, wide_seats.SEATS)

@@ -579,14 +579,14 @@ FRAMES = {
     ),
 }
 
-ASIDE = extended(extended(ASIDE, more.ASIDE), shopping.ASIDE)
-FRAMES = extended(extended(FRAMES, more.FRAMES), shopping.FRAMES)
+ASIDE = extended(ASIDE, more.ASIDE, shopping.ASIDE)
+FRAMES = extended(FRAMES, more.FRAMES, shopping.FRAMES)
 BANKS = {
-    "collect": extended(extended(COLLECT, more.COLLECT), collecting.COLLECT),
-    "shop": extended(extended(SHOP, more.SHOP), shopping.SHOP),
-    "pace": extended(extended(PACE, more.PACE), work.PACE),
-    "make": extended(extended(MAKE, more.MAKE), work.MAKE),
-    "rows": extended(extended(ROWS, more.ROWS), rows_and_savings.ROWS),
-    "save": extended(extended(SAVE, more.SAVE), rows_and_savings.SAVE),
-    "compare": extended(extended(COMPARE, more.COMPARE), comparing.COMPARE),
+    "collect": extended(COLLECT, more.COLLECT, collecting.COLLECT),
+    "shop": extended(SHOP, more.SHOP, shopping.SHOP),
+    "pace": extended(PACE, more.PACE, work.PACE),
+    "make": extended(MAKE, more.MAKE, work.MAKE),
+    "rows": extended(ROWS, more.ROWS, rows_and_savings.ROWS),
+    "save": extended(SAVE, more.SAVE, rows_and_savings.SAVE),
+    "compare": extended(COMPARE, more.COMPARE, comparing.COMPARE),
 }
