@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
+from abruzzi.model.documents import Documents, seen_within
 from abruzzi.model.mla import Attention, LatentCache
 from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
@@ -89,13 +90,16 @@ class K2Model(nn.Module):
         tokens than max_position_embeddings, and for arguments that do not fit each other."""
         self._check(ids_BT, cache, segments_BT, routing, attention)
         start = 0 if cache is None else cache.length
-        positions_BT, mask = _positions_and_mask(ids_BT, start, segments_BT)
+        begins_BT = None if segments_BT is None else _begins(segments_BT)
+        positions_BT = _positions(ids_BT, start, begins_BT)
         _check_context(positions_BT, start, self.config.max_position_embeddings)
         rotation = rotations(self.config, positions_BT)
         absorbed = attention == "absorbed" or (
             attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
         )
-        documents = None if segments_BT is None or absorbed else _documents(segments_BT, rotation)
+        documents = None if begins_BT is None or absorbed else _documents(begins_BT, rotation)
+        # Where documents are known, their lengths say it all.
+        mask = _mask(ids_BT, start, begins_BT) if documents is None else None
         x_BTD = self.model.embed_tokens(ids_BT)
         for number, layer in enumerate(self.layers()):
             pinned_BTK = None if routing is None else routing.get(number)
@@ -190,7 +194,7 @@ class Layer(nn.Module):
         pinned_BTK: Tensor | None,
         *,
         absorbed: bool,
-        documents: list[int] | Packing | None,
+        documents: Documents | Packing | None,
         cache: LatentCache | None,
         trace: Trace | None,
     ) -> Tensor:
@@ -202,29 +206,35 @@ class Layer(nn.Module):
         return x_BTD + (self.mlp(normed, pinned_BTK, trace) if isinstance(self.mlp, MoE) else self.mlp(normed))
 
 
-def _positions_and_mask(ids_BT: Tensor, start: int, segments_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Positions [B or 1, T] and who may see whom: None = plain causal, else bool [T, S] or [B, 1, T, S]."""
-    place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-    if segments_BT is None:
-        if start == 0:
-            return place_T[None], None
-        place_S = torch.arange(start + len(place_T), device=ids_BT.device)
-        return place_T[None] + start, place_S <= (place_T + start)[:, None]
+def _begins(segments_BT: Tensor) -> Tensor:
+    """Where a document begins, bool [B, T]: with every row, and where the number changes."""
     begins_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     begins_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
-    document_BT = begins_BT.cumsum(-1)
-    first_BT = (begins_BT * place_T).cummax(-1).values
-    same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
-    causal_TT = place_T <= place_T[:, None]
-    return place_T - first_BT, (same_BTT & causal_TT)[:, None]
+    return begins_BT
 
 
-def _documents(segments_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> list[int] | Packing:
-    """Lengths of the runs of equal numbers, row after row; a Packing of them where that is faster."""
-    counts = [torch.unique_consecutive(row, return_counts=True)[1] for row in segments_BT]
-    lengths: list[int] = torch.cat(counts).tolist()
-    fits = segments_BT.device.type == "cpu" and max(lengths) <= LONGEST
-    return Packing.of(lengths, rotation) if fits else lengths
+def _positions(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor:
+    """Positions [B or 1, T], counted from `start` or from the beginning of each document."""
+    place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    return place_T[None] + start if begins_BT is None else place_T - (begins_BT * place_T).cummax(-1).values
+
+
+def _mask(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor | None:
+    """Who may see whom: None = plain causal, else bool [T, S] or [B, 1, T, S]."""
+    place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    if begins_BT is not None:
+        return seen_within(begins_BT)[:, None]
+    if start == 0:
+        return None
+    place_S = torch.arange(start + len(place_T), device=ids_BT.device)
+    return place_S <= (place_T + start)[:, None]
+
+
+def _documents(begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents | Packing:
+    """The documents of packed rows; a Packing of them where that is faster."""
+    documents = Documents.of(begins_BT)
+    fits = begins_BT.device.type == "cpu" and max(documents.lengths) <= LONGEST
+    return Packing.of(documents.lengths, rotation) if fits else documents
 
 
 def _check_context(positions_BT: Tensor, start: int, limit: int) -> None:

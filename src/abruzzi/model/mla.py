@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
 from abruzzi.model import packed_attention
+from abruzzi.model.documents import Documents, attend
 from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
 from abruzzi.model.packed_attention import Packing
 from abruzzi.model.products import Linear, linear
@@ -84,16 +85,16 @@ class Attention(nn.Module):
         mask: Tensor | None,
         *,
         absorbed: bool = False,
-        documents: list[int] | Packing | None = None,
+        documents: Documents | Packing | None = None,
         cache: LatentCache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """Attend from T new tokens to S tokens; returns [B, T, D].
 
         rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
-        [B, 1, T, S]; None = causal over T = S tokens. documents: lengths of the documents that the mask
-        separates, row after row (sum B T): naive attention then costs the sum of their squares only. A Packing
-        of them (it contains the rotation) takes the path that is fast on a CPU."""
+        [B, 1, T, S]; None = causal over T = S tokens. documents: those of packed
+        rows, in place of a mask: naive attention then costs the sum of their squares only. A Packing of them (it
+        contains the rotation) takes the path that is fast on a CPU."""
         if isinstance(documents, Packing):
             return self.o_proj(self._packed(x_BTD, documents, trace).flatten(2))
         q_nope_BTNK, q_pe_BTNP = self._queries(x_BTD, rotation)
@@ -130,25 +131,25 @@ class Attention(nn.Module):
         c_kv_BSR: Tensor,
         k_pe_BSP: Tensor,
         mask: Tensor | None,
-        documents: list[int] | None,
+        documents: Documents | None,
         watched: Trace | None,
     ) -> Tensor:
         kv = self.kv_b_proj(c_kv_BSR).unflatten(-1, (self.heads, -1))
         k_nope_BSNK, v_BSNH = kv.split((self.nope, self.value), -1)
         k_pe_BSNP = k_pe_BSP[:, :, None].expand(-1, -1, self.heads, -1)
-        q_BNTA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1).transpose(1, 2)
-        k_BNSA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1).transpose(1, 2)
+        q_BTNA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1)
+        k_BSNA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1)
         # Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change.
-        v_BNSA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value))).transpose(1, 2)
+        v_BSNA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value)))
         if documents is not None:
-            if watched is not None:
-                largest_N = _document_max_logit(q_BNTA, k_BNSA, documents, self.softmax_scale, watched)
+            o_BTNA, largest_N = attend(q_BTNA, k_BSNA, v_BSNA, documents, self.softmax_scale, watched)
+            if watched is not None and largest_N is not None:
                 watched.max_logit_N[self.layer] = largest_N
-            o_BNTA = _document_by_document(q_BNTA, k_BNSA, v_BNSA, documents, self.softmax_scale)
-        else:
-            o_BNTA = F.scaled_dot_product_attention(
-                q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
-            )
+            return o_BTNA[..., : self.value]
+        q_BNTA, k_BNSA, v_BNSA = (x.transpose(1, 2) for x in (q_BTNA, k_BSNA, v_BSNA))
+        o_BNTA = F.scaled_dot_product_attention(
+            q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
+        )
         return o_BNTA.transpose(1, 2)[..., : self.value]
 
     def _packed(self, x_BTD: Tensor, packing: Packing, trace: Trace | None) -> Tensor:
@@ -219,45 +220,3 @@ def _unseen(mask: Tensor | None, logits: Tensor) -> Tensor:
     if mask is not None:
         return ~mask
     return torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
-
-
-def _document_by_document(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, documents: list[int], scale: float) -> Tensor:
-    """Causal attention within each document of packed rows, [B, N, T, A]."""
-    # split, not slices: its backward is one concatenation, where each slice would fill a tensor of full size.
-    # On a CPU the fused kernel's backward is faster in float32 than in bfloat16.
-    dtype = torch.float32 if q_BNTA.device.type == "cpu" else q_BNTA.dtype
-    parts = (x.to(dtype).transpose(0, 1).flatten(1, 2).split(documents, dim=1) for x in (q_BNTA, k_BNTA, v_BNTA))
-    attended = [
-        F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=scale)[0]
-        for q, k, v in zip(*parts)
-    ]
-    return torch.cat(attended, dim=1).unflatten(1, (len(q_BNTA), -1)).transpose(0, 1).to(q_BNTA.dtype)
-
-
-@torch.no_grad()
-def _document_max_logit(q_BNTA: Tensor, k_BNTA: Tensor, documents: list[int], scale: float, trace: Trace) -> Tensor:
-    """The largest softmax input of each head within the documents of packed rows, float32 [N].
-
-    |q_i . k_j| <= |q_i| |k_j|: only where the largest norms of a document (C of them) allow more than
-    `trace.above` are its logits computed; elsewhere that bound stands for them."""
-    above = float("-inf") if trace.above is None else trace.above
-    with torch.autocast(q_BNTA.device.type, enabled=False):
-        q_NMA, k_NMA = (x.float().transpose(0, 1).flatten(1, 2) for x in (q_BNTA, k_BNTA))
-        if trace.counted_BT is not None:
-            counted_M = trace.counted_BT.flatten()
-        else:
-            counted_M = torch.ones(q_NMA.shape[1], dtype=torch.bool, device=q_NMA.device)
-        sizes = torch.tensor(documents, device=q_NMA.device)
-        document_NM = torch.repeat_interleave(torch.arange(len(documents), device=q_NMA.device), sizes)
-        document_NM = document_NM.expand(len(q_NMA), -1)
-        none_NC = q_NMA.new_zeros(len(q_NMA), len(documents))
-        longest_q_NC = none_NC.scatter_reduce(1, document_NM, q_NMA.norm(dim=-1) * counted_M, "amax")
-        longest_k_NC = none_NC.scatter_reduce(1, document_NM, k_NMA.norm(dim=-1), "amax")
-        largest_NC = longest_q_NC * longest_k_NC * scale
-        ends = torch.cumsum(sizes, 0).tolist()
-        for head, document in (largest_NC > above).nonzero().tolist():
-            own = slice(ends[document] - documents[document], ends[document])
-            logits_TT = (q_NMA[head, own] @ k_NMA[head, own].mT) * scale
-            unseen_TT = _unseen(None, logits_TT) | ~counted_M[own, None]
-            largest_NC[head, document] = logits_TT.masked_fill_(unseen_TT, float("-inf")).amax()
-        return largest_NC.amax(1)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
 from abruzzi.model import fused_experts
-from abruzzi.model.trace import Trace
+from abruzzi.model.trace import Trace, count
 
 MATMULS = ("auto", "loop", "grouped", "fused")
 
@@ -123,7 +123,7 @@ class Experts(nn.Module):
             ).to(x_TD.dtype)
         per_token = expert_TK.shape[-1]
         order_M = expert_TK.flatten().argsort(stable=True)
-        load_E = torch.bincount(expert_TK.flatten(), minlength=len(self.gate_proj))
+        load_E = count(expert_TK, len(self.gate_proj))
         y_MD = self._swiglu(x_TD.index_select(0, order_M // per_token), load_E)
         # Back to token order by a permutation: unlike a scatter-add it sums in the same order every time.
         back_M = torch.empty_like(order_M)

@@ -38,6 +38,14 @@ class Trace:
         """Tokens per expert, int64 [E] per MoE layer; with keep_BT (bool) only the tokens where it is true."""
         load = {}
         for layer, ids_BTK in self.expert_ids.items():
-            counted = ids_BTK if keep_BT is None else ids_BTK[keep_BT]
-            load[layer] = torch.bincount(counted.flatten(), minlength=self.router_scores[layer].shape[-1])
+            kept = None if keep_BT is None else keep_BT[..., None].expand_as(ids_BTK)
+            load[layer] = count(ids_BTK, self.router_scores[layer].shape[-1], kept)
         return load
+
+
+def count(ids: Tensor, size: int, kept: Tensor | None = None) -> Tensor:
+    """How often each number from 0 to size - 1 occurs in `ids`, where `kept` (bool, same shape) is true; int64 [size].
+
+    torch.bincount without its look at the largest number, for which the processor would wait for a GPU."""
+    ones = torch.ones_like(ids) if kept is None else kept.long()
+    return ids.new_zeros(size).scatter_add_(0, ids.flatten(), ones.flatten())

@@ -174,7 +174,7 @@ class Trainer:
         norm = self._gradient_norm() if logged else 0.0
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        clipped = clip_heads(self.model, totals.max_logit_N, config.qk_clip_tau) if config.qk_clip_tau else 0
+        clipped = clip_heads(self.model, totals.max_logit_N, config.qk_clip_tau) if config.qk_clip_tau else None
         if config.bias_rate:
             balance.level_bias(self.model, totals.loads, config.bias_rate)
         self.step += 1
@@ -272,7 +272,9 @@ class Trainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
-    def _metrics(self, totals: _Totals, flop: float, seconds: float, norm: float, clipped: int) -> dict[str, Any]:
+    def _metrics(
+        self, totals: _Totals, flop: float, seconds: float, norm: float, clipped: Tensor | None
+    ) -> dict[str, Any]:
         """One line of metrics.jsonl. tok_s counts padding as well; tokens does not."""
         config = self.config
         worst = balance.worst_load(totals.loads)
@@ -293,8 +295,8 @@ class Trainer:
         }
         if self._peak_flops is not None:
             metrics["mfu"] = flop / seconds / (self._peak_flops * self.processes)
-        if config.qk_clip_tau is not None:
-            metrics["clipped_heads"] = clipped
+        if clipped is not None:
+            metrics["clipped_heads"] = int(clipped)
         if config.sequence_loss_alpha:
             metrics["balance_loss"] = float(totals.balance_loss)
         return metrics

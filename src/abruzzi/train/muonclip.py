@@ -105,20 +105,22 @@ class MuonClip(torch.optim.Optimizer):
         for p in params:
             by_shape.setdefault((p.shape[-2], p.shape[-1]), []).append(p)
         for (rows, cols), same in by_shape.items():
-            nesterov = []
             for p in same:
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                gradient = cast(Tensor, p.grad)
-                buffer = state["momentum"].mul_(group["momentum"]).add_(gradient)
-                nesterov.append(gradient.add(buffer, alpha=group["momentum"]).reshape(-1, rows, cols))
-            stacked = torch.cat(nesterov).to(group["ns_dtype"])
-            orthogonal = _orthogonalize(stacked, group["ns_steps"]).split([len(n) for n in nesterov])
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            gradients = [cast(Tensor, p.grad) for p in same]
+            buffers = [self.state[p]["momentum"] for p in same]
+            # Lists at once: on a GPU one kernel each.
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, gradients)
+            nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+            stacked = torch.cat([n.reshape(-1, rows, cols) for n in nesterov]).to(group["ns_dtype"])
+            orthogonal = _orthogonalize(stacked, group["ns_steps"]).to(same[0].dtype)
+            updates = orthogonal.split([math.prod(p.shape[:-2]) for p in same])
             scale = 0.2 * math.sqrt(max(rows, cols))
-            for p, o in zip(same, orthogonal):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(o.view_as(p).to(p.dtype), alpha=-group["lr"] * scale)
+            weights = cast("list[Tensor]", same)
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(weights, [u.view_as(p) for u, p in zip(updates, same)], alpha=-group["lr"] * scale)
 
     def _adamw(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         for p in params:
@@ -174,25 +176,27 @@ def split_parameters(model: nn.Module, optimizer: str = "muonclip") -> list[dict
     return [group for group in groups if group["params"]]
 
 
-def clip_heads(model: K2Model, max_logit_N: Mapping[int, Tensor], tau: float) -> int:
-    """QK-Clip of every layer, after the optimizer's step; returns how many heads were rescaled.
+def clip_heads(model: K2Model, max_logit_N: Mapping[int, Tensor], tau: float) -> Tensor:
+    """QK-Clip of every layer, after the optimizer's step; returns how many heads were rescaled, int64 [].
 
     max_logit_N: per layer, the largest softmax input of each head over the whole batch of this step (all
     microbatches, all processes), as `Trace.max_logit_N` records it."""
-    c, clipped = model.config, 0
+    c, clipped = model.config, []
     for number, layer in enumerate(model.layers()):
         attention = layer.self_attn
         queries = attention.q_proj if c.q_lora_rank is None else attention.q_b_proj
-        clipped += qk_clip_(
-            queries.weight,
-            attention.kv_b_proj.weight,
-            max_logit_N[number],
-            qk_nope_head_dim=c.qk_nope_head_dim,
-            qk_rope_head_dim=c.qk_rope_head_dim,
-            v_head_dim=c.v_head_dim,
-            tau=tau,
+        clipped.append(
+            qk_clip_(
+                queries.weight,
+                attention.kv_b_proj.weight,
+                max_logit_N[number],
+                qk_nope_head_dim=c.qk_nope_head_dim,
+                qk_rope_head_dim=c.qk_rope_head_dim,
+                v_head_dim=c.v_head_dim,
+                tau=tau,
+            )
         )
-    return clipped
+    return torch.stack(clipped).sum()
 
 
 @torch.no_grad()
@@ -205,12 +209,12 @@ def qk_clip_(
     qk_rope_head_dim: int,
     v_head_dim: int,
     tau: float = 100.0,
-) -> int:
+) -> Tensor:
     """Clip, in place, the heads whose largest softmax input of this step exceeded tau.
 
     q_weight: q_b_proj (or q_proj) [N (nope + rope), in]; kv_b_weight: kv_b_proj [N (nope + v), R];
     max_logit_N: per head. gamma = tau / max_logit: sqrt(gamma) on both nope parts, gamma on the query's
-    rope part; values and the rotary key, which all heads share, stay. Returns how many were clipped."""
+    rope part; values and the rotary key, which all heads share, stay. Returns how many were clipped, int64 []."""
     heads = max_logit_N.shape[0]
     gamma_N = torch.where(max_logit_N > tau, tau / max_logit_N, torch.ones_like(max_logit_N)).to(q_weight)
     q = q_weight.view(heads, qk_nope_head_dim + qk_rope_head_dim, -1)
@@ -218,4 +222,4 @@ def qk_clip_(
     q[:, :qk_nope_head_dim] *= gamma_N.sqrt()[:, None, None]
     q[:, qk_nope_head_dim:] *= gamma_N[:, None, None]
     kv[:, :qk_nope_head_dim] *= gamma_N.sqrt()[:, None, None]
-    return int((max_logit_N > tau).sum())
+    return (max_logit_N > tau).sum()

@@ -77,11 +77,11 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
 
 def test_the_bound_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """With tau far away not one logit is computed for the clip alone, where attention itself does not show them."""
-    from abruzzi.model import k2, mla
+    from abruzzi.model import documents, k2
 
     model, (ids, segments) = K2Model(MODEL), batch()
     monkeypatch.setattr(k2, "LONGEST", 0)  # as on a GPU, and for long documents
-    monkeypatch.setattr(mla, "_unseen", lambda *a: pytest.fail("logits were computed"))
+    monkeypatch.setattr(documents, "_only", lambda *a: pytest.fail("logits were computed"))
     model(ids, segments_BT=segments, trace=Trace(max_logits=True, above=100.0))
     with pytest.raises(pytest.fail.Exception, match="were computed"):
         model(ids, segments_BT=segments, trace=Trace(max_logits=True, above=1e-4))

@@ -1,0 +1,144 @@
+"""Causal attention within the documents of packed rows: on a GPU in one kernel, elsewhere one document after the other.
+
+On a CPU training takes packed_attention.py instead, except for very long documents. The fused kernel (torch's
+varlen_attn, FlashAttention) knows half precision only and never shows a logit; it does give each query's
+log-sum-exp, which no logit of that query exceeds. That bound costs nothing and is at most log(T) above the largest
+logit, so QK-Clip needs the logits themselves only of a head that is close to its limit.
+
+Shape suffixes: B rows, T tokens of a row, M = B T all tokens, C documents, N heads, A head size, D hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+from abruzzi.model.trace import Trace
+
+CAUSAL = (-1, 0)  # all keys to the left, none to the right
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The documents of packed rows, row after row.
+
+    lengths: tokens of each, sum M. edges_C1: int32, where each begins and, last, where the last one ends.
+    begins_BT: bool, the first token of each."""
+
+    lengths: list[int]
+    edges_C1: Tensor
+    begins_BT: Tensor
+
+    @classmethod
+    def of(cls, begins_BT: Tensor) -> Documents:
+        """From the first tokens of all documents; every row begins with one."""
+        edges_C1 = F.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=begins_BT.numel())
+        return cls(edges_C1.diff().tolist(), edges_C1.int(), begins_BT)
+
+
+def seen_within(begins_BT: Tensor) -> Tensor:
+    """Bool [B, T, T]: which keys (last axis) a query sees, those of its document up to itself."""
+    document_BT = begins_BT.cumsum(-1)
+    place_T = torch.arange(begins_BT.shape[1], device=begins_BT.device)
+    return (document_BT[:, :, None] == document_BT[:, None, :]) & (place_T <= place_T[:, None])
+
+
+def attend(
+    q_BTNA: Tensor, k_BTNA: Tensor, v_BTNA: Tensor, documents: Documents, scale: float, watched: Trace | None
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(scale q k^T) v within each document, [B, T, N, A].
+
+    watched: also return the largest softmax input of each head, float32 [N], as `watched.above` allows; else None."""
+    if q_BTNA.device.type == "cuda" and q_BTNA.dtype in (torch.bfloat16, torch.float16):
+        return _fused(q_BTNA, k_BTNA.to(q_BTNA.dtype), v_BTNA.to(q_BTNA.dtype), documents, scale, watched)
+    q_BNTA, k_BNTA, v_BNTA = (x.transpose(1, 2) for x in (q_BTNA, k_BTNA, v_BTNA))
+    largest_N = None
+    if watched is not None:
+        largest_N = _largest_by_document(q_BNTA, k_BNTA, documents.lengths, scale, watched)
+    return _one_by_one(q_BNTA, k_BNTA, v_BNTA, documents.lengths, scale).transpose(1, 2), largest_N
+
+
+def _fused(
+    q_BTNA: Tensor, k_BTNA: Tensor, v_BTNA: Tensor, documents: Documents, scale: float, watched: Trace | None
+) -> tuple[Tensor, Tensor | None]:
+    edges, longest = documents.edges_C1, max(documents.lengths)
+    q_MNA, k_MNA, v_MNA = (x.flatten(0, 1) for x in (q_BTNA, k_BTNA, v_BTNA))
+    lse = AuxRequest(lse=True)
+    o_MNA, lse_NM = varlen_attn(
+        q_MNA, k_MNA, v_MNA, edges, edges, longest, longest, return_aux=lse, scale=scale, window_size=CAUSAL
+    )
+    o_BTNA = o_MNA.unflatten(0, q_BTNA.shape[:2])
+    if watched is None:
+        return o_BTNA, None
+    bound_N = lse_NM.detach() if watched.counted_BT is None else _only(lse_NM.detach(), watched.counted_BT.flatten())
+    return o_BTNA, close_to_limit(bound_N.amax(-1), q_BTNA, k_BTNA, documents, scale, watched)
+
+
+@torch.no_grad()
+def close_to_limit(
+    bound_N: Tensor, q_BTNA: Tensor, k_BTNA: Tensor, documents: Documents, scale: float, watched: Trace
+) -> Tensor:
+    """The largest softmax input of each head, float32 [N]; `bound_N` instead where that is within `watched.above`."""
+    largest_N = bound_N.clone()
+    above = float("-inf") if watched.above is None else watched.above
+    heads = (bound_N > above).nonzero().flatten().tolist()
+    if heads:
+        seen_BTT = seen_within(documents.begins_BT)
+        if watched.counted_BT is not None:
+            seen_BTT = seen_BTT & watched.counted_BT[..., None]
+        with torch.autocast(q_BTNA.device.type, enabled=False):
+            for head in heads:  # one at a time: all together would be the largest tensor of the step
+                logits_BTT = q_BTNA[:, :, head].float() @ k_BTNA[:, :, head].float().mT
+                largest_N[head] = _only(logits_BTT, seen_BTT).amax() * scale
+    return largest_N
+
+
+def _only(x: Tensor, wanted: Tensor) -> Tensor:
+    """x where `wanted`, else minus infinity."""
+    return x.masked_fill(~wanted, float("-inf"))
+
+
+def _one_by_one(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, lengths: list[int], scale: float) -> Tensor:
+    """Causal attention within each document, [B, N, T, A]."""
+    # split, not slices: its backward is one concatenation, where each slice would fill a tensor of full size.
+    # On a CPU the fused kernel's backward is faster in float32 than in bfloat16.
+    dtype = torch.float32 if q_BNTA.device.type == "cpu" else q_BNTA.dtype
+    parts = (x.to(dtype).transpose(0, 1).flatten(1, 2).split(lengths, dim=1) for x in (q_BNTA, k_BNTA, v_BNTA))
+    attended = [
+        F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=scale)[0]
+        for q, k, v in zip(*parts)
+    ]
+    return torch.cat(attended, dim=1).unflatten(1, (len(q_BNTA), -1)).transpose(0, 1).to(q_BNTA.dtype)
+
+
+@torch.no_grad()
+def _largest_by_document(q_BNTA: Tensor, k_BNTA: Tensor, lengths: list[int], scale: float, trace: Trace) -> Tensor:
+    """The largest softmax input of each head within the documents of packed rows, float32 [N].
+
+    |q_i . k_j| <= |q_i| |k_j|: only where the largest norms of a document (C of them) allow more than
+    `trace.above` are its logits computed; elsewhere that bound stands for them."""
+    above = float("-inf") if trace.above is None else trace.above
+    with torch.autocast(q_BNTA.device.type, enabled=False):
+        q_NMA, k_NMA = (x.float().transpose(0, 1).flatten(1, 2) for x in (q_BNTA, k_BNTA))
+        if trace.counted_BT is not None:
+            counted_M = trace.counted_BT.flatten()
+        else:
+            counted_M = torch.ones(q_NMA.shape[1], dtype=torch.bool, device=q_NMA.device)
+        sizes = torch.tensor(lengths, device=q_NMA.device)
+        document_NM = torch.repeat_interleave(torch.arange(len(lengths), device=q_NMA.device), sizes)
+        document_NM = document_NM.expand(len(q_NMA), -1)
+        none_NC = q_NMA.new_zeros(len(q_NMA), len(lengths))
+        longest_q_NC = none_NC.scatter_reduce(1, document_NM, q_NMA.norm(dim=-1) * counted_M, "amax")
+        longest_k_NC = none_NC.scatter_reduce(1, document_NM, k_NMA.norm(dim=-1), "amax")
+        largest_NC = longest_q_NC * longest_k_NC * scale
+        ends = torch.cumsum(sizes, 0).tolist()
+        for head, document in (largest_NC > above).nonzero().tolist():
+            own = slice(ends[document] - lengths[document], ends[document])
+            logits_TT = (q_NMA[head, own] @ k_NMA[head, own].mT) * scale
+            seen_TT = counted_M[own, None].expand_as(logits_TT).tril()
+            largest_NC[head, document] = _only(logits_TT, seen_TT).amax()
+        return largest_NC.amax(1)
