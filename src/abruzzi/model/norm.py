@@ -14,8 +14,8 @@ LATENT_NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.Module):
-    """weight [size]; the mean of squares is taken in float32. The result has the promoted dtype of input and weight; on a
-    GPU the input's."""
+    """weight [size]; the mean of squares is taken in float32. The result has the promoted dtype of input and weight,
+    on a GPU the input's."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
