@@ -75,11 +75,11 @@ def values_before_keys(patch: Patch, model: K2Model) -> None:
 
 
 def future_seen(patch: Patch, model: K2Model) -> None:
-    def everything(ids: Tensor, start: int, segments: Tensor | None) -> tuple[Tensor, Tensor]:
+    def everything(ids: Tensor, *_: object) -> Tensor:
         tokens = ids.shape[1]
-        return torch.arange(tokens)[None], torch.ones(tokens, tokens, dtype=torch.bool)
+        return torch.ones(tokens, tokens, dtype=torch.bool)
 
-    patch.setattr(k2, "_positions_and_mask", everything)
+    patch.setattr(k2, "_mask", everything)
 
 
 def bias_ignored(patch: Patch, model: K2Model) -> None:

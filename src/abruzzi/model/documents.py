@@ -5,7 +5,8 @@ varlen_attn, FlashAttention) knows half precision only and never shows a logit; 
 log-sum-exp, which no logit of that query exceeds. That bound costs nothing and is at most log(T) above the largest
 logit, so QK-Clip needs the logits themselves only of a head that is close to its limit.
 
-Shape suffixes: B rows, T tokens of a row, M = B T all tokens, C documents, N heads, A head size, D hidden size.
+Shape suffixes: B rows, T tokens of a row, M = B T all tokens, C documents, N heads, K nope dim, P rope dim (p pairs),
+A = K + P, H value dim, J = K + H.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
+from abruzzi.model.compiled import compiled
+from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 
 CAUSAL = (-1, 0)  # all keys to the left, none to the right
@@ -27,17 +30,18 @@ class Documents:
     """The documents of packed rows, row after row.
 
     lengths: tokens of each, sum M. edges_C1: int32, where each begins and, last, where the last one ends.
-    begins_BT: bool, the first token of each."""
+    begins_BT: bool, the first token of each. rotation: cos and sin, float32 [B, T, P/2]."""
 
     lengths: list[int]
     edges_C1: Tensor
     begins_BT: Tensor
+    rotation: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, begins_BT: Tensor) -> Documents:
+    def of(cls, begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents:
         """From the first tokens of all documents; every row begins with one."""
         edges_C1 = F.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=begins_BT.numel())
-        return cls(edges_C1.diff().tolist(), edges_C1.int(), begins_BT)
+        return cls(edges_C1.diff().tolist(), edges_C1.int(), begins_BT, rotation)
 
 
 def seen_within(begins_BT: Tensor) -> Tensor:
@@ -48,13 +52,41 @@ def seen_within(begins_BT: Tensor) -> Tensor:
 
 
 def attend(
+    q_BTNA: Tensor, kv_BTNJ: Tensor, k_pe_BTP: Tensor, documents: Documents, scale: float, watched: Trace | None
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(scale q k^T) v within each document, [B, T, N, H] in q's dtype.
+
+    q_BTNA: queries, nope then rope part, not yet rotated. kv_BTNJ: keys' nope part, then values. k_pe_BTP: the
+    rotary key that all heads share, not yet rotated. watched: also return the largest softmax input of each
+    head, float32 [N], as `watched.above` allows; else None."""
+    value = kv_BTNJ.shape[-1] - (q_BTNA.shape[-1] - k_pe_BTP.shape[-1])
+    q_BTNA, k_BTNA, v_BTNA = heads(q_BTNA, kv_BTNJ, k_pe_BTP, *documents.rotation)
+    o_BTNA, largest_N = _within(q_BTNA, k_BTNA, v_BTNA, documents, scale, watched)
+    return o_BTNA[..., :value], largest_N
+
+
+@compiled
+def heads(
+    q_BTNA: Tensor, kv_BTNJ: Tensor, k_pe_BTP: Tensor, cos_BTp: Tensor, sin_BTp: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries and keys, and values, [B, T, N, A] each in q's dtype.
+
+    Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change."""
+    rope = k_pe_BTP.shape[-1]
+    nope = q_BTNA.shape[-1] - rope
+    q_nope_BTNK, q_pe_BTNP = q_BTNA.split((nope, rope), -1)
+    k_nope_BTNK, v_BTNH = kv_BTNJ.to(q_BTNA.dtype).split((nope, kv_BTNJ.shape[-1] - nope), -1)
+    q_pe_BTNP = rotate(q_pe_BTNP, cos_BTp[:, :, None], sin_BTp[:, :, None])
+    k_pe_BTNP = rotate(k_pe_BTP, cos_BTp, sin_BTp)[:, :, None].expand_as(q_pe_BTNP).to(q_BTNA.dtype)
+    q_BTNA, k_BTNA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1), torch.cat((k_nope_BTNK, k_pe_BTNP), -1)
+    return q_BTNA, k_BTNA, F.pad(v_BTNH, (0, max(0, q_BTNA.shape[-1] - v_BTNH.shape[-1])))
+
+
+def _within(
     q_BTNA: Tensor, k_BTNA: Tensor, v_BTNA: Tensor, documents: Documents, scale: float, watched: Trace | None
 ) -> tuple[Tensor, Tensor | None]:
-    """softmax(scale q k^T) v within each document, [B, T, N, A].
-
-    watched: also return the largest softmax input of each head, float32 [N], as `watched.above` allows; else None."""
     if q_BTNA.device.type == "cuda" and q_BTNA.dtype in (torch.bfloat16, torch.float16):
-        return _fused(q_BTNA, k_BTNA.to(q_BTNA.dtype), v_BTNA.to(q_BTNA.dtype), documents, scale, watched)
+        return _fused(q_BTNA, k_BTNA, v_BTNA, documents, scale, watched)
     q_BNTA, k_BNTA, v_BNTA = (x.transpose(1, 2) for x in (q_BTNA, k_BTNA, v_BTNA))
     largest_N = None
     if watched is not None:
@@ -66,12 +98,14 @@ def _fused(
     q_BTNA: Tensor, k_BTNA: Tensor, v_BTNA: Tensor, documents: Documents, scale: float, watched: Trace | None
 ) -> tuple[Tensor, Tensor | None]:
     edges, longest = documents.edges_C1, max(documents.lengths)
-    q_MNA, k_MNA, v_MNA = (x.flatten(0, 1) for x in (q_BTNA, k_BTNA, v_BTNA))
+    width = q_BTNA.shape[-1]
+    # The kernel wants a multiple of eight columns; zeros change no product.
+    q_MNA, k_MNA, v_MNA = (F.pad(x.flatten(0, 1), (0, -width % 8)) for x in (q_BTNA, k_BTNA, v_BTNA))
     lse = AuxRequest(lse=True)
     o_MNA, lse_NM = varlen_attn(
         q_MNA, k_MNA, v_MNA, edges, edges, longest, longest, return_aux=lse, scale=scale, window_size=CAUSAL
     )
-    o_BTNA = o_MNA.unflatten(0, q_BTNA.shape[:2])
+    o_BTNA = o_MNA[..., :width].unflatten(0, q_BTNA.shape[:2])
     if watched is None:
         return o_BTNA, None
     bound_N = lse_NM.detach() if watched.counted_BT is None else _only(lse_NM.detach(), watched.counted_BT.flatten())

@@ -232,7 +232,7 @@ def _mask(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor | None
 
 def _documents(begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents | Packing:
     """The documents of packed rows; a Packing of them where that is faster."""
-    documents = Documents.of(begins_BT)
+    documents = Documents.of(begins_BT, rotation)
     fits = begins_BT.device.type == "cpu" and max(documents.lengths) <= LONGEST
     return Packing.of(documents.lengths, rotation) if fits else documents
 

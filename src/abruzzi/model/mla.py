@@ -93,22 +93,22 @@ class Attention(nn.Module):
 
         rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
         [B, 1, T, S]; None = causal over T = S tokens. documents: those of packed
-        rows, in place of a mask: naive attention then costs the sum of their squares only. A Packing of them (it
-        contains the rotation) takes the path that is fast on a CPU."""
-        if isinstance(documents, Packing):
+        rows, in place of a mask: naive attention then costs the sum of their squares only. They
+        contain the rotation. A Packing takes the path that is fast on a CPU."""
+        if documents is not None:
             return self.o_proj(self._packed(x_BTD, documents, trace).flatten(2))
         q_nope_BTNK, q_pe_BTNP = self._queries(x_BTD, rotation)
         c_kv_BSR, k_pe_BSP = self._latents(x_BTD, rotation)
         if cache is not None:
             c_kv_BSR, k_pe_BSP = cache.append(self.layer, c_kv_BSR, k_pe_BSP)
         watched = trace if trace is not None and trace.max_logits else None
-        if watched is not None and (absorbed or documents is None):
+        if watched is not None:
             largest_N = self._max_logit(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask, watched.counted_BT)
             watched.max_logit_N[self.layer] = largest_N
         if absorbed:
             o_BTNH = self._absorbed(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
         else:
-            o_BTNH = self._naive(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask, documents, watched)
+            o_BTNH = self._naive(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
         return self.o_proj(o_BTNH.flatten(2))
 
     def _queries(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -131,29 +131,21 @@ class Attention(nn.Module):
         c_kv_BSR: Tensor,
         k_pe_BSP: Tensor,
         mask: Tensor | None,
-        documents: Documents | None,
-        watched: Trace | None,
     ) -> Tensor:
         kv = self.kv_b_proj(c_kv_BSR).unflatten(-1, (self.heads, -1))
         k_nope_BSNK, v_BSNH = kv.split((self.nope, self.value), -1)
         k_pe_BSNP = k_pe_BSP[:, :, None].expand(-1, -1, self.heads, -1)
-        q_BTNA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1)
-        k_BSNA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1)
+        q_BNTA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1).transpose(1, 2)
+        k_BNSA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1).transpose(1, 2)
         # Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change.
-        v_BSNA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value)))
-        if documents is not None:
-            o_BTNA, largest_N = attend(q_BTNA, k_BSNA, v_BSNA, documents, self.softmax_scale, watched)
-            if watched is not None and largest_N is not None:
-                watched.max_logit_N[self.layer] = largest_N
-            return o_BTNA[..., : self.value]
-        q_BNTA, k_BNSA, v_BNSA = (x.transpose(1, 2) for x in (q_BTNA, k_BSNA, v_BSNA))
+        v_BNSA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value))).transpose(1, 2)
         o_BNTA = F.scaled_dot_product_attention(
             q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
         )
         return o_BNTA.transpose(1, 2)[..., : self.value]
 
-    def _packed(self, x_BTD: Tensor, packing: Packing, trace: Trace | None) -> Tensor:
-        """What `_naive` gives, of packed rows on a CPU."""
+    def _packed(self, x_BTD: Tensor, documents: Documents | Packing, trace: Trace | None) -> Tensor:
+        """What `_naive` gives, of packed rows."""
         if hasattr(self, "q_proj"):
             q, kv_a = self.q_proj(x_BTD), self.kv_a_proj_with_mqa(x_BTD)
         else:  # one product for both: they read the same input
@@ -162,10 +154,16 @@ class Attention(nn.Module):
             q = self._expanded(c_q)
         c_kv_BTR, k_pe_BTP = kv_a.split((self.rank, self.rope), -1)
         kv_BTJ = self.kv_b_proj(self.kv_a_layernorm(c_kv_BTR))
-        q_MNA, kv_MNJ = (y.flatten(0, 1).unflatten(-1, (self.heads, -1)) for y in (q, kv_BTJ))
+        q_BTNA, kv_BTNJ = (y.unflatten(-1, (self.heads, -1)) for y in (q, kv_BTJ))
         watched = trace if trace is not None and trace.max_logits else None
+        if isinstance(documents, Documents):
+            o_BTNH, largest_N = attend(q_BTNA, kv_BTNJ, k_pe_BTP, documents, self.softmax_scale, watched)
+            if watched is not None and largest_N is not None:
+                watched.max_logit_N[self.layer] = largest_N
+            return o_BTNH
+        q_MNA, kv_MNJ, k_pe_MP = (y.flatten(0, 1) for y in (q_BTNA, kv_BTNJ, k_pe_BTP))
         o_MNH, largest_MN = packed_attention.attend(
-            q_MNA, kv_MNJ, k_pe_BTP.flatten(0, 1), packing, self.softmax_scale, want_largest=watched is not None
+            q_MNA, kv_MNJ, k_pe_MP, documents, self.softmax_scale, want_largest=watched is not None
         )
         if watched is not None:
             assert largest_MN is not None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
 from abruzzi.model import fused_experts
+from abruzzi.model.compiled import compiled
 from abruzzi.model.trace import Trace, count
 
 MATMULS = ("auto", "loop", "grouped", "fused")
@@ -40,7 +41,7 @@ class Mlp(nn.Module):
         if _trains_on_cpu(x):
             weights = self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
             return fused_experts.swiglu(x, *weights, _product_dtype(x, weights[0]))
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(_activate(self.gate_proj(x), self.up_proj(x)))
 
 
 class Router(nn.Module):
@@ -121,15 +122,12 @@ class Experts(nn.Module):
             return fused_experts.experts(
                 x_TD, expert_TK, weight_TK, *self._stacks(), _product_dtype(x_TD, self.gate_proj)
             ).to(x_TD.dtype)
-        per_token = expert_TK.shape[-1]
         order_M = expert_TK.flatten().argsort(stable=True)
         load_E = count(expert_TK, len(self.gate_proj))
-        y_MD = self._swiglu(x_TD.index_select(0, order_M // per_token), load_E)
-        # Back to token order by a permutation: unlike a scatter-add it sums in the same order every time.
         back_M = torch.empty_like(order_M)
         back_M[order_M] = torch.arange(len(order_M), device=order_M.device)
-        y_TKD = y_MD.index_select(0, back_M).unflatten(0, (-1, per_token))
-        return (y_TKD * weight_TK[..., None]).sum(1).to(x_TD.dtype)
+        y_MD = self._swiglu(_Dispatched.apply(x_TD, order_M, back_M), load_E)
+        return _Combined.apply(y_MD, weight_TK, order_M, back_M).to(x_TD.dtype)  # type: ignore[no-any-return]
 
     def _swiglu(self, x_MD: Tensor, load_E: Tensor) -> Tensor:
         """SwiGLU of rows that are sorted by expert; load_E says how many rows each expert has."""
@@ -207,6 +205,57 @@ class MoE(nn.Module):
         return routed_TD.view_as(x_BTD) + self.shared_experts(x_BTD)
 
 
+class _Dispatched(torch.autograd.Function):
+    """Rows of x for every token-expert pair, in the pairs' order.
+
+    Going back is a gather and a sum: unlike a scatter-add that adds up in the same order every time."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, order_M: Tensor, back_M: Tensor) -> Tensor:
+        ctx.per_token = len(order_M) // len(x_TD)
+        ctx.save_for_backward(back_M)
+        return x_TD.index_select(0, order_M // ctx.per_token)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dx_MD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (back_M,) = ctx.saved_tensors
+        return dx_MD.index_select(0, back_M).unflatten(0, (-1, ctx.per_token)).sum(1), None, None
+
+
+class _Combined(torch.autograd.Function):
+    """Sum over each token's experts of weight times the pair's row, float32 [T, D] as long as the weights are."""
+
+    @staticmethod
+    def forward(ctx: Any, y_MD: Tensor, weight_TK: Tensor, order_M: Tensor, back_M: Tensor) -> Tensor:
+        y_TKD = y_MD.index_select(0, back_M).unflatten(0, (-1, weight_TK.shape[1]))
+        ctx.save_for_backward(y_TKD, weight_TK, order_M)
+        return _weighted_sum(y_TKD, weight_TK)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dout_TD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        y_TKD, weight_TK, order_M = ctx.saved_tensors
+        dy_TKD, dweight_TK = _weighted_sum_backward(dout_TD, y_TKD, weight_TK)
+        return dy_TKD.flatten(0, 1).index_select(0, order_M), dweight_TK, None, None
+
+
+@compiled
+def _weighted_sum(y_TKD: Tensor, weight_TK: Tensor) -> Tensor:
+    return (y_TKD * weight_TK[..., None]).sum(1)
+
+
+@compiled
+def _weighted_sum_backward(dout_TD: Tensor, y_TKD: Tensor, weight_TK: Tensor) -> tuple[Tensor, Tensor]:
+    dy_TKD = (dout_TD[:, None] * weight_TK[..., None]).to(y_TKD.dtype)
+    return dy_TKD, (dout_TD[:, None] * y_TKD.to(dout_TD.dtype)).sum(-1).to(weight_TK.dtype)
+
+
+@compiled
+def _activate(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
+
+
 def _trains_on_cpu(x: Tensor) -> bool:
     """Where the operations with a backward pass of their own pay; for a few tokens and no gradient they do not."""
     return x.device.type == "cpu" and torch.is_grad_enabled()
@@ -234,7 +283,7 @@ def _swiglu_grouped(x_MD: Tensor, load_E: Tensor, gate: Tensor, up: Tensor, down
     ends_E = load_E.cumsum(0).to(torch.int32)
     gate_MF = F.grouped_mm(x_MD, gate.mT, offs=ends_E)
     up_MF = F.grouped_mm(x_MD, up.mT, offs=ends_E)
-    return F.grouped_mm(F.silu(gate_MF) * up_MF, down.mT, offs=ends_E)
+    return F.grouped_mm(_activate(gate_MF, up_MF), down.mT, offs=ends_E)
 
 
 def _groupable(gate_EFD: Tensor) -> bool:

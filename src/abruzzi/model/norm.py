@@ -14,8 +14,8 @@ LATENT_NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.Module):
-    """weight [size]; the mean of squares is taken in float32. The result has the promoted dtype of input and weight,
-    on a GPU the input's."""
+    """weight [size]; the mean of squares is taken in float32. The result has the promoted dtype of input and weight;
+    on a GPU autocast's, without autocast the input's."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -24,7 +24,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda":  # torch's own is one kernel there
-            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            normed = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            # What follows are products: rounded once here instead of before each of them.
+            return normed.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else normed
         return _Normed.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
 
 

@@ -111,16 +111,16 @@ class MuonClip(torch.optim.Optimizer):
             gradients = [cast(Tensor, p.grad) for p in same]
             buffers = [self.state[p]["momentum"] for p in same]
             # Lists at once: on a GPU one kernel each.
-            torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_add_(buffers, gradients)
-            nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+            torch._foreach_mul_(buffers, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(buffers, gradients)  # pyright: ignore[reportPrivateImportUsage]
+            nesterov = torch._foreach_add(gradients, buffers, alpha=group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
             stacked = torch.cat([n.reshape(-1, rows, cols) for n in nesterov]).to(group["ns_dtype"])
             orthogonal = _orthogonalize(stacked, group["ns_steps"]).to(same[0].dtype)
             updates = orthogonal.split([math.prod(p.shape[:-2]) for p in same])
             scale = 0.2 * math.sqrt(max(rows, cols))
             weights = cast("list[Tensor]", same)
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, [u.view_as(p) for u, p in zip(updates, same)], alpha=-group["lr"] * scale)
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(weights, [u.view_as(p) for u, p in zip(updates, same)], alpha=-group["lr"] * scale)  # pyright: ignore[reportPrivateImportUsage]
 
     def _adamw(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
         for p in params:
@@ -131,6 +131,8 @@ class MuonClip(torch.optim.Optimizer):
                 state["exp_avg_sq"] = torch.zeros_like(p)
             elif not isinstance(state["step"], Tensor):  # states of older versions hold a number
                 state["step"] = torch.tensor(float(state["step"]), device=p.device)
+            elif state["step"].device != p.device:  # load_state_dict leaves it on the CPU
+                state["step"] = state["step"].to(p.device)
         states = [self.state[p] for p in params]
         beta1, beta2 = group["betas"]
         # torch's own rule, in one pass over memory.
