@@ -3,7 +3,7 @@
 #
 #   runs/speedrun.sh                                  # nano_cpu: hours on two cores; run it again to go on
 #   RECIPE=smoke runs/speedrun.sh                     # the same path in a minute or two; the model knows nothing
-#   RECIPE=mini_h200 runs/speedrun.sh                 # for one H200
+#   RECIPE=mini_h200 runs/speedrun.sh                 # what ships as nano: seven minutes on one H200
 #   runs/speedrun.sh --set lr_muon=0.005              # what is given here goes to `abruzzi train`
 #   PROCESSES=2 TIME_LIMIT=90m runs/speedrun.sh       # a process per core, stopped cleanly after so long
 #

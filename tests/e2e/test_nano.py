@@ -15,7 +15,7 @@ from abruzzi.tasks import examples, make
 from tests.e2e.test_cli import abruzzi as command
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
-LIMIT = 12_000_000  # bytes; every clone carries it
+LIMIT = 40_000_000  # bytes; every clone carries it
 
 
 def test_it_is_small_and_its_experts_are_int4() -> None:
@@ -48,7 +48,7 @@ def test_an_example_runs_with_its_own_tools() -> None:
         assert done.returncode == 2 and "--example" in done.stderr
 
 
-@pytest.mark.parametrize(("family", "floor"), [("word_problems", 3), ("table_questions", 4), ("folder_facts", 7)])
+@pytest.mark.parametrize(("family", "floor"), [("word_problems", 10), ("table_questions", 11), ("folder_facts", 11)])
 def test_as_many_questions_are_answered_as_the_record_promises(family: str, floor: int) -> None:
     """A floor below the record under bench/records (which has the intervals): 12 questions per family."""
     llm = abruzzi.load("nano")

@@ -1,4 +1,4 @@
-"""nano: the model that ships with abruzzi. Tokenizer, data and training in one file.
+"""nano on two CPU cores: tokenizer, data and training in one file. What ships is its larger sister, mini_h200.
 
     abruzzi train nano_cpu --out runs/nano --time-limit 90m     # --resume goes on where it stopped
     torchrun --nproc-per-node 2 -m abruzzi.cli.main train nano_cpu --out runs/nano --threads 1   # a process per core

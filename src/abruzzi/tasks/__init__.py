@@ -46,7 +46,7 @@ FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
         "chains": chains.make,
     }
 )
-# Those that are answered from a text, a table or a folder: nano's first edition was trained on these alone.
+# Those that are answered from a text, a table or a folder.
 FIRST_FAMILIES = ("word_problems", "table_questions", "folder_facts")
 # Chosen by reading: short, typical, with numbers to combine and without.
 _EXAMPLES = (
