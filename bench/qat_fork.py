@@ -4,6 +4,11 @@
     abruzzi train nano_cpu --out FLOAT --resume --set steps=N ... --set qat_steps=0    # the same rows, in float
     python bench/qat_fork.py --qat RUN --float FLOAT --out bench/records/DATE_qat_fork/result.json
 
+    python bench/qat_fork.py --bits 3 --train --qat RUN --float FLOAT    # RUN: a copy of FLOAT as it was at the fork
+
+With --bits fewer than 4, where rounding costs something, --train first takes RUN from the fork to FLOAT's last step
+with so many bits in the forward pass. Such weights are run in bfloat16; nothing exports them.
+
 Both runs end at the same step and learning rate; they differ in whether the routed experts were rounded in the forward
 pass after the fork. Compared: the float run as it is, the float run rounded (PTQ), the other run rounded (QAT). Loss
 in nats per sampled token on rows that no run saw, with 95 % intervals by resampling rows; KL from the float run; and
@@ -15,6 +20,7 @@ from __future__ import annotations
 import json
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +36,7 @@ from abruzzi.model import K2Model
 from abruzzi.recipes import nano
 from abruzzi.tasks import FAMILIES, SPLITS, Split
 from abruzzi.train import qat
+from abruzzi.train.loop import RunConfig, Trainer
 from abruzzi.train.state import read_state
 from machine import describe, emit, output_option
 from nano_accuracy import Job, fresh, solve
@@ -43,10 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = output_option(__doc__)
     parser.add_argument("--qat", type=Path, required=True, help="a finished run whose last steps rounded")
     parser.add_argument("--float", type=Path, required=True, dest="plain", help="the run that went on in float")
+    parser.add_argument("--bits", type=int, choices=(2, 3, 4), default=4)
+    parser.add_argument("--train", action="store_true", help="take --qat to the last step of --float first")
     parser.add_argument("--rows", type=int, default=60, help="validation rows of 1,280 tokens")
     parser.add_argument("--n", type=int, default=50, help="tasks per family and split")
     parser.add_argument("--splits", nargs="*", default=["trained", "held_out"], choices=SPLITS)
     given = parser.parse_args(arguments)
+    qat.fake_quantize = partial(qat.fake_quantize, largest_code=2 ** (given.bits - 1) - 1)
+    if given.train:
+        train(given.qat, given.plain)
     text = (given.qat / "tokenizer.json").read_text(encoding="utf-8")
     config = ModelConfig.from_dict(json.loads((given.qat / "run.json").read_text(encoding="utf-8"))["config"]["model"])
     plain, aware = (weights(config, folder) for folder in (given.plain, given.qat))
@@ -56,12 +68,25 @@ def main(arguments: list[str] | None = None) -> int:
     result = {
         "bench": "qat_fork",
         **describe(threads=torch.get_num_threads()),
-        "settings": {"step": aware[1], "rows": len(rows), "tasks": given.n},
+        "settings": {"step": aware[1], "bits": given.bits, "rows": len(rows), "tasks": given.n},
         **losses(plain[0], aware[0], rows),
-        "tasks": tasks(config, text, plain[0], aware[0], given.splits, given.n),
+        "tasks": tasks(config, text, plain[0], aware[0], given.splits, given.n, given.bits),
     }
     emit(result, given.out)
     return 0
+
+
+def train(run: Path, plain: Path) -> None:
+    """Take `run` on to the end of `plain`, on the same rows at the same rate, rounding all the way."""
+    said = json.loads((plain / "run.json").read_text(encoding="utf-8"))["config"]
+    config = RunConfig(**{**said, "model": ModelConfig.from_dict(said["model"]), "qat_steps": said["steps"]})
+    shards = nano.Shards((run / "tokenizer.json").read_text(encoding="utf-8"))
+    trainer = Trainer(config, shards, run)
+    if not trainer.resume():
+        raise SystemExit(f"{run} holds no state.pt")
+    say(f"from step {trainer.step} to {config.steps}")
+    trainer.train(on_step=lambda m: say(f"step {m['step']}: {m['sampled_loss']:.4f}"))
+    shards.close()
 
 
 def weights(config: ModelConfig, run: Path) -> tuple[K2Model, int]:
@@ -108,16 +133,19 @@ def interval(totals: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
 
 
 def tasks(
-    config: ModelConfig, text: str, plain: K2Model, aware: K2Model, splits: list[Split], n: int
+    config: ModelConfig, text: str, plain: K2Model, aware: K2Model, splits: list[Split], n: int, bits: int
 ) -> dict[str, Any]:
     """Thinking + tools, solved by the engine: the float run unrounded and rounded, the other rounded."""
     files = tokenizer.chat_files(tokenizer.from_json(text, nano.DEFAULTS), max_context=nano.CONTEXT)
     scores: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2) as pool:
-        for name, model, int4 in (("float", plain, False), ("ptq", plain, True), ("qat", aware, True)):
+        for name, model, rounds in (("float", plain, False), ("ptq", plain, True), ("qat", aware, True)):
             path = Path(folder) / name
-            tensors = {k: t.detach().numpy() for k, t in model.state_dict().items()}
-            save_checkpoint(path, config, tensors, dtype="bfloat16", int4=int4, extra_files=files)
+            tensors = {k: t.detach() for k, t in model.state_dict().items()}
+            if rounds and bits < 4:
+                tensors = {k: qat.fake_quantize(t) if ".experts." in k else t for k, t in tensors.items()}
+            arrays = {k: t.numpy() for k, t in tensors.items()}
+            save_checkpoint(path, config, arrays, dtype="bfloat16", int4=rounds and bits == 4, extra_files=files)
             jobs = [
                 Job(str(path), "thinking, tools", s, f, list(fresh(f, s, n, set()))) for s in splits for f in FAMILIES
             ]

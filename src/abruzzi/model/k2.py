@@ -199,11 +199,13 @@ class Layer(nn.Module):
         trace: Trace | None,
     ) -> Tensor:
         normed = self.input_layernorm(x_BTD)
-        x_BTD = x_BTD + self.self_attn(
+        attended = self.self_attn(
             normed, rotation, mask, absorbed=absorbed, documents=documents, cache=cache, trace=trace
         )
+        x_BTD = x_BTD + attended.to(x_BTD.dtype)  # on a CPU a sum of two dtypes is slower than a cast and a sum
         normed = self.post_attention_layernorm(x_BTD)
-        return x_BTD + (self.mlp(normed, pinned_BTK, trace) if isinstance(self.mlp, MoE) else self.mlp(normed))
+        y_BTD = self.mlp(normed, pinned_BTK, trace) if isinstance(self.mlp, MoE) else self.mlp(normed)
+        return x_BTD + y_BTD.to(x_BTD.dtype)
 
 
 def _begins(segments_BT: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ LATENT_NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.Module):
-    """weight [size]; the mean of squares is taken in float32. The result has the promoted dtype of input and weight;
-    on a GPU autocast's, without autocast the input's."""
+    """weight [size]; the mean of squares is taken in float32. The result has autocast's dtype if that is on, for what
+    follows are products: rounded once here instead of before each of them; else the promoted dtype of input and weight.
+    """
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -23,31 +24,38 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cuda":  # torch's own is one kernel there
-            normed = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-            # What follows are products: rounded once here instead of before each of them.
-            return normed.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else normed
-        return _Normed.apply(x, self.weight, self.eps)  # type: ignore[no-any-return]
+        device = x.device.type
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        if device == "cuda":  # torch's own is one kernel there
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(dtype)
+        return _Normed.apply(x, self.weight, self.eps, dtype)  # type: ignore[no-any-return]
 
 
 class _Normed(torch.autograd.Function):
-    """x / rms(x) * weight; its own backward reads memory a third as often as what torch derives."""
+    """x / rms(x) * weight in `dtype`; its own backward reads memory a third as often as what torch derives."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         wide = x.float()
-        factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        unit = (wide * factor).to(x.dtype)
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        factor = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
+        unit = wide * factor
         ctx.save_for_backward(unit, factor, weight)
-        return weight * unit
+        ctx.dtype = x.dtype
+        if weight.dtype == torch.float32:
+            return (unit * weight).to(dtype)
+        return weight * unit.to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         unit, factor, weight = ctx.saved_tensors
-        along = (dy * unit).float()
+        dy, wide_weight = dy.float(), weight.float()
+        along = dy * unit
         dweight = along.flatten(0, -2).sum(0).to(weight.dtype)
         # What is parallel to x changes nothing but its length, which the norm takes away again.
-        parallel = (along @ weight.float()).div_(-unit.shape[-1])[..., None]
-        dx = torch.addcmul((dy * weight).float(), unit.float(), parallel).mul_(factor)
-        return dx.to(unit.dtype), dweight, None
+        parallel = (along @ wide_weight).div_(-unit.shape[-1])[..., None]
+        dx = (dy * wide_weight).addcmul_(unit, parallel).mul_(factor)
+        return dx.to(ctx.dtype), dweight, None, None

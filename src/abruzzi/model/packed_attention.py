@@ -15,11 +15,14 @@ p = P/2 pairs; in the padded layout G documents of one bucket times heads, T the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from abruzzi.model.products import batched_by_onednn
 
 BLOCK = 64  # queries at a time; documents are padded to a multiple
 LONGEST = 1536  # tokens of a document
@@ -98,7 +101,8 @@ class _Attend(torch.autograd.Function):
                 rows = []
                 saved += [wide_q_GTA.to(dtype), wide_k_GTA.to(dtype), v_GTH]
                 for start, end in _blocks(o_GTH.shape[1]):
-                    logits = torch.bmm(wide_q_GTA[:, start:end], wide_k_GTA[:, :end].mT)
+                    with batched_by_onednn() if dtype == torch.bfloat16 else nullcontext():
+                        logits = torch.bmm(wide_q_GTA[:, start:end], wide_k_GTA[:, :end].mT)
                     logits[..., start:] += hidden
                     if want_largest:
                         rows.append(logits.amax(-1))

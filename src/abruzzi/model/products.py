@@ -11,6 +11,8 @@ Its slow twin is torch.mm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +30,19 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     if _ONEDNN and a.dtype == torch.float32 and a.shape[0] * a.shape[1] * b.shape[1] >= WORTHWHILE:
         return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")  # type: ignore[no-any-return]
     return torch.mm(a, b)
+
+
+@contextmanager
+def batched_by_onednn() -> Iterator[None]:
+    """Within, torch.bmm of float32 goes through oneDNN: for factors that come from bfloat16, since where a CPU has
+    faster instructions for that (AMX) oneDNN may round them to it. Sums stay float32; elsewhere nothing is rounded."""
+    backend: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

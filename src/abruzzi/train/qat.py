@@ -19,8 +19,10 @@ from abruzzi.quant.int4 import GROUP_SIZE
 _SMALLEST_NORMAL = 2.0**-126
 
 
-def fake_quantize(weight: Tensor) -> Tensor:
+def fake_quantize(weight: Tensor, largest_code: int = 7) -> Tensor:
     """What `weight` [..., out, in] becomes by INT4 and back, float32, same shape; gradients pass unchanged.
+
+    largest_code: 7 is INT4. Fewer codes (3, 1) are for experiments; nothing exports them.
 
     Raises ValueError unless the last axis is a multiple of the group. NaN and infinity stay what they are
     or become NaN: the export refuses them."""
@@ -29,7 +31,7 @@ def fake_quantize(weight: Tensor) -> Tensor:
     with torch.no_grad():
         wide = weight.detach().float().unflatten(-1, (-1, GROUP_SIZE))
         # A true division: a product with 1/7 rounds to other scales.
-        scale = (wide.abs().amax(-1, keepdim=True) / 7.0).to(torch.bfloat16).float()
+        scale = (wide.abs().amax(-1, keepdim=True) / float(largest_code)).to(torch.bfloat16).float()
         scale = torch.where(scale < _SMALLEST_NORMAL, torch.ones_like(scale), scale)
         rounded = ((wide / scale).round() * scale + 0.0).flatten(-2)  # + 0.0: the stored codes know no -0
     # Not weight + (rounded - weight).detach(): that is not always `rounded` in floating point.

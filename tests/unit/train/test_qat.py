@@ -38,6 +38,15 @@ def test_the_rounding_is_the_exports_bit_for_bit(kind: str) -> None:
         assert ours.tobytes() == want.reshape(shape).tobytes()
 
 
+@pytest.mark.parametrize("largest", [1, 3])
+def test_fewer_codes_round_to_fewer_values(largest: int) -> None:
+    weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    rounded = qat.fake_quantize(weight, largest).unflatten(-1, (-1, 32))
+    steps = rounded / (weight.unflatten(-1, (-1, 32)).abs().amax(-1, keepdim=True) / largest).bfloat16()
+    assert torch.equal(steps, steps.round()) and steps.abs().amax() == largest
+    assert {int(s) for s in steps.flatten()} == set(range(-largest, largest + 1))
+
+
 @pytest.mark.parametrize("mistake", ["scale not rounded", "scale of absmax / 7.5", "reciprocal"])
 def test_the_comparison_sees_planted_mistakes(mistake: str) -> None:
     rng = np.random.default_rng(3)
