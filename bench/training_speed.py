@@ -5,7 +5,8 @@
 Both sides start from one checkpoint and take whole steps (forward, loss on every token, backward, gradients summed
 over processes, AdamW) on the same rows of 256 tokens. First a short sweep finds each side's best layout, one process
 with two threads or two processes with one (gloo; DistributedDataParallel on the peer's side), and for the peer the
-best of its implementations of experts and attention. Then the two winners take turns (ABAB), medians. bfloat16 means
+best of its implementations of experts and attention. Then the winners take turns (ABCABC), ours against the peer's best
+with each way through the experts; medians, and the ratio to the faster of those. bfloat16 means
 autocast over float32 weights, which is how either side trains in it. AdamW is torch's fused one for the peer. Neither
 side is compiled. The losses of the first step are compared, so that both compute the same thing.
 """
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,18 +72,24 @@ def main(arguments: list[str] | None = None) -> int:
         swept: dict[Side, float] = {}
         for side in [Side("abruzzi", 1), Side("abruzzi", 2), *peers(given.size)]:
             swept[side] = glance(side, common)
-        # Other attention only where experts and layout are best: it depends on neither.
-        other = replace(best(swept, "transformers"), attention="eager")
-        swept[other] = glance(other, common)
-        ours, peer = (best(swept, owner) for owner in ("abruzzi", "transformers"))
-        with Running(ours, common) as a, Running(peer, common) as b:
-            losses = a.first_loss, b.first_loss
-            samples: dict[str, list[float]] = {ours.name: [], peer.name: []}
-            for number in range(given.turns + 1):
-                for side, running in ((ours, a), (peer, b)):
-                    seconds = running.turn(given.steps)
-                    if number:  # the first round warms up
+        # Other attention only where the layout is best: it does not depend on that.
+        for experts in EXPERTS[:2]:
+            other = replace(best(swept, "transformers", experts), attention="eager")
+            swept[other] = glance(other, common)
+        # Both of the peer's ways through the experts stay in: one gets faster for minutes, as oneDNN gets to know the
+        # loads that experts can have, and would be sorted out by a glance.
+        ours = best(swept, "abruzzi")
+        sides = [ours, *(best(swept, "transformers", experts) for experts in EXPERTS[:2])]
+        with ExitStack() as stack:
+            running = [stack.enter_context(Running(side, common)) for side in sides]
+            samples: dict[str, list[float]] = {side.name: [] for side in sides}
+            for number in range(given.turns + 3):
+                for side, processes in zip(sides, running):
+                    seconds = processes.turn(given.steps)
+                    if number >= 3:  # the first rounds warm up
                         samples[side.name].append(rate(seconds))
+        peer = max(sides[1:], key=lambda side: statistics.median(samples[side.name]))
+        losses = running[0].first_loss, running[sides.index(peer)].first_loss
     emit(record(given, swept, ours, peer, samples, losses), given.out)
     return 0
 
@@ -103,9 +111,10 @@ def glance(side: Side, common: dict[str, Any]) -> float:
     return seconds
 
 
-def best(swept: dict[Side, float], owner: str) -> Side:
-    """The fastest side of one owner."""
-    return min((side for side in swept if side.owner == owner), key=swept.__getitem__)
+def best(swept: dict[Side, float], owner: str, experts: str | None = None) -> Side:
+    """The fastest side of one owner, with those experts if they are named."""
+    of_owner = (side for side in swept if side.owner == owner)
+    return min((side for side in of_owner if experts in (None, side.experts)), key=swept.__getitem__)
 
 
 def rate(seconds_per_step: float) -> float:
