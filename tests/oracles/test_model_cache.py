@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from abruzzi.kernels import documents as kernels
+from abruzzi.model.documents import has_kernel
 from abruzzi.model.k2 import ABSORB_UP_TO, AttentionForm, K2Model
 from abruzzi.model.mla import LatentCache
 from abruzzi.model.trace import Trace
@@ -99,8 +101,10 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
     twin = twins.twin("lora-g1-s1-yarn")
     segments = torch.tensor([[0] * 64 + [1] * 130 + [-1] * 6, [5] * 3 + [2] * 70 + [5] * 127])
 
-    def everything(longest: int, autocast: bool = False) -> dict[str, torch.Tensor]:
+    def everything(longest: int, autocast: bool = False, kernel: bool = False) -> dict[str, torch.Tensor]:
         monkeypatch.setattr("abruzzi.model.k2.LONGEST", longest)
+        for module in ("k2", "documents"):
+            monkeypatch.setattr(f"abruzzi.model.{module}.has_kernel", has_kernel if kernel else lambda *_: False)
         model = twin.ours()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             pinned = dict(routing.expert_ids) or None
@@ -112,7 +116,8 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
         assert got.keys() == want.keys() and len(got) > 20
         return sum(float((got[n] - want[n]).norm() / want[n].norm()) for n in want) / len(want)
 
-    ratios = []
+    ratios: list[float] = []
+    compiled: list[float] = []
     for seed in range(5):  # a draw alone can be half off either way
         random = torch.Generator().manual_seed(seed)
         ids = torch.randint(twin.config.vocab_size, (2, 200), generator=random)
@@ -123,7 +128,10 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
         torchs = error(everything(0, autocast=True))
         assert 0 < torchs < 0.2
         ratios.append(error(everything(1024, autocast=True)) / torchs)
+        if kernels.can_attend(2, 2, 2):
+            compiled.append(error(everything(1024, autocast=True, kernel=True)) / torchs)
     assert statistics.median(ratios) < 1.1
+    assert not compiled or (statistics.median(compiled) < 1.1 and compiled != ratios)
 
 
 @torch.no_grad()

@@ -102,3 +102,33 @@ def mla(
     segment: int,
     out: np.ndarray,
 ) -> None: ...
+def can_attend_documents() -> bool: ...
+def attend_documents(
+    threads: int,
+    edges: np.ndarray,
+    q: np.ndarray,
+    kv: np.ndarray,
+    k_pe: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    scale: float,
+    o: np.ndarray,
+    log_sum: np.ndarray,
+    largest: np.ndarray,
+) -> None: ...
+def attend_documents_backward(
+    threads: int,
+    edges: np.ndarray,
+    q: np.ndarray,
+    kv: np.ndarray,
+    k_pe: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    scale: float,
+    o: np.ndarray,
+    log_sum: np.ndarray,
+    d_o: np.ndarray,
+    dq: np.ndarray,
+    dkv: np.ndarray,
+    dk_pe: np.ndarray,
+) -> None: ...

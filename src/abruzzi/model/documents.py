@@ -1,6 +1,7 @@
-"""Causal attention within the documents of packed rows: on a GPU in one kernel, elsewhere one document after the other.
+"""Causal attention within the documents of packed rows: in bfloat16 by one kernel, torch's on a GPU and ours on a CPU
+(kernels/documents.py); otherwise one document after the other, which is also what the kernels are held against.
 
-On a CPU training takes packed_attention.py instead, except for very long documents. The fused kernel (torch's
+On a CPU without that kernel, and in float32, training takes packed_attention.py instead. The GPU's kernel (torch's
 varlen_attn, FlashAttention) knows half precision only and never shows a logit; it does give each query's
 log-sum-exp, which no logit of that query exceeds. That bound costs nothing and is at most log(T) above the largest
 logit, so QK-Clip needs the logits themselves only of a head that is close to its limit.
@@ -12,12 +13,15 @@ A = K + P, H value dim, J = K + H.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
+from abruzzi.kernels import documents as kernels
 from abruzzi.model.compiled import compiled
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
@@ -59,10 +63,69 @@ def attend(
     q_BTNA: queries, nope then rope part, not yet rotated. kv_BTNJ: keys' nope part, then values. k_pe_BTP: the
     rotary key that all heads share, not yet rotated. watched: also return the largest softmax input of each
     head, float32 [N], as `watched.above` allows; else None."""
-    value = kv_BTNJ.shape[-1] - (q_BTNA.shape[-1] - k_pe_BTP.shape[-1])
+    nope, rope = q_BTNA.shape[-1] - k_pe_BTP.shape[-1], k_pe_BTP.shape[-1]
+    value = kv_BTNJ.shape[-1] - nope
+    if has_kernel(q_BTNA.device, q_BTNA.dtype, nope, rope, value):
+        return _compiled(q_BTNA, kv_BTNJ, k_pe_BTP, documents, scale, watched)
     q_BTNA, k_BTNA, v_BTNA = heads(q_BTNA, kv_BTNJ, k_pe_BTP, *documents.rotation)
     o_BTNA, largest_N = _within(q_BTNA, k_BTNA, v_BTNA, documents, scale, watched)
     return o_BTNA[..., :value], largest_N
+
+
+def has_kernel(device: torch.device, dtype: torch.dtype, nope: int, rope: int, value: int) -> bool:
+    """Whether this CPU attends to documents in one kernel, in this dtype and with heads of this shape."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and kernels.can_attend(nope, rope, value)
+
+
+def _compiled(
+    q_BTNA: Tensor, kv_BTNJ: Tensor, k_pe_BTP: Tensor, documents: Documents, scale: float, watched: Trace | None
+) -> tuple[Tensor, Tensor | None]:
+    q_MNA, kv_MNJ, k_pe_MP = (x.flatten(0, 1).to(q_BTNA.dtype).contiguous() for x in (q_BTNA, kv_BTNJ, k_pe_BTP))
+    o_MNH, largest_MN = _Attend.apply(q_MNA, kv_MNJ, k_pe_MP, documents, scale)  # type: ignore[misc]
+    o_BTNH = o_MNH.unflatten(0, q_BTNA.shape[:2])
+    if watched is None:
+        return o_BTNH, None
+    counted = watched.counted_BT
+    return o_BTNH, (largest_MN if counted is None else _only(largest_MN, counted.flatten()[:, None])).amax(0)
+
+
+class _Attend(torch.autograd.Function):
+    """kernels/documents.py on tensors. What it saves is the inputs and the output, no probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_MNA: Tensor, kv_MNJ: Tensor, k_pe_MP: Tensor, documents: Documents, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        given = _given(q_MNA, kv_MNJ, k_pe_MP, documents, scale)
+        o, log_sum, largest = kernels.attend(given, torch.get_num_threads())
+        o_MNH, log_sum_MN, largest_MN = _tensor(o), torch.from_numpy(log_sum), torch.from_numpy(largest)
+        ctx.save_for_backward(q_MNA, kv_MNJ, k_pe_MP, o_MNH, log_sum_MN)
+        ctx.documents, ctx.scale = documents, scale
+        ctx.mark_non_differentiable(largest_MN)
+        return o_MNH, largest_MN
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, do_MNH: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q_MNA, kv_MNJ, k_pe_MP, o_MNH, log_sum_MN = ctx.saved_tensors
+        given = _given(q_MNA, kv_MNJ, k_pe_MP, ctx.documents, ctx.scale)
+        rest = _bits(o_MNH), log_sum_MN.numpy(), _bits(do_MNH.to(o_MNH.dtype).contiguous())
+        dq, dkv, dk_pe = kernels.attend_backward(given, *rest, torch.get_num_threads())
+        return _tensor(dq), _tensor(dkv), torch.from_numpy(dk_pe).sum(1).to(k_pe_MP.dtype), None, None
+
+
+def _given(q_MNA: Tensor, kv_MNJ: Tensor, k_pe_MP: Tensor, documents: Documents, scale: float) -> kernels.Given:
+    cos_Mp, sin_Mp = (r.flatten(0, 1).contiguous().numpy() for r in documents.rotation)
+    return documents.edges_C1.long().numpy(), _bits(q_MNA), _bits(kv_MNJ), _bits(k_pe_MP), cos_Mp, sin_Mp, scale
+
+
+def _bits(x: Tensor) -> np.ndarray:
+    """The memory of a bfloat16 tensor as uint16."""
+    return x.detach().view(torch.uint16).numpy()
+
+
+def _tensor(bits: np.ndarray) -> Tensor:
+    return torch.from_numpy(bits).view(torch.bfloat16)
 
 
 @compiled

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
-from abruzzi.model.documents import Documents, seen_within
+from abruzzi.model.documents import Documents, has_kernel, seen_within
 from abruzzi.model.mla import Attention, LatentCache
 from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
@@ -97,7 +97,7 @@ class K2Model(nn.Module):
         absorbed = attention == "absorbed" or (
             attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
         )
-        documents = None if begins_BT is None or absorbed else _documents(begins_BT, rotation)
+        documents = None if begins_BT is None or absorbed else self._documents(begins_BT, rotation)
         # Where documents are known, their lengths say it all.
         mask = _mask(ids_BT, start, begins_BT) if documents is None else None
         x_BTD = self.model.embed_tokens(ids_BT)
@@ -107,6 +107,16 @@ class K2Model(nn.Module):
                 x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, documents=documents, cache=cache, trace=trace
             )
         return self.model.norm(x_BTD)
+
+    def _documents(self, begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents | Packing:
+        """The documents of packed rows; a Packing of them where that is faster."""
+        c, device = self.config, begins_BT.device
+        documents = Documents.of(begins_BT, rotation)
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else self.lm_head.weight.dtype
+        if device.type != "cpu" or has_kernel(device, dtype, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim):
+            return documents
+        return Packing.of(documents.lengths, rotation) if max(documents.lengths) <= LONGEST else documents
 
     def layers(self) -> list[Layer]:
         """The layers in order: where QK-Clip finds `self_attn`."""
@@ -230,13 +240,6 @@ def _mask(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor | None
         return None
     place_S = torch.arange(start + len(place_T), device=ids_BT.device)
     return place_S <= (place_T + start)[:, None]
-
-
-def _documents(begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents | Packing:
-    """The documents of packed rows; a Packing of them where that is faster."""
-    documents = Documents.of(begins_BT, rotation)
-    fits = begins_BT.device.type == "cpu" and max(documents.lengths) <= LONGEST
-    return Packing.of(documents.lengths, rotation) if fits else documents
 
 
 def _check_context(positions_BT: Tensor, start: int, limit: int) -> None:

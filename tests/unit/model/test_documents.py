@@ -1,17 +1,21 @@
-"""Attention within documents: the fused kernel's path against one document after the other in float64.
+"""Attention within documents: the kernels' paths against one document after the other in float64.
 
-Without a GPU torch's plain attention stands in for the kernel, so that what surrounds it is tested everywhere."""
+Without a GPU torch's plain attention stands in for its kernel, so that what surrounds it is tested everywhere."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abruzzi.kernels import documents as kernels
 from abruzzi.model import documents
 from abruzzi.model.documents import Documents, seen_within
 from abruzzi.model.trace import Trace
@@ -115,3 +119,106 @@ def test_padding_neither_counts_nor_hides(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(documents, "_only", lambda x, wanted: F.relu(x) if x.ndim == 2 else x)
     _, wrong = fused(monkeypatch, "cpu")(None)
     assert not torch.allclose(wrong.double(), want.double(), rtol=1e-2)
+
+
+# our own kernel, on CPUs that have bfloat16
+
+needs_bf16 = pytest.mark.skipif(not kernels.can_attend(8, 8, 8), reason="this CPU has no AVX-512 BF16")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Documents packed into one row, and heads of a shape."""
+
+    lengths: tuple[int, ...]
+    heads: int
+    nope: int
+    rope: int
+    value: int
+
+    def inputs(self) -> tuple[list[Tensor], Documents, Tensor]:
+        """q, kv and k_pe in bfloat16, the documents, and a gradient."""
+        generator, tokens = torch.Generator().manual_seed(5), sum(self.lengths)
+        first = torch.zeros(1, tokens, dtype=torch.bool)
+        first[0, [0, *itertools.accumulate(self.lengths[:-1])]] = True
+        angle = torch.rand(1, tokens, self.rope // 2, generator=generator) * 6
+        sizes = (self.heads, self.nope + self.rope), (self.heads, self.nope + self.value), (self.rope,)
+        drawn = [(torch.randn(1, tokens, *size, generator=generator) * 1.5).bfloat16() for size in sizes]
+        d_o = torch.randn(1, tokens, self.heads, self.value, generator=generator).bfloat16()
+        return drawn, Documents.of(first, (angle.cos(), angle.sin())), d_o
+
+    def run(self, dtype: torch.dtype, watched: bool = True) -> tuple[list[Tensor], Tensor | None]:
+        """Output and gradients, and the largest logits."""
+        drawn, found, d_o = self.inputs()
+        given = [x.clone().to(dtype).requires_grad_() for x in drawn]
+        out, largest = documents.attend(*given, found, 0.3, Trace(max_logits=True) if watched else None)
+        (out * d_o.to(dtype)).sum().backward()
+        return [out.detach(), *(x.grad for x in given if x.grad is not None)], largest
+
+
+CASES = (
+    Case((16, 17, 1, 64, 65, 130, 3), 3, 24, 24, 32),  # around blocks and vectors
+    Case((100, 300, 257), 4, 32, 16, 48),
+    Case((200,), 2, 32, 32, 40),
+    Case((33, 2), 1, 2, 2, 2),
+    Case((128, 63), 2, 0, 34, 18),  # no nope part, widths between vectors
+)
+
+
+@needs_bf16
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_our_kernel_gives_outputs_gradients_and_largest_logits(case: Case) -> None:
+    (want, want_largest), (got, largest) = case.run(torch.float64), case.run(torch.bfloat16)
+    assert len(got) == len(want) == 4
+    for w, g in zip(want, got):
+        assert float((w - g).norm() / w.norm()) < 1.2e-2  # bfloat16 has 8 bits
+    assert want_largest is not None and largest is not None
+    assert torch.allclose(largest.double(), want_largest.double(), rtol=1e-2, atol=2e-2)
+
+
+@needs_bf16
+def test_our_kernel_gives_the_same_bits_in_any_number_of_threads() -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(CASES[0].run(torch.bfloat16)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(result, results[0]))
+
+
+@needs_bf16
+@pytest.mark.parametrize("mistake", ["edges", "scale", "rotation", "gradient"])
+def test_the_comparison_sees_planted_mistakes(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[0]
+    want, _ = case.run(torch.float64, watched=False)
+    given = documents._given
+
+    def wrong(*arguments: Any) -> Any:
+        edges, q, kv, k_pe, cos, sin, scale = given(*arguments)
+        if mistake == "edges":
+            edges = np.array([0, edges[-1]])
+        return edges, q, kv, k_pe, cos, -sin if mistake == "rotation" else sin, scale * (1 + 0.1 * (mistake == "scale"))
+
+    monkeypatch.setattr(documents, "_given", wrong)
+    if mistake == "gradient":
+        backward = kernels.attend_backward
+        monkeypatch.setattr(documents, "_given", given)
+        monkeypatch.setattr(kernels, "attend_backward", lambda g, o, s, d, t: backward(g, o, s + 0.1, d, t))
+    got, _ = case.run(torch.bfloat16, watched=False)
+    errors = [float((w - g).norm() / w.norm()) for w, g in zip(want, got)]
+    assert max(errors) > 3e-2
+    assert mistake != "gradient" or errors[0] < 1e-2
+
+
+@needs_bf16
+def test_our_kernel_refuses_what_does_not_fit() -> None:
+    drawn, found, _ = CASES[0].inputs()
+    given = documents._given(*(x.flatten(0, 1) for x in drawn), found, 0.3)
+    for changed in ({0: given[0][:-1]}, {3: given[3][:, :-2].copy()}, {2: given[2][:-1]}, {0: given[0][::-1].copy()}):
+        with pytest.raises(ValueError, match="do not fit"):
+            kernels.attend(tuple(changed.get(i, x) for i, x in enumerate(given)), 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        kernels.attend((given[0], given[1].astype(np.float32), *given[2:]), 1)
+    assert not kernels.can_attend(7, 8, 8) and not kernels.can_attend(8, 8, 9)
