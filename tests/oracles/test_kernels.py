@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from abruzzi.kernels import isa, ops, ref, supported_isas
+from abruzzi.kernels import documents, isa, ops, ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS, threads
 from abruzzi.quant.int4 import dequantize_packed, quantize, unpack
 
@@ -499,3 +499,37 @@ def test_an_unbuilt_extension_says_how_to_build() -> None:
     code = "import sys; sys.modules['abruzzi.kernels._ext'] = None; import abruzzi.kernels"
     done = run_with("", code)
     assert "pip install ." in done.stderr and "compiler" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "nope", "rope", "value"),
+    [
+        ((16, 17, 1, 64, 65, 130, 3), 3, 24, 24, 32),  # around blocks and vectors
+        ((100, 257), 4, 32, 16, 48),
+        ((70,), 2, 32, 32, 40),
+        ((33, 2), 1, 2, 2, 2),
+        ((128, 63), 2, 0, 34, 18),  # no nope part, widths between vectors
+    ],
+)
+def test_attention_within_documents_equals_its_twin(
+    lengths: tuple[int, ...], heads: int, nope: int, rope: int, value: int
+) -> None:
+    if not documents.can_attend(nope, rope, value):
+        pytest.skip("this CPU lacks avx512_bf16")
+    rng, tokens, plain = np.random.default_rng(2), sum(lengths), ml_dtypes.bfloat16
+    edges = np.cumsum((0, *lengths)).astype(np.int64)
+    shapes = (tokens, heads, nope + rope), (tokens, heads, nope + value), (tokens, rope), (tokens, heads, value)
+    q, kv, k_pe, d_o = ((rng.normal(size=shape) * 1.5).astype(plain) for shape in shapes)
+    angle = rng.uniform(0, 6, (tokens, rope // 2))
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    exact = [x.astype(np.float64) for x in (q, kv, k_pe)]
+    want_o, *_ = ref.attend_documents(edges, *exact, cos, sin, 0.3)
+    want = ref.attend_documents_backward(edges, *exact, cos, sin, 0.3, d_o.astype(np.float64))
+    given = (edges, *(x.view(np.uint16) for x in (q, kv, k_pe)), cos, sin, 0.3)
+    for workers in (1, 3):
+        o, log_sum, largest = documents.attend(given, workers)
+        assert (largest <= log_sum).all() and (log_sum <= largest + np.log(max(lengths)) + 1e-3).all()
+        got = documents.attend_backward(given, o, log_sum, d_o.view(np.uint16), workers)
+        pairs = zip((want_o, *want), (o.view(plain), got[0].view(plain), got[1].view(plain), got[2]))
+        for w, g in pairs:
+            assert np.linalg.norm(w - g.astype(np.float64)) < 1.2e-2 * np.linalg.norm(w)

@@ -1,7 +1,7 @@
 """Causal attention within the documents of packed rows in bfloat16, forward and backward: csrc/document_attention.h.
 
 Not every CPU can (`can_attend`: AVX-512 BF16, and ABRUZZI_CPU does not forbid it). bfloat16 comes as its bits, uint16.
-Its slow twin is torch's attention, one document after the other, in the room `model`.
+Its slow twin is in ref.py; the room `model` has another in torch, one document after the other.
 
 Shape suffixes: M tokens of all documents, C documents, N heads, P rope dim (p pairs), A nope and rope dim, J nope and
 value dim, H value dim.

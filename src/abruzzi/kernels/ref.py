@@ -163,3 +163,50 @@ def _causal_softmax(scores_NTS: np.ndarray) -> np.ndarray:
         scores_NTS = np.where(future_TS, np.float32(-np.inf), scores_NTS)
     scores_NTS = np.exp(scores_NTS - scores_NTS.max(-1, keepdims=True))
     return scores_NTS / scores_NTS.sum(-1, keepdims=True)
+
+
+def attend_documents(
+    edges: np.ndarray, q: np.ndarray, kv: np.ndarray, k_pe: np.ndarray, cos: np.ndarray, sin: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Causal attention within documents (kernels/documents.py) and its parts: output [M, N, H], probabilities
+    [N, M, M], rotated scaled queries and rotated keys [M, N, A]; in the dtype of q, kv and k_pe, plain here."""
+    tokens, heads, width = q.shape
+    nope = width - k_pe.shape[1]
+    number = np.searchsorted(edges, np.arange(tokens), side="right")
+    seen = (number[:, None] == number) & np.tri(tokens, dtype=bool)
+    turned = q.copy()
+    turned[..., nope:] = turn(q[..., nope:], cos[:, None], sin[:, None])
+    key = np.concatenate((kv[..., :nope], np.repeat(turn(k_pe, cos, sin)[:, None], heads, 1)), -1)
+    logits = np.where(seen, np.einsum("mna,kna->nmk", turned * scale, key), -np.inf)
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    probability = e / e.sum(-1, keepdims=True)
+    return np.einsum("nmk,knh->mnh", probability, kv[..., nope:]), probability, turned * scale, key
+
+
+def attend_documents_backward(
+    edges: np.ndarray,
+    q: np.ndarray,
+    kv: np.ndarray,
+    k_pe: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    scale: float,
+    d_o: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of q [M, N, A], kv [M, N, J] and k_pe by head [M, N, P] from that of the output, d_o [M, N, H]."""
+    nope = q.shape[2] - k_pe.shape[1]
+    o, probability, query, key = attend_documents(edges, q, kv, k_pe, cos, sin, scale)
+    dprobability = np.einsum("mnh,knh->nmk", d_o, kv[..., nope:])
+    dlogits = probability * (dprobability - (d_o * o).sum(-1).T[..., None])
+    dquery = np.einsum("nmk,kna->mna", dlogits, key) * scale
+    dkey = np.einsum("nmk,mna->kna", dlogits, query)
+    dv = np.einsum("nmk,mnh->knh", probability, d_o)
+    back = cos[:, None], -sin[:, None]
+    dq = np.concatenate((dquery[..., :nope], turn(dquery[..., nope:], *back)), -1)
+    return dq, np.concatenate((dkey[..., :nope], dv), -1), turn(dkey[..., nope:], *back)
+
+
+def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Each pair (x[2j], x[2j + 1]) of the last axis turned by the angle of cos and sin [..., P / 2]."""
+    even, odd = x[..., ::2], x[..., 1::2]
+    return np.stack((even * cos - odd * sin, even * sin + odd * cos), -1).reshape(x.shape)
