@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "sandbox": {"types"},
     "tools": {"sandbox", "types"},
     "data": {"tokenizer", "types", "numpy"},
-    "model": {"config", "types", "checkpoint", "quant", "torch", "numpy"},
+    "model": {"config", "types", "checkpoint", "quant", "kernels", "torch", "numpy"},
     "tasks": {"tools", "sandbox", "types"},
     "train": {"model", "data", "quant", "checkpoint", "cost", "config", "types", "torch", "numpy"},
     "engine": {"kernels", "quant", "checkpoint", "tokenizer", "config", "types", "numpy", "ml_dtypes"},
