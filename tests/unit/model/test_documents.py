@@ -123,7 +123,7 @@ def test_padding_neither_counts_nor_hides(monkeypatch: pytest.MonkeyPatch) -> No
 
 # our own kernel, on CPUs that have bfloat16
 
-needs_bf16 = pytest.mark.skipif(not kernels.can_attend(8, 8, 8), reason="this CPU has no AVX-512 BF16")
+needs_bf16 = pytest.mark.skipif(not kernels.can_attend(8, 8, 8), reason="this CPU lacks avx512_bf16")
 
 
 @dataclass(frozen=True)
