@@ -29,8 +29,8 @@ from abruzzi.model import K2Model
 from abruzzi.recipes import mini_h200, nano
 from abruzzi.train.loop import RunConfig, Trainer
 from abruzzi.train.meter import step_flop
-from machine import emit, output_option
-from training_speed import SIZES, config_of, write_checkpoint
+from machine import describe, emit, output_option
+from training_speed import SIZES, batches, config_of, write_checkpoint
 
 CONTEXT = 1024
 ROWS = 64
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(4)
     result = {
         "bench": "gpu_training",
+        **describe(threads=torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
         "beside_transformers": [beside(size, given.turns) for size in given.sizes],
         "recipes": list(recipes(given)),
     }
@@ -98,12 +98,6 @@ def seconds_of(step: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - started) / times
 
 
-def batches() -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(0)
-    while True:
-        yield np.minimum(rng.zipf(1.3, (ROWS, CONTEXT)), 1024) - 1
-
-
 def our_step(checkpoint: Path) -> Callable[[], float]:
     from abruzzi import model as k2
 
@@ -121,7 +115,7 @@ def our_step(checkpoint: Path) -> Callable[[], float]:
     )
     everything, nothing = np.arange(CONTEXT) > 0, np.zeros(CONTEXT, bool)
     one = np.zeros(CONTEXT, np.int32)
-    rows = (Row(ids, everything, nothing, one) for batch in batches() for ids in batch)
+    rows = (Row(ids, everything, nothing, one) for batch in batches(ROWS, CONTEXT) for ids in batch)
     return stepper(Trainer(config, lambda _: [], Path(tempfile.gettempdir()), k2.load(checkpoint)), rows)
 
 
@@ -163,7 +157,7 @@ def their_step(checkpoint: Path) -> Callable[[], float]:
     )
     model = model.cuda().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    rows = batches()
+    rows = batches(ROWS, CONTEXT)
 
     def step() -> float:
         ids = torch.from_numpy(next(rows)).cuda()
@@ -186,7 +180,7 @@ def recipes(given: Any) -> Iterator[dict[str, Any]]:
     )
     rows = [row for number in range(8) for row in nano.shard(vocab.to_json(), number)]
     small = nano.run_config(vocab, nano.STEPS)
-    for name, model in (("nano_cpu", small.model), ("mini_h200", mini_h200.model_config(vocab))):
+    for name, model in (("nano_cpu", small.model), ("mini_h200", mini_h200.model_config(small.model))):
         for count in given.rows:
             yield recipe(name, replace(small, model=model, rows_per_step=count), rows, given.profile)
 

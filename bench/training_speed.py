@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -287,14 +287,14 @@ def work(given: dict[str, Any]) -> int:
     return 0
 
 
-def batches() -> Iterable[Any]:
-    """The same token ids [ROWS, CONTEXT] for both sides, without end; int64 arrays."""
+def batches(rows: int = ROWS, context: int = CONTEXT) -> Iterator[Any]:
+    """The same token ids [rows, context] for both sides, without end; int64 arrays."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     while True:
         # Not uniform: some experts and some tokens are more in demand than others, as in text.
-        yield np.minimum(rng.zipf(1.3, (ROWS, CONTEXT)), 1024) - 1
+        yield np.minimum(rng.zipf(1.3, (rows, context)), 1024) - 1
 
 
 def our_step(given: dict[str, Any]) -> Callable[[], float]:

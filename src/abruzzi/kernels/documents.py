@@ -28,11 +28,11 @@ def attend(given: Given, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     given: edges int64 [C + 1], where each document begins and the last one ends; q [M, N, A], kv [M, N, J] and k_pe
     [M, P], uint16, neither rotated nor scaled; cos and sin, float32 [M, p]; and the scale. Raises ValueError for shapes
     that do not fit each other, TypeError for another dtype."""
-    edges, q, kv, k_pe, cos, sin, scale = given
+    _, q, kv, k_pe, *_ = given
     nope = q.shape[2] - k_pe.shape[1]
     o = np.empty((*q.shape[:2], kv.shape[2] - nope), np.uint16)
     log_sum, largest = np.empty(q.shape[:2], np.float32), np.empty(q.shape[:2], np.float32)
-    _ext.attend_documents(threads, edges, q, kv, k_pe, cos, sin, scale, o, log_sum, largest)
+    _ext.attend_documents(threads, *given, o, log_sum, largest)
     return o, log_sum, largest
 
 
@@ -42,8 +42,8 @@ def attend_backward(
     """Gradients of q and kv, uint16 of their shapes, and of k_pe by head, float32 [M, N, P].
 
     o, log_sum: as `attend` gave them; d_o uint16 [M, N, H]. Raises as `attend` does."""
-    edges, q, kv, k_pe, cos, sin, scale = given
+    _, q, kv, k_pe, *_ = given
     dq, dkv = np.empty_like(q), np.empty_like(kv)
     dk_pe = np.empty((*q.shape[:2], k_pe.shape[1]), np.float32)
-    _ext.attend_documents_backward(threads, edges, q, kv, k_pe, cos, sin, scale, o, log_sum, d_o, dq, dkv, dk_pe)
+    _ext.attend_documents_backward(threads, *given, o, log_sum, d_o, dq, dkv, dk_pe)
     return dq, dkv, dk_pe

@@ -13,20 +13,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from abruzzi import tokenizer
 from abruzzi.config import ModelConfig
 from abruzzi.recipes import Prepared, nano
-from abruzzi.tokenizer import Tokenizer
 from abruzzi.train.loop import RunConfig
 
 STEPS = 3281
 ROWS = 96
 
 
-def model_config(vocab: Tokenizer) -> ModelConfig:
+def model_config(small: ModelConfig) -> ModelConfig:
     """nano's shape, wider and deeper, with more experts."""
     return replace(
-        nano.model_config(vocab),
+        small,
         hidden_size=384,
         intermediate_size=1024,
         moe_intermediate_size=192,
@@ -45,18 +43,16 @@ def prepare(out: Path) -> Prepared:
     """The run, with its tokenizer in `out`: nano's own."""
     small = nano.prepare(out)
     small.close()  # one process would not keep up
-    text = (out / "tokenizer.json").read_text(encoding="utf-8")
-    shards = Shards(text)
-    model = model_config(tokenizer.from_json(text, nano.DEFAULTS))
-    return replace(small, config=run_config(small.config, model, STEPS), shard_of=shards, close=shards.close)
+    shards = Shards((out / "tokenizer.json").read_text(encoding="utf-8"))
+    return replace(small, config=run_config(small.config, STEPS), shard_of=shards, close=shards.close)
 
 
-def run_config(small: RunConfig, model: ModelConfig, steps: int) -> RunConfig:
+def run_config(small: RunConfig, steps: int) -> RunConfig:
     """nano's settings for 122,880 tokens a step on a GPU. Fewer rows would not be faster: a step's few thousand
     kernels keep one core of the processor busy for 0.1 s whatever their size."""
     return replace(
         small,
-        model=model,
+        model=model_config(small.model),
         steps=steps,
         rows_per_step=ROWS,
         lr_muon=6.5e-3,
