@@ -23,8 +23,8 @@ import numpy as np
 
 import abruzzi
 from abruzzi.engine.llm import LLM
-from abruzzi.engine.memory import give_back_freed
 from abruzzi.engine.sequence import Sequence as Running
+from abruzzi.engine.weights.memory import give_back_freed
 from abruzzi.types import SamplingParams
 from machine import describe, emit, output_option
 

@@ -25,7 +25,7 @@ import numpy as np
 from abruzzi.checkpoint.layout import stored_tensors, written_dtype
 from abruzzi.checkpoint.safetensors_file import write_safetensors
 from abruzzi.config import Int4Scheme, ModelConfig
-from abruzzi.engine.random_model import named_shape
+from abruzzi.engine.weights.random_model import named_shape
 from machine import describe, emit, output_option
 from nano_decode import drop_page_cache
 
@@ -33,8 +33,8 @@ START = """
 import json, resource, sys, time
 began = time.perf_counter()
 from abruzzi.checkpoint import open_checkpoint
-from abruzzi.engine.native import NativeRunner
-from abruzzi.engine.speed import Stopwatch, Workload
+from abruzzi.engine.step.native import NativeRunner
+from abruzzi.engine.measure.speed import Stopwatch, Workload
 with open_checkpoint(sys.argv[1]) as checkpoint:
     runner = NativeRunner.load(checkpoint, precision="fast", weights=sys.argv[2])
     loaded = time.perf_counter()

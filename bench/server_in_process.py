@@ -42,8 +42,8 @@ def serving(llm: Any, max_sequences: int = 512) -> Iterator[Serving]:
     from abruzzi.server.app import make_app
     from abruzzi.server.connection import Connection
     from abruzzi.server.engine_thread import EngineThread
-    from abruzzi.server.reasoning_store import ReasoningStore
-    from abruzzi.server.seal import Seal
+    from abruzzi.server.memory.seal import Seal
+    from abruzzi.server.memory.store import ReasoningStore
     from abruzzi.server.service import Service, Settings
 
     engine = EngineThread(llm, max_sequences)

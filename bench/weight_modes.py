@@ -21,8 +21,8 @@ from abruzzi.agent.loop import Finish, Limits, run
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.cost.capacity import Stored, loaded_bytes, step_bytes
 from abruzzi.engine.llm import LLM
-from abruzzi.engine.packing import Precision, WeightMode
 from abruzzi.engine.sampler import log_softmax
+from abruzzi.engine.weights.packing import Precision, WeightMode
 from abruzzi.evals.run import run_suite, summarize
 from abruzzi.tasks import FIRST_FAMILIES, SPLITS, Split, Task
 from abruzzi.types import Message, SamplingParams

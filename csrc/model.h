@@ -2,7 +2,7 @@
 //
 //   embedding -> layers of { norm, MLA, add; norm, MLP or experts, add } -> norm -> head
 //
-// The mathematics is engine/runner.py's, which is its readable twin. Weights are handed over once, as arrays, and
+// The mathematics is engine/step/plain.py's, which is its readable twin. Weights are handed over once, as arrays, and
 // repacked (matrix.h); nothing here knows Python. A step of one model at a time; its threads are its own.
 //
 // Letters: T tokens of a step, D hidden, N heads, R latent rank, K nope, P rope, H value, E experts, F expert inner.

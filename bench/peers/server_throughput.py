@@ -239,7 +239,7 @@ def serve_shape(given: argparse.Namespace) -> int:
     """Our server over random weights of a named shape, until stdin ends."""
     from abruzzi import tokenizer
     from abruzzi.engine.llm import LLM
-    from abruzzi.engine.random_model import named_shape, random_model
+    from abruzzi.engine.weights.random_model import named_shape, random_model
     from abruzzi.tokenizer.train import train_words
     from server_in_process import serving
 

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # machine.py
 from abruzzi.cli.fit import planned
 from abruzzi.config import ModelConfig
 from abruzzi.cost.capacity import step_bytes
-from abruzzi.engine.packing import check_modes
-from abruzzi.engine.random_model import named_shape, random_model
-from abruzzi.engine.speed import STEP_TOKENS, Stopwatch, Workload, bandwidth_gb_s
+from abruzzi.engine.measure.speed import STEP_TOKENS, Stopwatch, Workload, bandwidth_gb_s
+from abruzzi.engine.weights.packing import check_modes
+from abruzzi.engine.weights.random_model import named_shape, random_model
 from machine import output_option
 
 OURS = "abruzzi"

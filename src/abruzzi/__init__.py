@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from abruzzi.engine.llm import LLM
-    from abruzzi.engine.packing import Precision, WeightMode
+    from abruzzi.engine.weights.packing import Precision, WeightMode
 
 __version__ = "0.1.0.dev0"
 
@@ -22,7 +22,7 @@ __all__ = ["__version__", "load", "nano_path"]
 def load(path: str | Path, *, weights: WeightMode = "native", precision: Precision = "exact") -> LLM:
     """A model that runs on this machine: `nano`, which ships with abruzzi, or a directory in Hugging Face layout.
 
-    weights "int8-dense" and "all-4-bit", and precision "fast", trade exactness for speed (engine/packing.py).
+    weights "int8-dense" and "all-4-bit", and precision "fast", trade exactness for speed (engine/weights/packing.py).
     Raises FileNotFoundError or ValueError with a hint. Needs no torch."""
     from abruzzi.engine.llm import LLM
 

@@ -15,8 +15,8 @@ import uvicorn
 
 from abruzzi.server.app import make_app
 from abruzzi.server.engine_thread import EngineThread
-from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import Seal
+from abruzzi.server.memory.seal import Seal
+from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.service import Service, Settings
 from tests.unit.server.scripted_engine import KEY, TOK, ScriptedLLM
 

@@ -15,11 +15,11 @@ from abruzzi import nano_path
 from abruzzi.cli.fit import planned
 from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.cost.capacity import step_bytes
-from abruzzi.engine import speed
 from abruzzi.engine.llm import LLM
-from abruzzi.engine.random_model import named_shape
-from abruzzi.engine.runner import Chunk, LatentCache
-from abruzzi.engine.speed import STEP_TOKENS, Stopwatch, Workload
+from abruzzi.engine.measure import speed
+from abruzzi.engine.measure.speed import STEP_TOKENS, Stopwatch, Workload
+from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.weights.random_model import named_shape
 from abruzzi.types import SamplingParams
 from tests.e2e.test_cli import abruzzi, one_clear_line
 

@@ -23,9 +23,9 @@ from abruzzi.checkpoint.safetensors_file import write_safetensors
 from abruzzi.cli import fit as command
 from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.cost.capacity import Stored, available_memory, cache_bytes_per_token, capacity, loaded_bytes
-from abruzzi.engine import estimate
-from abruzzi.engine.random_model import named_shape
-from abruzzi.engine.runner import LatentCache
+from abruzzi.engine.measure import estimate
+from abruzzi.engine.step.plain import LatentCache
+from abruzzi.engine.weights.random_model import named_shape
 from tests import tiny
 from tests.e2e.test_cli import abruzzi, one_clear_line
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_answered_is_one_line(model: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("weights", ["native", "int8-dense", "all-4-bit"])
 def test_every_matrix_takes_what_the_engine_says(model: Path, weights: Any) -> None:
     from abruzzi.checkpoint import open_checkpoint
-    from abruzzi.engine.native import NativeRunner
+    from abruzzi.engine.step.native import NativeRunner
 
     with open_checkpoint(model) as checkpoint:
         tensors = [Stored(n, checkpoint.shape(n), checkpoint.stored_dtype(n)) for n in checkpoint.names()]

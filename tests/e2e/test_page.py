@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from abruzzi.server.app import make_app
-from abruzzi.server.page import Page, PageSettings
+from abruzzi.server.page.routes import Page, PageSettings
 from abruzzi.tools.calculator import Calculator
 from tests.unit.server.scripted_engine import ScriptedLLM, call, serving
 

@@ -24,8 +24,8 @@ from abruzzi.cli import serve
 from abruzzi.engine.llm import LLM
 from abruzzi.server.app import make_app
 from abruzzi.server.engine_thread import EngineThread
-from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import Seal
+from abruzzi.server.memory.seal import Seal
+from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.service import Service, Settings
 from tests import tiny
 

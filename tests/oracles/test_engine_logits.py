@@ -19,11 +19,11 @@ import torch
 from abruzzi import model as k2
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.config import ModelConfig
-from abruzzi.engine import native
-from abruzzi.engine.native import NativeRunner
-from abruzzi.engine.packing import pack_layer
-from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, Runner, StepRunner
-from abruzzi.engine.weights import Layer, Moe, Weights, load_weights
+from abruzzi.engine.step import native
+from abruzzi.engine.step.native import NativeRunner
+from abruzzi.engine.step.plain import ABSORB_UP_TO, Chunk, LatentCache, Runner, StepRunner
+from abruzzi.engine.weights.load import Layer, Moe, Weights, load_weights
+from abruzzi.engine.weights.packing import pack_layer
 from abruzzi.kernels import ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS
 from abruzzi.quant.int4 import Int4Matrix

@@ -18,10 +18,10 @@ from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.engine.llm import LLM
-from abruzzi.engine.native import NativeRunner
-from abruzzi.engine.runner import Chunk, LatentCache
 from abruzzi.engine.sampler import log_softmax
-from abruzzi.engine.weights import Matrix, Moe, load_weights
+from abruzzi.engine.step.native import NativeRunner
+from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.weights.load import Matrix, Moe, load_weights
 from abruzzi.kernels import supported_isas
 from abruzzi.quant.int4 import Int4Matrix
 from tests import tiny

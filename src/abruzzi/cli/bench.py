@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from abruzzi.config import ModelConfig
     from abruzzi.cost.capacity import Stored
     from abruzzi.engine.llm import LLM
-    from abruzzi.engine.runner import StepRunner
-    from abruzzi.engine.speed import Samples, StepOverhead, Workload
+    from abruzzi.engine.measure.speed import Samples, StepOverhead, Workload
+    from abruzzi.engine.step.plain import StepRunner
 
 HELP = """Measure prefill and decode of the engine, and which share of this machine's limits that is.
 
@@ -64,7 +64,7 @@ def bench(
     repeat: int = typer.Option(5, "--repeat", min=1, help="Samples of each."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> int:
-    from abruzzi.engine.speed import Workload
+    from abruzzi.engine.measure.speed import Workload
 
     work = Workload(prefill=prefill, decode=decode, depth=depth, batch=batch)
     facts = measured(shape, weights, precision, work, threads, repeat)
@@ -79,7 +79,7 @@ def measured(
     the model's context."""
     from abruzzi import kernels
     from abruzzi.cost.capacity import available_memory
-    from abruzzi.engine.speed import PROBE_BYTES, measure, step_overhead
+    from abruzzi.engine.measure.speed import PROBE_BYTES, measure, step_overhead
 
     threads = kernels.threads() if threads is None else threads
     empty = _resident()
@@ -105,8 +105,8 @@ def _subject(shape: str, weights: str, precision: str, work: Workload, threads: 
     from abruzzi.cli.choose import checkpoint_path
     from abruzzi.cli.fit import NAMED, planned, tensors_of
     from abruzzi.config import Int4Scheme, ModelConfig
-    from abruzzi.engine.packing import check_modes
-    from abruzzi.engine.random_model import named_shape, random_model
+    from abruzzi.engine.weights.packing import check_modes
+    from abruzzi.engine.weights.random_model import named_shape, random_model
 
     modes = check_modes(weights, precision)
     if shape in NAMED:

@@ -54,7 +54,7 @@ def choose(
     weights: str = "native",
     precision: str = "exact",
 ) -> Chosen:
-    """Build what `--model` names. weights, precision: of a local model, as engine/packing.py names them.
+    """Build what `--model` names. weights, precision: of a local model, as engine/weights/packing.py names them.
 
     Raises ValueError, FileNotFoundError or EndpointError, each with a hint."""
     if is_url(model):
@@ -70,7 +70,7 @@ def choose(
     if served_model or api_key:
         raise ValueError("--served-model and --api-key go with --model http(s)://..., not with a local model")
     from abruzzi.engine.llm import LLM
-    from abruzzi.engine.packing import check_modes
+    from abruzzi.engine.weights.packing import check_modes
 
     path = checkpoint_path(model)
     llm = LLM.load(path, **check_modes(weights, precision))

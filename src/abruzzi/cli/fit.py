@@ -26,7 +26,7 @@ weights, timed on the spot in some seconds: what one sequence decodes per second
 
 Example: abruzzi fit moonshotai/Moonlight-16B-A3B-Instruct --context 8192
 """
-NAMED = ("mini", "moonlight")  # shapes without a checkpoint (engine/random_model.py)
+NAMED = ("mini", "moonlight")  # shapes without a checkpoint (engine/weights/random_model.py)
 USUAL_CONTEXT = 4096
 METHOD = "decode steps timed on random weights: of the whole model up to 768 MiB, of some layers of a larger one"
 
@@ -50,8 +50,8 @@ def fit(
     from abruzzi.cli.choose import checkpoint_path, is_url
     from abruzzi.config import Int4Scheme, ModelConfig
     from abruzzi.cost.capacity import available_memory, capacity
-    from abruzzi.engine.packing import check_modes
-    from abruzzi.engine.random_model import named_shape
+    from abruzzi.engine.weights.packing import check_modes
+    from abruzzi.engine.weights.random_model import named_shape
 
     check_modes(weights, precision)
     if is_url(model):
@@ -144,8 +144,8 @@ def seconds(
 ) -> list[float]:
     """Of a decode step at the beginning, and at the end of the context. Raises ValueError for unknown modes."""
     from abruzzi.cost.capacity import EXPERTS, held_as
-    from abruzzi.engine.estimate import decode_seconds
-    from abruzzi.engine.packing import check_modes
+    from abruzzi.engine.measure.estimate import decode_seconds
+    from abruzzi.engine.weights.packing import check_modes
 
     return decode_seconds(
         config,

@@ -64,7 +64,7 @@ def pull(
 
 def ls(as_json: bool = AS_JSON) -> int:
     from abruzzi.checkpoint import hub
-    from abruzzi.engine import packed_cache
+    from abruzzi.engine.weights import kept as packed_cache
 
     models, packed = hub.cached(), packed_cache.entries()
     for model in models:
@@ -83,7 +83,7 @@ def rm(
     as_json: bool = AS_JSON,
 ) -> int:
     from abruzzi.checkpoint import hub
-    from abruzzi.engine import packed_cache
+    from abruzzi.engine.weights import kept as packed_cache
 
     models = {m.name: m.path for m in hub.cached()}
     if not packed:

@@ -17,7 +17,7 @@ from abruzzi.cli.choose import PRECISION, WEIGHTS
 from abruzzi.cli.main import INTERRUPTED, OK
 
 if TYPE_CHECKING:
-    from abruzzi.server.page import Page
+    from abruzzi.server.page.routes import Page
     from abruzzi.server.service import Service
 
 SERVE_HELP = """Serve a model over HTTP in OpenAI's and Anthropic's dialects, and a page at / to watch it think.
@@ -89,7 +89,7 @@ def serve(
 
 def _page(service: Service, model: str, usd_per_hour: float | None) -> Page:
     """The page at /, with the built-in tools that need nothing of the person's."""
-    from abruzzi.server.page import Page, PageSettings
+    from abruzzi.server.page.routes import Page, PageSettings
     from abruzzi.tools.calculator import Calculator
 
     if model != "nano":
@@ -116,8 +116,8 @@ def _service(
     from abruzzi.cli.choose import choose
     from abruzzi.engine.llm import LLM
     from abruzzi.server.engine_thread import EngineThread
-    from abruzzi.server.reasoning_store import ReasoningStore
-    from abruzzi.server.seal import Seal
+    from abruzzi.server.memory.seal import Seal
+    from abruzzi.server.memory.store import ReasoningStore
     from abruzzi.server.service import Service, Settings
 
     chosen = choose(model, thinking=thinking, weights=weights, precision=precision)

@@ -13,8 +13,8 @@ import typer
 from abruzzi.cli.main import ERROR, OK
 
 if TYPE_CHECKING:
-    from abruzzi.evals.verify import Report
-    from abruzzi.evals.verify_probe import Result
+    from abruzzi.verify.probe import Result
+    from abruzzi.verify.run import Report
 
 HELP = """Check an OpenAI-compatible endpoint: tool calls, thinking, streams, token counts, errors.
 
@@ -47,9 +47,9 @@ def verify(
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write a self-contained page."),
 ) -> int:
-    from abruzzi.evals import verify as run
-    from abruzzi.evals.verify_report import to_html
-    from abruzzi.evals.verify_wire import Wire
+    from abruzzi.verify import run as run
+    from abruzzi.verify.report import to_html
+    from abruzzi.verify.wire import Wire
 
     if html is not None and not html.parent.is_dir():
         raise ValueError(f"--html {html}: there is no directory {html.parent}")
@@ -89,7 +89,7 @@ def _table(report: Report) -> None:
     from rich.text import Text
 
     from abruzzi.cli.terminal import safe
-    from abruzzi.evals.verify_report import SIGN, percent
+    from abruzzi.verify.report import SIGN, percent
 
     console = Console(file=sys.stdout, highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")

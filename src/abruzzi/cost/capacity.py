@@ -87,8 +87,8 @@ def step_bytes(
     return read + batch * context * cache_bytes_per_token(config)
 
 
-# What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/packing.py and engine/runner.py, with
-# which these change.
+# What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/weights/packing.py and
+# engine/step/plain.py, with which these change.
 
 _TILE_ROWS, _TILE_COLUMNS = 16, 32
 _TILE_BYTES = {"int4": 288, "int8": 544, "bfloat16": 1024, "float32": 2048}

@@ -28,13 +28,13 @@ from abruzzi.checkpoint import open_checkpoint
 from abruzzi.config import ModelConfig
 from abruzzi.engine.block_pool import BlockPool
 from abruzzi.engine.constraint import Constraint, ThinkingBudget
-from abruzzi.engine.native import NativeRunner
-from abruzzi.engine.packing import Precision, WeightMode
-from abruzzi.engine.runner import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
 from abruzzi.engine.sampler import logprob_of, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence, Token
+from abruzzi.engine.step.native import NativeRunner
+from abruzzi.engine.step.plain import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
 from abruzzi.engine.stop_strings import StopStrings
+from abruzzi.engine.weights.packing import Precision, WeightMode
 from abruzzi.types import (
     Completion,
     ContentDelta,

@@ -17,7 +17,7 @@ class Packed:
     def data(self) -> np.ndarray: ...
 
 class Model:
-    """Weights and the step over them (csrc/model.h); engine/native.py is its user."""
+    """Weights and the step over them (csrc/model.h); engine/step/native.py is its user."""
 
     def __init__(self, isa: int, threads: int, shape: Mapping[str, object]) -> None: ...
     @property

@@ -1,7 +1,7 @@
 """The operations, compiled (csrc/). Each has the same name in ref.py, its NumPy twin.
 
 The compiled ones check dtype, shape and layout and never convert silently. isa: None = the one in use
-(dispatch.py). A whole forward step is one call of `_ext.Model` (engine/native.py); these are its parts.
+(dispatch.py). A whole forward step is one call of `_ext.Model` (engine/step/native.py); these are its parts.
 """
 
 from __future__ import annotations

@@ -19,17 +19,17 @@ from starlette.types import ASGIApp
 
 from abruzzi import __version__
 from abruzzi.server.body import read_body, scope_of
-from abruzzi.server.chat_completions import ChatEncoder, fingerprint
-from abruzzi.server.chat_fields import read_chat
-from abruzzi.server.completions import CompletionEncoder, read_completion, score_prompts
+from abruzzi.server.dialects.chat_read import read_chat
+from abruzzi.server.dialects.chat_write import ChatEncoder, fingerprint
+from abruzzi.server.dialects.completions import CompletionEncoder, read_completion, score_prompts
+from abruzzi.server.dialects.messages_read import read_message_request
+from abruzzi.server.dialects.messages_write import MessagesEncoder
+from abruzzi.server.dialects.responses_read import read_response_request
+from abruzzi.server.dialects.responses_write import ResponsesEncoder
 from abruzzi.server.errors import ApiError, error_body
 from abruzzi.server.fields import Fields, required
 from abruzzi.server.generation import Generation
 from abruzzi.server.guard import Guard
-from abruzzi.server.messages import MessagesEncoder
-from abruzzi.server.messages_fields import read_message_request
-from abruzzi.server.responses import ResponsesEncoder
-from abruzzi.server.responses_fields import read_response_request
 from abruzzi.server.service import Service
 from abruzzi.server.sse import Encoder, EventStream, encoded, to_json, unless_gone
 

@@ -20,7 +20,7 @@ from abruzzi.engine.stop_strings import StopStrings
 from abruzzi.server.budget import ClosedBy, ThoughtLimit
 from abruzzi.server.engine_thread import EngineThread
 from abruzzi.server.errors import ApiError
-from abruzzi.server.seal import wire_id
+from abruzzi.server.memory.seal import wire_id
 from abruzzi.tokenizer import ChatParser, Tokenizer
 from abruzzi.types import (
     ContentDelta,
@@ -34,7 +34,7 @@ from abruzzi.types import (
 )
 
 if TYPE_CHECKING:
-    from abruzzi.engine.turn_grammar import TurnConstraint, TurnGrammar
+    from abruzzi.engine.grammar.turn import TurnConstraint, TurnGrammar
 
 # How a thought ended: "cut" = the generation ended inside it; None = there was none.
 ThoughtEnd = ClosedBy | Literal["cut"] | None

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abruzzi import __version__
-from abruzzi.server.chat_fields import EFFORT_NAMES, MAX_TOP_LOGPROBS
-from abruzzi.server.completions import MAX_PROMPTS
+from abruzzi.server.dialects.chat_read import EFFORT_NAMES, MAX_TOP_LOGPROBS
+from abruzzi.server.dialects.completions import MAX_PROMPTS
 from abruzzi.server.request import MAX_N, MAX_STOPS
 
 Schema = dict[str, Any]

@@ -13,17 +13,17 @@ from abruzzi.server.budget import thinking_tokens
 from abruzzi.server.engine_thread import Engine, EngineThread
 from abruzzi.server.errors import ApiError
 from abruzzi.server.generation import Choice, End, Generation, Job, parser_after
-from abruzzi.server.history import History, Restorer
+from abruzzi.server.memory.history import History, Restorer
+from abruzzi.server.memory.seal import SampledTurn, Seal, content_hash, wire_id
+from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.metrics import Metrics
-from abruzzi.server.reasoning_store import ReasoningStore
 from abruzzi.server.request import ChatRequest
-from abruzzi.server.seal import SampledTurn, Seal, content_hash, wire_id
 from abruzzi.server.structure import Grammars
 from abruzzi.tokenizer import Tokenizer, generation_prefix, render
 from abruzzi.types import SamplingParams
 
 if TYPE_CHECKING:
-    from abruzzi.engine.turn_grammar import TurnGrammar
+    from abruzzi.engine.grammar.turn import TurnGrammar
 
 REASONING_FIELDS = ("both", "reasoning_content", "reasoning")
 STATES_HEADER = "X-Abruzzi-Reasoning"

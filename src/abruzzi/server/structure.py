@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from abruzzi.engine.llm import ANSWER_SHARE
 from abruzzi.server.errors import ApiError
 from abruzzi.tokenizer import Tokenizer
-from abruzzi.tokenizer.control import spells_thinking
+from abruzzi.tokenizer.formats.control import spells_thinking
 
 if TYPE_CHECKING:  # llguidance comes with what is imported below, when a request needs it
-    from abruzzi.engine.json_grammar import JsonGrammar, Vocabulary
-    from abruzzi.engine.turn_grammar import TurnGrammar, TurnTokens
+    from abruzzi.engine.grammar.json_text import JsonGrammar, Vocabulary
+    from abruzzi.engine.grammar.turn import TurnGrammar, TurnTokens
 
 KEPT = 256  # compiled schemas
 MAX_SECONDS = 30.0  # that a request waits for its schemas
@@ -90,7 +90,7 @@ class Grammars:
             known = await self._compile(dict(keyed))
         tokens = self._tokens
         assert tokens is not None
-        from abruzzi.engine.turn_grammar import CallGrammar, TurnGrammar
+        from abruzzi.engine.grammar.turn import CallGrammar, TurnGrammar
 
         found = [self._grammar(known[key], schema) for key, schema in keyed]
         calls = [CallGrammar(name, grammar) for name, grammar in zip(structure.arguments, found)]
@@ -126,8 +126,8 @@ class Grammars:
     def _work(self, wanted: Mapping[Key, Schema]) -> dict[Key, JsonGrammar | str]:
         """In the worker's thread: all that are wanted, those that became known meanwhile as well."""
         try:
-            from abruzzi.engine.json_grammar import Vocabulary
-            from abruzzi.engine.turn_grammar import TurnTokens
+            from abruzzi.engine.grammar.json_text import Vocabulary
+            from abruzzi.engine.grammar.turn import TurnTokens
 
             if self._tokens is None:
                 self._tokens = TurnTokens(Vocabulary(self._tok, self._size))
@@ -144,7 +144,7 @@ class Grammars:
 
 def _made(vocabulary: Vocabulary, schema: Schema) -> JsonGrammar | str:
     """The grammar, or why there is none."""
-    from abruzzi.engine.json_grammar import JsonGrammar
+    from abruzzi.engine.grammar.json_text import JsonGrammar
 
     try:
         return JsonGrammar(vocabulary, schema.value)

@@ -8,9 +8,9 @@ message = parse(tok, completion_ids)    # goes back into `messages` as it is, id
 from __future__ import annotations
 
 from abruzzi.tokenizer.bpe import ChatDefaults, Tokenizer, from_json, load
-from abruzzi.tokenizer.chat import Rendered, generation_prefix, render
-from abruzzi.tokenizer.parser import ChatParser, message_from_completion, parse
-from abruzzi.tokenizer.template import chat_files, write_chat_files
+from abruzzi.tokenizer.formats.parser import ChatParser, message_from_completion, parse
+from abruzzi.tokenizer.formats.render import Rendered, generation_prefix, render
+from abruzzi.tokenizer.formats.template import chat_files, write_chat_files
 
 __all__ = [
     "ChatDefaults",

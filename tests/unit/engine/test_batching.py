@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.engine.block_pool import BlockPool
 from abruzzi.engine.llm import LLM
-from abruzzi.engine.native import NativeRunner
 from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence
+from abruzzi.engine.step.native import NativeRunner
 from abruzzi.types import SamplingParams
 from tests import tiny
 

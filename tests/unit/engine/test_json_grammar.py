@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from abruzzi import tokenizer
-from abruzzi.engine import json_schema
-from abruzzi.engine.json_grammar import JsonGrammar, JsonText, Vocabulary
+from abruzzi.engine.grammar import schema as json_schema
+from abruzzi.engine.grammar.json_text import JsonGrammar, JsonText, Vocabulary
 from tests import tiny
 
 TINY = tiny.vocabulary()

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abruzzi.engine import packed_cache, packed_file
 from abruzzi.engine.llm import LLM
+from abruzzi.engine.weights import kept as packed_cache
+from abruzzi.engine.weights import packed_file
 from tests import tiny
 
 IDS = list(range(5, 40))
@@ -50,7 +51,7 @@ def kept(suffix: str = "packed") -> list[Path]:
 
 
 def nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abruzzi.engine.native.load_layer", lambda *_, **__: pytest.fail("it was packed again"))
+    monkeypatch.setattr("abruzzi.engine.step.native.load_layer", lambda *_, **__: pytest.fail("it was packed again"))
 
 
 @pytest.mark.parametrize("weights", ["native", "int8-dense", "all-4-bit"])
@@ -210,7 +211,7 @@ def test_a_load_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.Monk
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("abruzzi.engine.native.load_layer", broken)
+    monkeypatch.setattr("abruzzi.engine.step.native.load_layer", broken)
     with pytest.raises(RuntimeError, match="in the middle"):
         logits(folder)
     assert kept() == [] and kept("part") == []
@@ -218,7 +219,7 @@ def test_a_load_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.Monk
 
 def test_two_processes_at_once_and_one_that_is_killed_in_the_middle(folder: Path) -> None:
     want = plain(folder).tobytes().hex()
-    slow = "import time, abruzzi.engine.native as n\nl = n.load_layer\n"
+    slow = "import time, abruzzi.engine.step.native as n\nl = n.load_layer\n"
     slow += "n.load_layer = lambda *a, **k: (time.sleep(1.5), l(*a, **k))[1]\n"
     command = [sys.executable, "-c", slow + LOAD, str(folder)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -14,8 +14,8 @@ import pytest
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.config import ModelConfig
-from abruzzi.engine.native import NativeRunner
-from abruzzi.engine.runner import Chunk, LatentCache
+from abruzzi.engine.step.native import NativeRunner
+from abruzzi.engine.step.plain import Chunk, LatentCache
 from abruzzi.kernels import supported_isas
 
 BLOCK = 8
@@ -128,8 +128,8 @@ FORK = """
 import os, sys
 import numpy as np
 from abruzzi.checkpoint import open_checkpoint
-from abruzzi.engine.native import NativeRunner
-from abruzzi.engine.runner import Chunk, LatentCache
+from abruzzi.engine.step.native import NativeRunner
+from abruzzi.engine.step.plain import Chunk, LatentCache
 with open_checkpoint(sys.argv[1]) as checkpoint:
     runner = NativeRunner.load(checkpoint, threads=3)
 def step():

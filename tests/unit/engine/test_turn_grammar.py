@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from abruzzi import tokenizer
-from abruzzi.engine.json_grammar import JsonGrammar, Vocabulary
-from abruzzi.engine.turn_grammar import CallGrammar, TurnConstraint, TurnGrammar, TurnTokens
+from abruzzi.engine.grammar.json_text import JsonGrammar, Vocabulary
+from abruzzi.engine.grammar.turn import CallGrammar, TurnConstraint, TurnGrammar, TurnTokens
 from abruzzi.tokenizer import parse
 from abruzzi.types import Message
 from tests import tiny

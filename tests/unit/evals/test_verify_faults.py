@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from abruzzi.evals import verify
-from abruzzi.evals.verify import CHECKS, Report
-from abruzzi.evals.verify_wire import Wire
+from abruzzi.verify import run as verify
+from abruzzi.verify.run import CHECKS, Report
+from abruzzi.verify.wire import Wire
 from tests.unit.evals.verify_toy_server import Endpoint
 
 WALLE = Path(__file__).resolve().parents[4] / "shared/data/k2/walle_schema_cases"

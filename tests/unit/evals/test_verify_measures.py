@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.evals import verify_k2vv, verify_schemas
-from abruzzi.evals.verify import CHECKS, Report
-from abruzzi.evals.verify_k2vv import Counts, Request, count, valid_calls
-from abruzzi.evals.verify_probe import Result
-from abruzzi.evals.verify_report import to_html
-from abruzzi.evals.verify_wire import put_together
+from abruzzi.verify.checks import k2vv as verify_k2vv
+from abruzzi.verify.checks import schemas as verify_schemas
+from abruzzi.verify.checks.k2vv import Counts, Request, count, valid_calls
+from abruzzi.verify.probe import Result
+from abruzzi.verify.report import to_html
+from abruzzi.verify.run import CHECKS, Report
+from abruzzi.verify.wire import put_together
 
 TOOLS = [
     {

@@ -20,8 +20,8 @@ from abruzzi.engine.constraint import Constraint
 from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.server.app import make_app
 from abruzzi.server.engine_thread import EngineThread
-from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import Seal
+from abruzzi.server.memory.seal import Seal
+from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.service import Service, Settings
 from abruzzi.tokenizer import Tokenizer
 from abruzzi.types import SamplingParams

@@ -26,9 +26,9 @@ from schemathesis.specs.openapi.checks import (
 
 from abruzzi.server.app import make_app
 from abruzzi.server.engine_thread import EngineThread
+from abruzzi.server.memory.seal import Seal
+from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.openapi import document
-from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import Seal
 from abruzzi.server.service import Service, Settings
 from tests.unit.server.scripted_engine import TOK, saying
 

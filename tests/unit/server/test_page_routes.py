@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from abruzzi.server.app import make_app
-from abruzzi.server.page import ASSETS, Page, PageSettings
+from abruzzi.server.page.routes import ASSETS, Page, PageSettings
 from abruzzi.tokenizer import render
 from abruzzi.tools.calculator import Calculator
 from tests.unit.server.scripted_engine import TOK, ScriptedLLM, Served, call, ids, saying, serving

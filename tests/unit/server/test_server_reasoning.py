@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import SampledTurn, Seal, canonical_arguments
+from abruzzi.server.memory.seal import SampledTurn, Seal, canonical_arguments
+from abruzzi.server.memory.store import ReasoningStore
 from tests.unit.server.scripted_engine import CALCULATOR, TOK, ScriptedLLM, Served, call, ids, saying, serving, spelled
 
 CHAT, STATES = "/v1/chat/completions", "x-abruzzi-reasoning"

@@ -17,15 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from abruzzi.server.reasoning_store import ReasoningStore
-from abruzzi.server.seal import SampledTurn
+from abruzzi.server.memory.seal import SampledTurn
+from abruzzi.server.memory.store import ReasoningStore
 
 SCOPE = b"s" * 16
 WRITER = """
 import sys
 from pathlib import Path
 from tests.unit.server.test_store_killed import SCOPE, call_ids, turn
-from abruzzi.server.reasoning_store import ReasoningStore
+from abruzzi.server.memory.store import ReasoningStore
 store = ReasoningStore(Path(sys.argv[1]))
 for number in range(int(sys.argv[2]), 10**6):
     store.put(SCOPE, turn(number), call_ids(number))

@@ -1,0 +1,1 @@
+"""Inference engine: continuous batching, prefix cache, sampling, constrained decoding. No torch."""

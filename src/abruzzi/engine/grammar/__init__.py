@@ -1,0 +1,1 @@
+"""Constrained decoding: JSON Schemas and tool calls compiled to token masks (structured output)."""

@@ -1,0 +1,225 @@
+"""JSON under a schema, token by token: llguidance over our vocabulary (`pip install 'abruzzi[serve]'`).
+
+A grammar here covers one JSON text and nothing around it: control tokens never match inside, and whoever uses
+it says by token id where the text begins and ends (turn.py). Property order is the schema's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from abruzzi.engine.grammar import schema as json_schema
+from abruzzi.engine.grammar.ending import Scanner, shortest_ending
+from abruzzi.tokenizer import Tokenizer
+
+# At any one place a space, or a new line with its indent: small models fall into white space and never come out.
+_OPTIONS: dict[str, Any] = {
+    "whitespace_pattern": r"\x20|\x0A[\x20\x09]{0,40}",
+    "whitespace_flexible": True,
+    "item_separator": ",",
+    "key_separator": ":",
+    "json_allowed_escapes": 'nrbtf\\"u',
+    "json_allow_general_unicode_escapes": False,
+}
+_LIMITS: dict[str, Any] = {
+    "max_lexer_states": 20_000,  # about 2 kB each
+    "max_grammar_size": 200_000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "verbose_errors": False,
+}
+
+
+class Vocabulary:
+    """A tokenizer as llguidance sees it, and tokens by their bytes. (Kimi's 163,840 ids: about a second.)
+
+    Raises ImportError with a hint where llguidance is not installed."""
+
+    def __init__(self, tok: Tokenizer, size: int | None = None) -> None:
+        """size: how many logits the model gives, when it is more than the tokenizer has ids."""
+        try:
+            from llguidance import LLTokenizer, TokenizerWrapper
+        except ImportError as error:
+            raise ImportError("llguidance is not installed; hint: pip install 'abruzzi[serve]'") from error
+        self.tok = tok
+        self.size = tok.vocab_size if size is None else size
+        self.end = tok.control["<|im_end|>"]
+        self.id_of: dict[bytes, int] = {}
+        pieces, outside = [], []
+        for token_id in range(self.size):
+            piece = None if token_id in tok.control_ids else _bytes_of(tok, token_id)
+            if piece:
+                self.id_of[piece] = token_id
+            else:  # a control token, or an id that nothing has
+                outside.append(token_id)
+            pieces.append(piece or b"<%d>" % token_id)
+        self.learned = np.ones(self.size, bool)  # [V]: ids that are text
+        self.learned[outside] = False
+        slices = LLTokenizer.json_slices()
+        self.tokens = LLTokenizer(TokenizerWrapper(_Source(pieces, outside, self.end, tok)), slices=slices)
+        alphabet = [bytes([b]) for b in range(256)]
+        self.bytes = LLTokenizer(TokenizerWrapper(_Source([*alphabet, b"<end>"], [256], 256, None)), slices=[])
+
+    def spell(self, data: bytes) -> tuple[int, ...]:
+        """Ids of bytes that need not begin with a whole character."""
+        at = 0
+        while at < len(data) and 0x80 <= data[at] < 0xC0:
+            at += 1
+        head = [self.id_of[data[i : i + 1]] for i in range(at)]
+        return (*head, *self.tok.encode(data[at:].decode("utf-8")))
+
+
+class JsonGrammar:
+    """What a JSON text may be. Immutable; `begin` as often as wanted.
+
+    least: the shortest text, also as ids. start: bool [V], the ids it may begin with. obligation: about how many
+    tokens the next one may oblige to."""
+
+    def __init__(self, vocabulary: Vocabulary, schema: Any, lenient: bool = False) -> None:
+        """Compiles: milliseconds, up to seconds for large ones. lenient: leave out what cannot be enforced.
+
+        Raises ValueError with the compiler's message for a schema it cannot enforce, one that no text
+        satisfies, and one that is too large."""
+        from llguidance import LLMatcher, LLParserLimits
+
+        self.vocabulary = vocabulary
+        schema = json_schema.simplified(json_schema.checked(schema))
+        wrong = None if lenient else json_schema.unsound(schema)
+        if wrong is not None:
+            raise ValueError(f"{wrong} cannot be enforced")
+        options = {**_OPTIONS, "lenient": lenient, "coerce_one_of": lenient}
+        text = json.dumps(schema, ensure_ascii=False)
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides=options)  # type: ignore[arg-type]
+        limits = LLParserLimits(**_LIMITS)
+        self.matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0, limits=limits)
+        self.byte_matcher = LLMatcher(vocabulary.bytes, grammar, log_level=0, limits=limits)
+        for matcher in (self.matcher, self.byte_matcher):
+            if matcher.is_error():
+                raise ValueError(_first_line(matcher.get_error()))
+        self.hints = tuple(json.dumps(t, ensure_ascii=False)[1:-1].encode() for t in json_schema.patterns(schema))
+        self.least = self._least()
+        self.least_ids = vocabulary.spell(self.least)
+        self.start = self.begin().mask()
+        self.obligation = json_schema.largest_obligation(schema)
+
+    def begin(self) -> JsonText:
+        """A new text."""
+        return JsonText(self)
+
+    def _least(self) -> bytes:
+        text = self.begin()
+        least = text.ending()
+        if least is None:
+            why = _first_line(text.error or "") or "no short text satisfies it"
+            raise ValueError(f"{why}; hint: a value must be possible in a few thousand bytes")
+        return least
+
+
+class JsonText:
+    """A JSON text that is being written."""
+
+    def __init__(self, grammar: JsonGrammar) -> None:
+        self.grammar = grammar
+        self.started = False
+        self._matcher = grammar.matcher.deep_copy()
+        self._bytes = _Bytes(grammar.byte_matcher.deep_copy())
+        self._scanner = Scanner()
+        self._unread = b""  # what the byte grammar was not told yet
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing can follow: a limit of the grammar was hit."""
+        return _first_line(self._matcher.get_error()) or self._bytes.error or None
+
+    def mask(self) -> np.ndarray:
+        """bool [V]: the ids that may come; the end is not among them."""
+        allowed = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) != 0
+        allowed[self.grammar.vocabulary.end] = False
+        return allowed
+
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return self._matcher.is_accepting()
+
+    def accept(self, token_id: int) -> bool:
+        """The token that came; False when it may not."""
+        self.started = True
+        self._unread += self.grammar.vocabulary.tok.token_bytes(token_id)
+        return self._matcher.consume_token(token_id)
+
+    def ending(self) -> bytes | None:
+        """The shortest text that completes it; None when none is found."""
+        if self._unread:
+            if not self._bytes.take(self._unread):
+                return None
+            self._scanner.feed(self._unread)
+            self._unread = b""
+        if self._bytes.complete():
+            return b""
+        return shortest_ending(self._bytes, self._scanner, self.grammar.hints)
+
+    def ending_ids(self) -> Sequence[int] | None:
+        """`ending` as ids that the grammar accepts."""
+        data = self.ending()
+        if data is None:
+            return None
+        ids = self.grammar.vocabulary.spell(data)
+        if self._matcher.validate_tokens(list(ids)) == len(ids):
+            return ids
+        return [self.grammar.vocabulary.id_of[bytes([b])] for b in data]
+
+
+class _Bytes:
+    """llguidance over single bytes, as json_ending wants it."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    @property
+    def error(self) -> str:
+        return _first_line(self._matcher.get_error())
+
+    def copy(self) -> _Bytes:
+        return _Bytes(self._matcher.deep_copy())
+
+    def take(self, data: bytes) -> bool:
+        return self._matcher.consume_tokens(list(data))
+
+    def next_bytes(self) -> bytes:
+        return (
+            np.flatnonzero(np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)[:256]).astype(np.uint8).tobytes()
+        )
+
+    def complete(self) -> bool:
+        return self._matcher.is_accepting()
+
+
+class _Source:
+    """What llguidance reads of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(self, tokens: Sequence[bytes], special: Sequence[int], end: int, tok: Tokenizer | None) -> None:
+        self.tokens, self.special_token_ids, self.eos_token_id = tokens, special, end
+        self._tok = tok
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        if self._tok is None:
+            return list(text if isinstance(text, bytes) else text.encode())
+        return self._tok.encode(text if isinstance(text, str) else text.decode("utf-8"))
+
+
+def _bytes_of(tok: Tokenizer, token_id: int) -> bytes | None:
+    try:
+        return tok.token_bytes(token_id)
+    except ValueError:  # a hole in the vocabulary
+        return None
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.split("<state>")[0].split("<non-verbose/>")[0].split())[:300]

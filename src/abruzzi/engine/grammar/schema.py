@@ -1,0 +1,240 @@
+"""What we must know of a JSON Schema beside compiling it: limits, an equal schema with fewer keywords, some sizes.
+
+The meaning of a schema is the compiler's business (json_text.py). Nothing here decides what is valid.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+MAX_SCHEMA_CHARS = 65_536
+MAX_DEPTH = 64
+MAX_MULTIPLE = 4096  # the compiler builds an automaton of about this many states for each
+MAX_LITERAL = 8192
+# `format` only annotates (JSON Schema 2020-12, 7.2.1); these are enforced all the same.
+FORMATS = frozenset(
+    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")  # the compiler's
+)
+_DATA = ("const", "enum", "default", "examples", "example")  # values, not schemas
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_MAX_EXAMPLE = 4096
+
+
+def checked(schema: Any) -> dict[str, Any]:
+    """The schema, within our limits. Raises ValueError that says which one it breaks, for people."""
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        raise ValueError(f"a schema must be an object, got {type(schema).__name__}")
+    text = json.dumps(schema, ensure_ascii=False)
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise ValueError(f"the schema has {len(text)} characters and at most {MAX_SCHEMA_CHARS} are taken")
+    if depth(schema) > MAX_DEPTH:
+        raise ValueError(f"the schema is nested deeper than {MAX_DEPTH} levels")
+    for part in subschemas(schema):
+        step = part.get("multipleOf")
+        if isinstance(step, (int, float)) and _digits(step) > MAX_MULTIPLE:
+            raise ValueError(f"multipleOf={step} needs too large an automaton; at most {MAX_MULTIPLE} is taken")
+        literals = [part.get("const"), *_listed(part.get("enum"))]
+        if any(isinstance(v, str) and len(v) > MAX_LITERAL for v in literals):
+            raise ValueError(f"a constant has more than {MAX_LITERAL} characters")
+    return schema
+
+
+def simplified(schema: Any) -> Any:
+    """A schema that allows the same values, without keywords that say nothing (compilers refuse some of them)."""
+    if isinstance(schema, list):
+        return [simplified(s) for s in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _DATA:
+            out[key] = value
+        elif key in _MAPS and isinstance(value, dict):
+            out[key] = {name: simplified(s) for name, s in value.items()}
+        elif not _says_nothing(key, value):
+            out[key] = simplified(value)
+    return out
+
+
+def unsound(schema: dict[str, Any]) -> str | None:
+    """What the compiler takes but does not get right: seen by trying its grammars against `jsonschema`."""
+    for part in subschemas(schema):
+        sure = len(set(map(str, _listed(part.get("required")))))
+        fewest = part.get("minProperties")
+        if isinstance(fewest, int) and fewest > max(1, sure):
+            return f"minProperties={fewest} (names that it makes up may be equal)"
+        low, high = part.get("exclusiveMinimum"), part.get("exclusiveMaximum", part.get("maximum"))
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and high < low + 1:
+            return f"exclusiveMinimum={low} with a maximum less than 1 above it"
+    return None
+
+
+def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schema and every schema in it."""
+    stack = [schema]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, list):
+            stack += part
+        elif isinstance(part, dict):
+            yield part
+            for key, value in part.items():
+                if key in _MAPS and isinstance(value, dict):
+                    stack += value.values()
+                elif key not in _DATA and isinstance(value, (dict, list)):
+                    stack.append(value)
+
+
+def depth(value: Any) -> int:
+    """How deep lists and objects are nested."""
+    deepest, layer = 0, [value]
+    while layer := [
+        v for x in layer for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ())
+    ]:
+        deepest += 1
+    return deepest
+
+
+def largest_obligation(schema: dict[str, Any]) -> int:
+    """About how many bytes the beginning of one value or property may oblige to: the smallest instance of the
+    part whose smallest instance is longest."""
+    root = schema
+    budget = [20_000]  # visits; references can make a small schema large
+
+    def size(part: Any, seen: tuple[str, ...]) -> int:
+        budget[0] -= 1
+        if not isinstance(part, dict) or budget[0] < 0:
+            return 1
+        ref = part.get("$ref")
+        if isinstance(ref, str):
+            known = ref in seen or len(seen) > MAX_DEPTH
+            return 1 if known else size(_resolved(root, ref), (*seen, ref))
+        if "const" in part:
+            return len(json.dumps(part["const"]))
+        if isinstance(part.get("enum"), list):
+            return max((len(json.dumps(v)) for v in part["enum"]), default=1)
+        total = 2 + _whole(part.get("minLength"))
+        properties = part.get("properties")
+        for name in _listed(part.get("required")):
+            if isinstance(name, str):
+                total += len(name) + 4 + size(properties.get(name) if isinstance(properties, dict) else None, seen)
+        if isinstance(part.get("minItems"), int):
+            total += _whole(part["minItems"]) * (1 + size(part.get("items"), seen))
+        if isinstance(part.get("pattern"), str):
+            total += len(example(part["pattern"]) or "")
+        for word in ("allOf", "anyOf", "oneOf"):
+            options = part.get(word)
+            if isinstance(options, list) and options:
+                sizes = [size(option, seen) for option in options]
+                total += sum(sizes) if word == "allOf" else max(sizes)
+        return total
+
+    def largest(part: dict[str, Any]) -> int:
+        properties = part.get("properties")
+        named = properties.items() if isinstance(properties, dict) else ()
+        return max([size(part, ()), *(len(str(name)) + 4 + size(value, ()) for name, value in named)])
+
+    return min(max(map(largest, subschemas(schema))), MAX_SCHEMA_CHARS)
+
+
+def patterns(schema: Any) -> tuple[str, ...]:
+    """One short text for each `pattern` in it: the way out of a text that must still match."""
+    found = {p["pattern"] for p in subschemas(schema) if isinstance(p.get("pattern"), str)}
+    return tuple(sorted(text for text in map(example, found) if text))
+
+
+def example(pattern: str) -> str | None:
+    """A short text in which a regular expression is found; None where we do not see one."""
+    from re import _parser  # type: ignore[attr-defined]  # Python's own parser of patterns
+
+    try:
+        text = _shortest(_parser.parse(pattern))
+    except (re.error, RecursionError, OverflowError, ValueError):
+        return None
+    return text if len(text) < _MAX_EXAMPLE else None
+
+
+def _shortest(parsed: Any) -> str:
+    """At most _MAX_EXAMPLE characters: repeats of repeats multiply."""
+    text = ""
+    for op, value in parsed:
+        if len(text) > _MAX_EXAMPLE:
+            break
+        name = str(op)
+        if name == "LITERAL":
+            text += chr(value)
+        elif name == "ANY":
+            text += "a"
+        elif name == "NOT_LITERAL":
+            text += "a" if value != ord("a") else "b"
+        elif name == "IN":
+            text += _member(value)
+        elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            text += _shortest(value[2])[: _MAX_EXAMPLE // max(1, value[0]) + 1] * min(value[0], _MAX_EXAMPLE)
+        elif name == "SUBPATTERN":
+            text += _shortest(value[-1])
+        elif name == "ATOMIC_GROUP":
+            text += _shortest(value)
+        elif name == "BRANCH":
+            text += min(map(_shortest, value[1]), key=len)
+    return text
+
+
+def _member(options: Any) -> str:
+    """One character of a class."""
+    if options and str(options[0][0]) == "NEGATE":
+        taken = {chr(v) for op, v in options[1:] if str(op) == "LITERAL"}
+        ranges = [v for op, v in options[1:] if str(op) == "RANGE"]
+        kinds = {str(v) for op, v in options[1:] if str(op) == "CATEGORY"}
+        for char in "a0A-_.:@/ ":
+            inside = char in taken or any(low <= ord(char) <= high for low, high in ranges)
+            if not inside and not (char.isalnum() and kinds & {"CATEGORY_WORD"}):
+                return char
+        return "a"
+    op, value = options[0]
+    if str(op) == "LITERAL":
+        return chr(value)
+    if str(op) == "RANGE":
+        return chr(value[0])
+    return {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " ", "CATEGORY_NOT_WORD": "-"}.get(str(value), "a")
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else _listed(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is no list holds nothing: the compiler complains about it."""
+    return value if isinstance(value, list) else []
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    if key == "format":
+        return isinstance(value, str) and value not in FORMATS
+    if key == "propertyNames":  # every name is a string
+        return value in (True, {}, {"type": "string"})
+    return (key == "uniqueItems" and value is False) or (key == "unevaluatedProperties" and value in (True, {}))
+
+
+def _resolved(root: dict[str, Any], ref: str) -> Any:
+    at: Any = root
+    for step in ref.removeprefix("#").strip("/").split("/"):
+        step = step.replace("~1", "/").replace("~0", "~")
+        if step:
+            at = at.get(step) if isinstance(at, dict) else None
+    return at if ref.startswith("#") else None
+
+
+def _whole(value: Any) -> int:
+    return min(value, MAX_SCHEMA_CHARS) if isinstance(value, int) and value > 0 else 0
+
+
+def _digits(step: float) -> int:
+    """The step without its decimal point and without zeros at its end: what the automaton counts to."""
+    text = f"{step:.12f}".rstrip("0").replace(".", "").lstrip("0")
+    return int(text.rstrip("0") or "0")

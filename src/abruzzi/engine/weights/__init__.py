@@ -1,0 +1,1 @@
+"""Weight loading: tensors of a checkpoint packed into the kernels' layout, kept on disk, or made at random."""

@@ -1,0 +1,1 @@
+"""Wire formats: one reader and one writer a dialect (chat completions, responses, messages, completions)."""

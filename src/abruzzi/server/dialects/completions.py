@@ -1,0 +1,273 @@
+"""POST /v1/completions: bare prompts (text or token ids) continued, no chat format."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from abruzzi.engine.measure.score import score
+from abruzzi.engine.sequence import Token
+from abruzzi.server.dialects.chat_write import fingerprint, timings_of
+from abruzzi.server.errors import ApiError, openai_error, unsupported
+from abruzzi.server.fields import Fields, required, wrong
+from abruzzi.server.generation import Batch, End, Generation
+from abruzzi.server.request import MAX_N, model_name, sampling, stop_strings
+from abruzzi.server.service import Service
+from abruzzi.server.sse import event
+from abruzzi.tokenizer import Tokenizer
+from abruzzi.types import ContentDelta, SamplingParams
+
+MAX_PROMPTS = 64
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+MAX_SCORED_BYTES = 2**30  # of the logits of one prompt
+Scored = list[tuple[Token, ...]] | None  # of each prompt, its tokens but the first
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What is wanted. prompts: ids; echo: the text of the prompt in front of the answer."""
+
+    model: str
+    prompts: tuple[tuple[int, ...], ...]
+    params: SamplingParams
+    n: int
+    echo: bool
+    logprobs: bool
+    token_ids: bool
+    stream: bool
+    include_usage: bool
+    fingerprint: str
+
+
+def read_completion(service: Service, given: object) -> Completion:
+    """Raises ApiError that names what is wrong."""
+    from abruzzi.server.dialects.chat_read import include_usage
+
+    body = Fields(given)
+    model = service.require_model(model_name(body))
+    prompts = _prompts(service, body)
+    stream = body.boolean("stream") or False
+    max_tokens = body.integer("max_tokens", 1)
+    logprobs = body.integer("logprobs", 0, 5)
+    echo = body.boolean("echo") or False
+    if echo and logprobs is not None:
+        _require_memory(service, prompts)
+    n = body.integer("n", 1, MAX_N) or 1
+    body.only("best_of", n, hint="choose among n yourself")
+    body.only("suffix", "", hint="this model does not fill gaps")
+    for name in ("frequency_penalty", "presence_penalty"):
+        body.only(name, 0, 0.0, hint="this server does not have it")
+    body.only("logit_bias", {}, hint="this server does not have it")
+    body.label("user", str)
+    wanted = Completion(
+        model=model,
+        prompts=prompts,
+        params=sampling(
+            body,
+            max_tokens or DEFAULT_MAX_TOKENS,
+            stop_strings(body, "stop"),
+            None,
+            service.settings.temperature,
+            top_logprobs=logprobs or 0,
+        ),
+        n=n,
+        echo=echo,
+        logprobs=logprobs is not None,
+        token_ids=body.boolean("return_token_ids") or False,
+        stream=stream,
+        include_usage=include_usage(body, stream),
+        fingerprint=fingerprint(service.settings.isa),
+    )
+    body.end()
+    return wanted
+
+
+def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> None:
+    """The logits of a prompt are held at once, and one token must fit behind it."""
+    longest = max(map(len, prompts))
+    room = min(service.llm.max_context - 1, MAX_SCORED_BYTES // (4 * service.llm.config.vocab_size))
+    if longest > room:
+        raise unsupported("echo", True, f"with logprobs a prompt may have {room} tokens, and one has {longest}")
+
+
+async def score_prompts(service: Service, wanted: Completion) -> Scored:
+    """The log-probabilities of the prompts' own tokens, where echo and logprobs ask for them. Raises ApiError."""
+    if not (wanted.echo and wanted.logprobs):
+        return None
+    top = wanted.params.top_logprobs
+    return [await service.engine.ask(partial(score, service.llm, p, top)) for p in wanted.prompts]
+
+
+def _prompts(service: Service, body: Fields) -> tuple[tuple[int, ...], ...]:
+    """prompt: a text, a list of texts, ids, or a list of lists of ids."""
+    given = body.any("prompt")
+    if given is None:
+        raise required("prompt")
+    several = isinstance(given, list) and (not given or isinstance(given[0], (str, list)))
+    listed = given if several else [given]
+    if not listed or len(listed) > MAX_PROMPTS:
+        raise wrong("prompt", f"1 to {MAX_PROMPTS} prompts", given)
+    return tuple(_prompt_ids(service, p) for p in listed)
+
+
+def _prompt_ids(service: Service, prompt: object) -> tuple[int, ...]:
+    if not isinstance(prompt, str):
+        ids = Fields({"prompt": prompt}).token_ids("prompt", service.tok.vocab_size)
+        assert ids is not None
+        return ids
+    try:
+        return tuple(service.tok.encode(prompt))
+    except ValueError as error:
+        raise ApiError(400, str(error), "prompt", "invalid_value") from None
+
+
+class CompletionEncoder:
+    """One text completion; its choices are numbered prompt by prompt."""
+
+    def __init__(self, tok: Tokenizer, generation: Generation, wanted: Completion, scored: Scored = None) -> None:
+        self._tok, self._generation, self._wanted, self._scored = tok, generation, wanted, scored
+        self._created = int(time.time())
+        self._ends: dict[int, End] = {}
+        self._spellings: dict[int, _Spelling] = {}
+
+    def start(self) -> bytes:
+        if not self._wanted.echo:
+            return b""
+        return b"".join(
+            self._chunk(at, self._echo(at), (), beside=self._echoed(at)) for at in range(len(self._generation.choices))
+        )
+
+    def batch(self, at: int, batch: Batch) -> bytes:
+        text = "".join(e.text for e in batch.events if isinstance(e, ContentDelta))
+        beside = self._wanted.logprobs or self._wanted.token_ids
+        return self._chunk(at, text, batch.tokens) if text or (beside and batch.tokens) else b""
+
+    def end(self, at: int, end: End) -> bytes:
+        self._ends[at] = end
+        return self._chunk(at, "", (), _reason(end))
+
+    def close(self) -> bytes:
+        done = b"data: [DONE]\n\n"
+        if not self._wanted.include_usage:
+            return done
+        return event({**self._frame(), "choices": [], "usage": self._usage(self._ends)}) + done
+
+    def error(self, error: ApiError) -> bytes:
+        return event(openai_error(error)) + b"data: [DONE]\n\n"
+
+    def body(self, ends: list[End]) -> dict[str, Any]:
+        choices = []
+        for at, end in enumerate(ends):
+            text = self._echo(at) + (end.message.content or "")
+            echoed = self._echoed(at)["logprobs"]
+            beside = self._beside(at, end.tokens)
+            if echoed is not None:
+                beside["logprobs"] = {
+                    name: None if echoed[name] is None else echoed[name] + more
+                    for name, more in beside["logprobs"].items()
+                }
+            choices.append({"index": at, "text": text, **beside, "finish_reason": _reason(end)})
+        usage = self._usage(dict(enumerate(ends)))
+        return {**self._frame(), "choices": choices, "usage": usage, "timings": timings_of(ends)}
+
+    def _echo(self, at: int) -> str:
+        return self._tok.decode(self._generation.choices[at].job.prompt) if self._wanted.echo else ""
+
+    def _beside(self, at: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
+        out: dict[str, Any] = {"logprobs": None}
+        if self._wanted.logprobs:
+            if at not in self._spellings:
+                self._spellings[at] = _Spelling(self._tok, len(self._echo(at)))
+            offsets = [self._spellings[at].offset(t.id) for t in tokens]
+            out["logprobs"] = self._listed([(t.id, t) for t in tokens], offsets)
+        if self._wanted.token_ids:
+            out["token_ids"] = [t.id for t in tokens]
+            out["prompt_token_ids"] = list(self._generation.choices[at].job.prompt)
+        return out
+
+    def _echoed(self, at: int) -> dict[str, Any]:
+        """The log-probabilities of the prompt; the first token has none."""
+        if self._scored is None:
+            return {"logprobs": None}
+        prompt = self._generation.choices[at].job.prompt
+        spelling = _Spelling(self._tok, 0, all_shown=True)
+        tokens = (None, *self._scored[at // self._wanted.n])
+        return {"logprobs": self._listed(list(zip(prompt, tokens)), [spelling.offset(i) for i in prompt])}
+
+    def _listed(self, tokens: list[tuple[int, Token | None]], offsets: list[int]) -> dict[str, Any]:
+        tops = [
+            t and {piece(self._tok, i): logprob for i, logprob in (*reversed(t.top), (t.id, t.logprob))}
+            for _, t in tokens
+        ]
+        return {
+            "tokens": [piece(self._tok, token_id) for token_id, _ in tokens],
+            "token_logprobs": [t and t.logprob for _, t in tokens],
+            "top_logprobs": tops if self._wanted.params.top_logprobs else None,
+            "text_offset": offsets,
+        }
+
+    def _chunk(
+        self,
+        at: int,
+        text: str,
+        tokens: tuple[Token, ...],
+        finish: str | None = None,
+        beside: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish, **(beside or {})}
+        usage = {"usage": None} if self._wanted.include_usage else {}
+        return event({**self._frame(), "choices": [choice], **usage})
+
+    def _usage(self, ends: dict[int, End]) -> dict[str, Any]:
+        firsts = [e.usage for at, e in ends.items() if at % self._wanted.n == 0]
+        prompt = sum(u.prompt_tokens for u in firsts)
+        completion = sum(e.usage.completion_tokens for e in ends.values())
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(u.cached_tokens for u in firsts)},
+        }
+
+    def _frame(self) -> dict[str, Any]:
+        return {
+            "id": self._generation.id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._wanted.model,
+            "system_fingerprint": self._wanted.fingerprint,
+        }
+
+
+class _Spelling:
+    """Where each token begins in the text of its choice, in characters. start: where the first one does.
+
+    all_shown: in a prompt, ends of turns are text as well."""
+
+    def __init__(self, tok: Tokenizer, start: int, all_shown: bool = False) -> None:
+        self._tok, self._length = tok, start
+        self._hidden: Collection[int] = () if all_shown else tok.end_ids
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def offset(self, token_id: int) -> int:
+        start = self._length
+        if token_id not in self._hidden:
+            self._length += len(self._decoder.decode(self._tok.token_bytes(token_id)))
+        return start
+
+
+def piece(tok: Tokenizer, token_id: int) -> str:
+    """A token as text; one that is no whole character as OpenAI writes it: "bytes:\\xf0\\x9f"."""
+    raw = tok.token_bytes(token_id)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _reason(end: End) -> str:
+    return "stop" if end.finish_reason == "tool_calls" else end.finish_reason

@@ -1,0 +1,1 @@
+"""Conversation memory: sampled turns put back into a client's history (store, seals, restoring)."""

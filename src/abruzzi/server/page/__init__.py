@@ -1,0 +1,1 @@
+"""The web page at /, its static files and the turn behind it."""

@@ -1,0 +1,235 @@
+"""Messages -> token ids and a mask of what was sampled, in K2-Thinking's format (k2.md 5.2).
+
+Sampled messages bring their ids, which are spliced as they are; only what has no ids is encoded. Control
+tokens are placed by id, so no text of anybody can forge a turn. With `preserve_thinking` the result is
+append-only: what was rendered before a turn is a prefix of what is rendered after it (provided that the
+assistant's header was not given another name in between).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from abruzzi.tokenizer.bpe import Tokenizer
+from abruzzi.tokenizer.formats.control import (
+    ARGUMENTS,
+    CALL,
+    END_CALL,
+    END_SECTION,
+    END_THINK,
+    IM_END,
+    IM_MIDDLE,
+    OPENERS,
+    SECTION,
+    SYSTEM_OPENER,
+    THINK,
+    marker,
+    require_chat_tokens,
+    spelling,
+)
+from abruzzi.tokenizer.formats.parser import ids_without_thought
+from abruzzi.types import Message, ToolSpec
+
+
+@dataclass(slots=True)
+class Rendered:
+    """ids, and one bool per id: True where the model sampled it (in SFT: where it is trained)."""
+
+    ids: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], sampled: bool) -> None:
+        """Append ids that share one flag."""
+        self.ids.extend(ids)
+        self.sampled.extend([sampled] * len(ids))
+
+
+def render(
+    tok: Tokenizer,
+    messages: Sequence[Message | Mapping[str, Any]],
+    tools: Sequence[ToolSpec | Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    preserve_thinking: bool | None = None,
+    thinking: bool = True,
+) -> Rendered:
+    """Render a conversation.
+
+    messages: abruzzi's or OpenAI-shaped, mixed. preserve_thinking: None = the checkpoint's default; False
+    drops the thinking of everything up to the last final answer, as K2-Thinking's template does.
+    thinking=False: the generation prompt closes the thought before it begins.
+    A tool result answers the latest open call with its id; without an id, the oldest open call.
+    Raises ValueError for messages of a wrong shape, results that answer no call, ids outside the
+    vocabulary, and a tokenizer without the control tokens."""
+    require_chat_tokens(tok)
+    history = [Message.from_openai(m) for m in _listed("messages", messages)]
+    keep = tok.defaults.preserve_thinking if preserve_thinking is None else preserve_thinking
+    finals = [i for i, m in enumerate(history) if m.role == "assistant" and not m.tool_calls]
+    last_final = finals[-1] if finals else -1
+    writer = _Writer(tok)
+    if tools is not None and len(_listed("tools", tools)):
+        writer.turn(SYSTEM_OPENER, "tool_declare", tools_text(tools))
+    if tok.defaults.system and (not history or history[0].role not in ("system", "developer")):
+        writer.turn(SYSTEM_OPENER, "system", tok.defaults.system)
+    for index, message in enumerate(history):
+        if message.role == "assistant":
+            writer.assistant(message, drop_thinking=not keep and index <= last_final)
+        elif message.role == "tool":
+            writer.tool_result(message)
+        else:
+            role = "system" if message.role == "developer" else message.role
+            writer.turn(OPENERS.get(role, SYSTEM_OPENER), message.name or role, message.content or "")
+    if add_generation_prompt:
+        writer.header(OPENERS["assistant"], "assistant")
+        writer.out.add(generation_prefix(tok, thinking), False)
+    return writer.out
+
+
+def generation_prefix(tok: Tokenizer, thinking: bool = True) -> tuple[int, ...]:
+    """Ids that we put after the assistant's header: nothing, or the empty thought of a no-think turn.
+
+    The message of such a completion carries them in front of its ids, with sampled=False:
+    parser.message_from_completion(tok, generation_prefix(tok, thinking=False), completion.ids)."""
+    return () if thinking else (*marker(tok, THINK), *marker(tok, END_THINK))
+
+
+def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]]) -> str:
+    """The declaration's JSON: OpenAI's tools array, keys sorted at every level, no spaces.
+
+    Raises ValueError for a tool without a function and for what JSON cannot hold."""
+    listed = [t.to_openai() if isinstance(t, ToolSpec) else t for t in tools]
+    for tool in listed:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ValueError(
+                f"tool {tool!r:.80} names no function; "
+                'hint: {"type": "function", "function": {"name": "...", "parameters": {...}}}'
+            )
+    try:
+        return json.dumps(listed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"tools are not JSON: {error}; hint: text keys; only dict, list, text, number, bool") from None
+
+
+def _listed(what: str, given: Any) -> Sequence[Any]:
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        raise ValueError(f"{what} must be a list, got {type(given).__name__}; hint: put it in [ ]")
+    return given
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    """A call that no result has answered yet."""
+
+    id: str
+    label: str
+
+
+class _Writer:
+    """Appends turns; knows which calls are open and how they are labelled."""
+
+    def __init__(self, tok: Tokenizer) -> None:
+        self.tok = tok
+        self.out = Rendered()
+        self._calls = 0
+        self._open: list[_OpenCall] = []
+
+    def header(self, opener: str, name: str) -> None:
+        self._control(opener)
+        self.out.add(self.tok.encode(name), False)
+        self._control(IM_MIDDLE)
+
+    def turn(self, opener: str, name: str, text: str) -> None:
+        self.header(opener, name)
+        self.out.add(self.tok.encode(text), False)
+        self._control(IM_END)
+
+    def tool_result(self, message: Message) -> None:
+        wanted = message.tool_call_id
+        fitting = [c for c in self._open if c.id == wanted][-1:] if wanted else self._open[:1]
+        if not fitting:
+            known = ", ".join(repr(c.id) for c in self._open[:8]) or "none"
+            raise ValueError(
+                f"tool result with tool_call_id {wanted!r} answers no open call; open calls: {known}; "
+                "hint: keep the assistant message with its tool_calls before it, and one result for each call"
+            )
+        # By identity: two open calls may look the same.
+        self._open = [c for c in self._open if c is not fitting[0]]
+        text = f"## Return of {fitting[0].label}\n{message.content or ''}"
+        self.turn(SYSTEM_OPENER, message.name or "tool", text)
+
+    def assistant(self, message: Message, drop_thinking: bool) -> None:
+        self.header(OPENERS["assistant"], message.name or "assistant")
+        labels = self._number_calls(message)
+        if message.ids is not None:
+            self._spliced(message, drop_thinking)
+            return
+        thought = None if drop_thinking else message.reasoning_content
+        # An empty thought that the model did not write is not trained on.
+        written = thought is not None
+        self.out.add(marker(self.tok, THINK), written)
+        self.out.add(self.tok.encode(thought or ""), True)
+        self.out.add(marker(self.tok, END_THINK), written)
+        self.out.add(self.tok.encode(message.content or ""), True)
+        if message.tool_calls:
+            self._control(SECTION, True)
+            for call, label in zip(message.tool_calls, labels):
+                self._control(CALL, True)
+                self.out.add(self.tok.encode(label), True)
+                self._control(ARGUMENTS, True)
+                self.out.add(self.tok.encode(call.arguments), True)
+                self._control(END_CALL, True)
+            self._control(END_SECTION, True)
+        self._control(IM_END, True)
+
+    def _spliced(self, message: Message, drop_thinking: bool) -> None:
+        ids: Sequence[int] = message.ids or ()
+        flags: Sequence[bool] = message.sampled or (True,) * len(ids)
+        outside = [i for i in ids if not hasattr(i, "__index__") or not 0 <= i < self.tok.vocab_size]
+        if outside:
+            raise ValueError(
+                f"message carries id {outside[0]!r}, outside the vocabulary of {self.tok.vocab_size}; "
+                "hint: it was sampled by another model"
+            )
+        calls = _calls_in(self.tok, ids)
+        if calls != len(message.tool_calls):
+            raise ValueError(
+                f"message has {len(message.tool_calls)} tool_calls but its ids hold {calls}; "
+                "hint: build it with parse(tok, ids)"
+            )
+        if drop_thinking:
+            ids, flags = ids_without_thought(self.tok, ids, flags)
+            self.out.add((*marker(self.tok, THINK), *marker(self.tok, END_THINK)), False)
+        self.out.ids.extend(ids)
+        self.out.sampled.extend(flags)
+        if not ids or ids[-1] not in self.tok.end_ids:
+            self._control(IM_END)
+
+    def _number_calls(self, message: Message) -> list[str]:
+        ids = [c.id for c in message.tool_calls if c.id]
+        if len(set(ids)) != len(ids):
+            raise ValueError(
+                f"two calls of one message share an id ({', '.join(ids)}), so results could not be told apart; "
+                "hint: give each call its own"
+            )
+        labels = []
+        for call in message.tool_calls:
+            labels.append(f"functions.{call.name}:{self._calls if call.index is None else call.index}")
+            self._open.append(_OpenCall(call.id, labels[-1]))
+            self._calls += 1
+        return labels
+
+    def _control(self, name: str, sampled: bool = False) -> None:
+        self.out.add((self.tok.control[spelling(self.tok, name)],), sampled)
+
+
+def _calls_in(tok: Tokenizer, ids: Sequence[int]) -> int:
+    """How many calls sampled ids hold, up to the end of the turn."""
+    call, count = tok.control[CALL], 0
+    for token_id in ids:
+        if token_id in tok.end_ids:
+            break
+        count += token_id == call
+    return count

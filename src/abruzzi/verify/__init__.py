@@ -1,0 +1,1 @@
+"""Conformance tests of an endpoint: does it serve a reasoning, tool-calling model correctly?"""

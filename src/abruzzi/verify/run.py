@@ -1,0 +1,175 @@
+"""Does this endpoint serve a reasoning, tool-calling model correctly? `abruzzi verify`, for any server.
+
+The checks live in verify_answers, verify_logprobs, verify_stream, verify_tools, verify_schemas, verify_k2vv (the
+measures of K2-Vendor-Verifier) and verify_errors; each is one function of a Probe (verify_probe). verify_wire
+speaks raw HTTP, verify_report writes the page.
+
+Not judged here: whether answers are clever (evals/run.py does that), speed, other dialects than chat.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abruzzi.agent.client import EndpointError
+from abruzzi.verify.checks import answers as verify_answers
+from abruzzi.verify.checks import errors as verify_errors
+from abruzzi.verify.checks import k2vv as verify_k2vv
+from abruzzi.verify.checks import logprobs as verify_logprobs
+from abruzzi.verify.checks import schemas as verify_schemas
+from abruzzi.verify.checks import streams as verify_stream
+from abruzzi.verify.checks import tools as verify_tools
+from abruzzi.verify.probe import Broken, Check, Probe, Result, Session, Unsupported
+from abruzzi.verify.wire import Wire
+
+SUITES = ("quick", "full")
+# Checks that read every answer of the run, leave connections open or make mistakes on purpose come last.
+CHECKS: tuple[Check, ...] = (
+    *verify_answers.CHECKS,
+    *verify_logprobs.CHECKS,
+    *verify_stream.CHECKS,
+    *verify_tools.CHECKS,
+    *verify_schemas.CHECKS,
+    *verify_k2vv.CHECKS,
+    *verify_answers.LAST,
+    *verify_stream.LAST,
+    *verify_errors.LAST,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run found out."""
+
+    base_url: str
+    model: str
+    suite: str
+    results: tuple[Result, ...]
+    schema_accuracy: float | None
+    tool_call_f1: float | None
+    requests: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and all that is required is there."""
+        return all(r.status != "fail" and (r.status == "pass" or not r.check.required) for r in self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "base_url": self.base_url,
+            "model": self.model,
+            "suite": self.suite,
+            "ok": self.ok,
+            "passed": sum(r.status == "pass" for r in self.results),
+            "failed": sum(r.status == "fail" for r in self.results),
+            "unsupported": sum(r.status == "unsupported" for r in self.results),
+            "schema_accuracy": self.schema_accuracy,
+            "tool_call_f1": self.tool_call_f1,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 1),
+            "checks": [r.to_json() for r in self.results],
+        }
+
+
+def verify(
+    wire: Wire,
+    model: str,
+    *,
+    suite: str = "full",
+    schemas: Path | None = None,
+    requests: Path | None = None,
+    budget: int = 512,
+    min_f1: float = 0.73,
+    concurrency: int = 1,
+    only: Sequence[str] = (),
+    progress: Callable[[Result], None] = lambda _: None,
+) -> Report:
+    """Run the checks of a suite, in order. only: names of checks, instead of the whole suite.
+
+    Raises EndpointError when the server is not there or refuses the key, ValueError for bad arguments."""
+    chosen = _choose(suite, only)
+    if not (budget > 0 and concurrency > 0 and math.isfinite(min_f1) and 0 <= min_f1 <= 1):
+        raise ValueError("budget and concurrency must be at least 1, min_f1 between 0 and 1")
+    if requests is not None:
+        verify_k2vv.load(requests)  # a bad file is told before anything is sent
+    session = Session(wire, model, suite, budget, concurrency=concurrency, requests=requests, min_f1=min_f1)
+    session.schemas = verify_schemas.load(schemas) if schemas else ()
+    _reach(wire, session)
+    started = time.monotonic()
+    results = []
+    for check in chosen:
+        results.append(_judge(session, check))
+        progress(results[-1])
+    counts = session.facts.get("counts", verify_k2vv.Counts())
+    return Report(
+        base_url=wire.base_url,
+        model=model,
+        suite=suite,
+        results=tuple(results),
+        schema_accuracy=counts.schema_accuracy,
+        tool_call_f1=counts.tool_call_f1,
+        requests=len(wire.log),
+        seconds=time.monotonic() - started,
+    )
+
+
+def only_model(wire: Wire) -> str:
+    """The one model that the server offers. Raises EndpointError with the choice where there are more."""
+    exchange = wire.get("/models")
+    if exchange.status is None:
+        raise EndpointError(f"{wire.base_url} cannot be reached ({exchange.problem}); hint: is the server running?")
+    if exchange.status in (401, 403):
+        raise EndpointError(f"{wire.base_url} answered {exchange.outcome()}; hint: check --api-key")
+    data = exchange.body.get("data") if isinstance(exchange.body, dict) else None
+    ids = (
+        [m["id"] for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
+        if isinstance(data, list)
+        else []
+    )
+    if len(ids) != 1:
+        listed = f": {', '.join(ids[:10])}" if ids else ""
+        raise EndpointError(f"{wire.base_url} offers {len(ids)} models; hint: choose one with --served-model{listed}")
+    return ids[0]
+
+
+def _choose(suite: str, only: Sequence[str]) -> list[Check]:
+    if suite not in SUITES:
+        raise ValueError(f"suite {suite!r} is unknown; expected one of {', '.join(SUITES)}")
+    unknown = set(only) - {c.name for c in CHECKS}
+    if unknown:
+        raise ValueError(f"no check is called {sorted(unknown)[0]!r}; hint: " + ", ".join(c.name for c in CHECKS))
+    return [c for c in CHECKS if (c.name in only if only else suite in c.suites)]
+
+
+def _reach(wire: Wire, session: Session) -> None:
+    probe = Probe(session, Result(CHECKS[0]))
+    exchange = probe.raw(probe.body("Hi", max_tokens=1))
+    if exchange.status is None:
+        raise EndpointError(f"{wire.base_url} cannot be reached ({exchange.problem}); hint: is the server running?")
+    if exchange.status in (401, 403):
+        raise EndpointError(f"{wire.base_url} answered {exchange.outcome()}; hint: check --api-key")
+
+
+def _judge(session: Session, check: Check) -> Result:
+    result = Result(check)
+    probe = Probe(session, result)
+    started = time.monotonic()
+    reason = None
+    try:
+        check.run(probe)
+    except Unsupported as unsupported:
+        reason = str(unsupported)
+    except Broken:
+        pass  # counted where it was raised
+    except Exception as error:
+        # Whatever an odd answer does to a check, the others still run and the report is written.
+        probe.ok(False, f"the answer could not be read ({type(error).__name__}: {error})", session.wire.log[-1])
+    result.seconds = time.monotonic() - started
+    probe.close(reason)
+    return result
