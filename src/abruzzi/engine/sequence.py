@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from abruzzi.engine.block_pool import BlockKey
 from abruzzi.engine.constraint import Constraint
@@ -21,6 +22,14 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class State(Enum):
+    """Where a sequence is: in the scheduler's queue, in its batch, or out of it (ended or aborted)."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """ids: prompt, then what was generated. limit: how many tokens may be generated. ends: ids that end it.
@@ -37,6 +46,7 @@ class Sequence:
     limit: int
     ends: frozenset[int]
     constraint: Constraint | None = None
+    state: State = State.WAITING  # the scheduler's to change
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     computed: int = 0
@@ -49,6 +59,11 @@ class Sequence:
     def waiting_ids(self) -> int:
         """Ids that must still go through the model before the next one can be sampled: 1 in decode."""
         return len(self.ids) - self.computed
+
+    @property
+    def decodes(self) -> bool:
+        """Whether one token is all that the next step runs of it."""
+        return self.waiting_ids == 1
 
     def append(self, token: Token) -> None:
         """A new token; decides whether it is the last."""
