@@ -158,7 +158,7 @@ def test_a_preempted_sequence_waits_in_front_of_everybody_and_computes_its_own_t
     assert made.step() == {"a": 8, "b": 8}
     assert made.step() == {"a": 1}
     assert b.state is State.WAITING and b.computed == 0 and not b.blocks and len(b.tokens) == 1
-    assert list(made.scheduler.waiting)[0] is b and made.scheduler.preemptions == 1
+    assert next(iter(made.scheduler.waiting)) is b and made.scheduler.preemptions == 1
     made.scheduler.remove(made.names["a"])
     # b's last block was evicted for a's ninth token, its first one is still cached: ids 5 to 9 run again.
     assert made.step() == {"b": 5, "c": 4}
