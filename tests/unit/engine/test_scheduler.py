@@ -152,6 +152,15 @@ def test_states_are_waiting_running_finished() -> None:
     assert made.scheduler.pool.held == 0
 
 
+def test_a_waiting_sequence_that_is_removed_never_runs() -> None:
+    made = bench(32, step_tokens=8)
+    made.add("a", 8)
+    b = made.add("b", 8)
+    assert made.step() == {"a": 8}
+    made.scheduler.remove(b)
+    assert not made.scheduler.waiting and made.step() == {"a": 1}
+
+
 def test_a_preempted_sequence_waits_in_front_of_everybody_and_computes_its_own_tokens_again() -> None:
     made = bench(4, step_tokens=16)
     _, b, _ = made.add("a", 8), made.add("b", 8), made.add("c", 4)
