@@ -16,9 +16,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from . import chains, dates_and_units, folder_facts, puzzles, table_questions, word_problems
 from .audit import GoldError
+from .chains.chains import make as chain
+from .dates.dates_and_units import make as date_or_unit
+from .folders.folder_facts import make as folder_fact
 from .hurried import hurried, mistyped
+from .puzzles.puzzles import make as puzzle
+from .stories.word_problems import make as word_problem
+from .tables.table_questions import make as table_question
 from .task import SPLITS, Move, Split, Task
 
 __all__ = [
@@ -38,12 +43,12 @@ __all__ = [
 
 FAMILIES: Mapping[str, Callable[[Split, int, str], Task]] = MappingProxyType(
     {
-        "word_problems": word_problems.make,
-        "table_questions": table_questions.make,
-        "folder_facts": folder_facts.make,
-        "dates_and_units": dates_and_units.make,
-        "puzzles": puzzles.make,
-        "chains": chains.make,
+        "word_problems": word_problem,
+        "table_questions": table_question,
+        "folder_facts": folder_fact,
+        "dates_and_units": date_or_unit,
+        "puzzles": puzzle,
+        "chains": chain,
     }
 )
 # Those that are answered from a text, a table or a folder.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abruzzi.tasks.word_phrasings import FRAMES
+from abruzzi.tasks.stories.word_phrasings import FRAMES
 
 # Longest first: "Hello, can you help me? " before "Hello! ".
 _PARTS = [frame.partition("{}") for frame in FRAMES["frame"].trained]

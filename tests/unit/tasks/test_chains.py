@@ -12,7 +12,7 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, Split, Task, make
-from abruzzi.tasks.word_phrasings import BANKS
+from abruzzi.tasks.stories.word_phrasings import BANKS
 from tests.unit.tasks.bare import bare
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

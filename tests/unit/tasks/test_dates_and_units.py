@@ -15,8 +15,8 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
-from abruzzi.tasks.calendar_questions import months_of
-from abruzzi.tasks.date_phrasings import CALENDAR, CHAINS, CLOCK, INTRODUCTIONS, UNITS
+from abruzzi.tasks.dates.calendar_questions import months_of
+from abruzzi.tasks.dates.date_phrasings import CALENDAR, CHAINS, CLOCK, INTRODUCTIONS, UNITS
 from abruzzi.tasks.verifiers import Clock, Day, Named
 from tests.unit.tasks.filled import phrasing, slots
 

@@ -15,8 +15,8 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
-from abruzzi.tasks.countdown import Countdown, makeable
-from abruzzi.tasks.puzzle_phrasings import COMPARE, COUNTDOWN, LIARS, SEATS
+from abruzzi.tasks.puzzles.countdown import Countdown, makeable
+from abruzzi.tasks.puzzles.puzzle_phrasings import COMPARE, COUNTDOWN, LIARS, SEATS
 from abruzzi.tasks.verifiers import Expression, Named
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from tests.unit.tasks.filled import phrasing, slots

@@ -30,16 +30,16 @@ from abruzzi.tasks import (
     mistyped,
     stream,
 )
-from abruzzi.tasks.chain_phrasings import SUMS
-from abruzzi.tasks.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
-from abruzzi.tasks.folder_scenes import SCENES
-from abruzzi.tasks.more_table_themes import MORE_THEMES
-from abruzzi.tasks.other_words import OF_GROUP
+from abruzzi.tasks.chains.chain_phrasings import SUMS
+from abruzzi.tasks.folders.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
+from abruzzi.tasks.folders.folder_scenes import SCENES
 from abruzzi.tasks.phrasing import Bank
-from abruzzi.tasks.sheet import Sheet
-from abruzzi.tasks.table_themes import INTRODUCTIONS, QUESTIONS, THEMES
-from abruzzi.tasks.table_words import WORDS
-from abruzzi.tasks.word_phrasings import ASIDE, BANKS, FRAMES
+from abruzzi.tasks.stories.word_phrasings import ASIDE, BANKS, FRAMES
+from abruzzi.tasks.tables.more_table_themes import MORE_THEMES
+from abruzzi.tasks.tables.other_words import OF_GROUP
+from abruzzi.tasks.tables.sheet import Sheet
+from abruzzi.tasks.tables.table_themes import INTRODUCTIONS, QUESTIONS, THEMES
+from abruzzi.tasks.tables.table_words import WORDS
 
 TASKS_EACH = 300
 ALLOWED_STEPS = {

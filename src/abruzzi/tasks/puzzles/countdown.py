@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from . import language
-from .environments import Arithmetic
-from .phrasing import Bank
+from .. import language
+from ..environments import Arithmetic
+from ..phrasing import Bank
+from ..task import Move
+from ..verifiers import Expression
 from .puzzle_draft import PuzzleDraft, Unfit
-from .task import Move
-from .verifiers import Expression
 
 LONGEST_SEARCH = 700  # characters
 _MOST = 400  # the largest target

@@ -12,12 +12,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import language
-from .environments import OneTable
-from .numbers import plain
+from .. import language
+from ..environments import OneTable
+from ..numbers import plain
+from ..task import Move, Split, Task
+from ..workings import exact, sum_up, work_out
 from .sheet import Row, Sheet, Unfit
-from .task import Move, Split, Task
-from .workings import exact, sum_up, work_out
 
 _SLIP_SHARE = 0.10
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from ..environments import Arithmetic
+from ..task import Split, Task
 from . import calendar_questions as calendars
 from . import clock_questions as clocks
 from . import unit_questions as units
 from .asking import Asking, Draft
-from .environments import Arithmetic
-from .task import Split, Task
 from .worksheet import Unfit
 
 _SLIP_SHARE = 0.10

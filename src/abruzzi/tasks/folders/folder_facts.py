@@ -12,13 +12,13 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from . import language
-from .environments import Folder
+from .. import language
+from ..environments import Folder
+from ..phrasing import Bank
+from ..task import Move, Split, Task
+from ..vocabulary import MEN, WOMEN
+from ..workings import exact, work_out
 from .folder_scenes import INTRODUCTIONS, SCENES
-from .phrasing import Bank
-from .task import Move, Split, Task
-from .vocabulary import MEN, WOMEN
-from .workings import exact, work_out
 
 _SLIP_SHARE = 0.10
 _KINDS: dict[Split, tuple[str, ...]] = {

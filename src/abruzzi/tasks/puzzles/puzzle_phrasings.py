@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from .phrasing import Say, extended
-from .trained import others as more
-from .trained import puzzles as wide
-from .trained import seats as wide_seats
+from ..phrasing import Say, extended
+from ..trained import others as more
+from ..trained import puzzles as wide
+from ..trained import seats as wide_seats
 
 COUNTDOWN = {
     "countdown": Say(

@@ -13,10 +13,10 @@ import itertools
 import random
 from collections.abc import Callable
 
-from . import language
+from .. import language
+from ..task import Split, Task
+from ..vocabulary import GOODS, MEN, THINGS, WOMEN
 from .story import Story, Unfit
-from .task import Split, Task
-from .vocabulary import GOODS, MEN, THINGS, WOMEN
 from .word_phrasings import ASIDE, BANKS, FRAMES
 
 STEPS: dict[Split, tuple[int, ...]] = {"trained": (1, 2, 2, 3, 3), "held_out": (1, 2, 2, 3, 3), "longer": (4, 5)}

@@ -11,13 +11,13 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from . import language
-from .environments import NoTools
-from .phrasing import Bank
+from .. import language
+from ..environments import NoTools
+from ..phrasing import Bank
+from ..verifiers import Named
+from ..vocabulary import MEN, WOMEN
 from .puzzle_draft import PuzzleDraft
 from .puzzle_phrasings import ADJECTIVES
-from .verifiers import Named
-from .vocabulary import MEN, WOMEN
 
 _ASKED = ("most", "least", "second", "order")
 

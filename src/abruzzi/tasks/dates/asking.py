@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from . import language
+from .. import language
+from ..environments import OneTable
+from ..phrasing import Bank
+from ..stories.word_phrasings import FRAMES
+from ..task import Split, Verifier
 from .date_phrasings import CALENDAR, CLOCK, INTRODUCTIONS, PLURALS, UNITS
-from .environments import OneTable
-from .phrasing import Bank
-from .task import Split, Verifier
-from .word_phrasings import FRAMES
 from .worksheet import Unfit, Worksheet
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

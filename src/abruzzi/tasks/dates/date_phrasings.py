@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .phrasing import Say, extended
-from .trained import clock as wide_clock
-from .trained import dates as wide
-from .trained import others as more
+from ..phrasing import Say, extended
+from ..trained import clock as wide_clock
+from ..trained import dates as wide
+from ..trained import others as more
 
 CLOCK = {
     "minutes_in": Say(

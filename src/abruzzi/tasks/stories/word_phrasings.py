@@ -6,9 +6,9 @@ the question, always in the present. In thinking, {a}, {b} and {r} are left, rig
 
 from __future__ import annotations
 
-from .phrasing import Say, extended
-from .trained import collecting, comparing, rows_and_savings, shopping, work
-from .trained import stories as more
+from ..phrasing import Say, extended
+from ..trained import collecting, comparing, rows_and_savings, shopping, work
+from ..trained import stories as more
 
 NOW = ("{P} now [have] {r} {things}.", "That makes {r} {things}.", "So {P} [have] {r}.")
 LEFT = ("{r} {things} are left.", "So {P} still [have] {r}.", "That leaves {r} {things}.")

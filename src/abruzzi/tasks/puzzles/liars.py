@@ -13,12 +13,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import language
-from .environments import NoTools
-from .phrasing import Bank
+from .. import language
+from ..environments import NoTools
+from ..phrasing import Bank
+from ..verifiers import Named
+from ..vocabulary import MEN, WOMEN
 from .puzzle_draft import PuzzleDraft, Unfit
-from .verifiers import Named
-from .vocabulary import MEN, WOMEN
 
 _KINDS = ("lies", "lies", "honest", "same", "differ", "either")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .phrasing import Say, extended
-from .trained import others as more
-from .trained import tables as wide
-from .trained.table_sums import TABLE_SUMS
+from ..phrasing import Say, extended
+from ..trained import others as more
+from ..trained import tables as wide
+from ..trained.table_sums import TABLE_SUMS
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import language
+from .. import language
+from ..environments import OneTable
 from .asking import Asking, Draft, counted, number_draft, plural
 from .date_phrasings import CHAINS, Chain
-from .environments import OneTable
 from .worksheet import LARGEST, Unfit, Worksheet
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 
-from . import language
+from .. import language
+from ..phrasing import Bank
+from ..task import Move
 from .more_table_themes import MORE_THEMES
 from .other_words import in_other_words
-from .phrasing import Bank
 from .table_themes import INTRODUCTIONS, QUESTIONS, THEMES, Measure, Theme
-from .task import Move
 
 Row = dict[str, str | int]
 

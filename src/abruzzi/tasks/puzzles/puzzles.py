@@ -12,12 +12,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from ..phrasing import Bank
+from ..stories.word_phrasings import FRAMES
+from ..task import Split, Task
 from . import comparisons, countdown, liars, seats
-from .phrasing import Bank
 from .puzzle_draft import PuzzleDraft, Unfit
 from .puzzle_phrasings import COMPARE, COUNTDOWN, LIARS, SEATS
-from .task import Split, Task
-from .word_phrasings import FRAMES
 
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 3), "held_out": (2, 3), "longer": (4, 5)}
 _Draw = Callable[[random.Random, Bank, int], PuzzleDraft]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .phrasing import Say, extended
-from .trained import folders as wide
-from .trained import others as more
+from ..phrasing import Say, extended
+from ..trained import folders as wide
+from ..trained import others as more
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ draws a question with its solution (asking.Draft) or raises Unfit.
 
 from __future__ import annotations
 
+from ..verifiers import Clock, clock
 from .asking import DAY, WEEKDAYS, Asking, Draft, counted, number_draft
-from .verifiers import Clock, clock
 from .worksheet import Unfit, Worksheet
 
 

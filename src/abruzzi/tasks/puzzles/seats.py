@@ -13,12 +13,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from . import language
-from .environments import NoTools
-from .phrasing import Bank
+from .. import language
+from ..environments import NoTools
+from ..phrasing import Bank
+from ..verifiers import Named
+from ..vocabulary import MEN, WOMEN
 from .puzzle_draft import PuzzleDraft, Unfit
-from .verifiers import Named
-from .vocabulary import MEN, WOMEN
 
 _WIDEST = 4  # rows that the trace keeps at a time
 _KINDS = ("at", "left_of", "left_of", "before", "beside", "apart")

@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import random
 
-from . import language
+from .. import language
+from ..stories.story import Story, Unfit
+from ..stories.word_phrasings import BANKS, FRAMES
+from ..stories.word_problems import relate
+from ..task import Split, Task
+from ..vocabulary import MEN, WOMEN
 from .chain_phrasings import SUMS
-from .story import Story, Unfit
-from .task import Split, Task
-from .vocabulary import MEN, WOMEN
-from .word_phrasings import BANKS, FRAMES
-from .word_problems import relate
 
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 2, 3), "held_out": (2, 2, 3), "longer": (4, 5)}
 _LINKED_STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 3, 3), "held_out": (2, 3, 3), "longer": (4, 5)}

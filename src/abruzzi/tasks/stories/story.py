@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from . import language
-from .environments import Arithmetic
-from .language import SPEAKER, Person, told
-from .numbers import in_words
-from .phrasing import Bank, Say
-from .task import Move, Split, Task
-from .vocabulary import MEN, MONEY, WOMEN
-from .workings import exact, work_out
+from .. import language
+from ..environments import Arithmetic
+from ..language import SPEAKER, Person, told
+from ..numbers import in_words
+from ..phrasing import Bank, Say
+from ..task import Move, Split, Task
+from ..vocabulary import MEN, MONEY, WOMEN
+from ..workings import exact, work_out
 
 LARGEST = 99_999
 _ASIDE_SHARE, _SLIP_SHARE, _ASKED_FIRST_SHARE = 0.15, 0.10, 0.12

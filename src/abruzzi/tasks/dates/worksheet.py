@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 
-from .task import Move
-from .workings import divide, exact, work_out
+from ..task import Move
+from ..workings import divide, exact, work_out
 
 LARGEST = 99_999
 

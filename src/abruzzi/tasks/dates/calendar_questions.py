@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import calendar
 
-from . import language
+from .. import language
+from ..environments import OneTable
+from ..verifiers import MONTHS, Day, Named
 from .asking import WEEKDAYS, Asking, Draft, number_draft
-from .environments import OneTable
-from .verifiers import MONTHS, Day, Named
 from .worksheet import Unfit, Worksheet
 
 

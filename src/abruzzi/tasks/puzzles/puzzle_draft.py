@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .task import Environment, Move, Puzzle, Verifier
+from ..task import Environment, Move, Puzzle, Verifier
 
 
 class Unfit(Exception):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .phrasing import Say, extended
-from .trained import sums as wide
+from ..phrasing import Say, extended
+from ..trained import sums as wide
 
 _THEN = ("That is {r}.", "Now {r}.", "So {r}.")
 

@@ -1,0 +1,1 @@
+"""Arithmetic step by step, and amounts that depend on one another."""

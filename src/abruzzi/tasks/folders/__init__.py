@@ -1,0 +1,1 @@
+"""Questions whose facts are spread over the files of a folder."""

@@ -1,0 +1,1 @@
+"""Countdown and logic puzzles, each proven to have its answer."""

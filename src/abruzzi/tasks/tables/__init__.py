@@ -1,0 +1,1 @@
+"""Questions about a small table, answered with SQL and the calculator."""
