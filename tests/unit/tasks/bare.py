@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abruzzi.tasks.stories.word_phrasings import FRAMES
+from abruzzi.tasks.phrasing import bank
 
 # Longest first: "Hello, can you help me? " before "Hello! ".
-_PARTS = [frame.partition("{}") for frame in FRAMES["frame"].trained]
+_PARTS = [frame.partition("{}") for frame in bank("stories/frames")["frame"].trained]
 BEFORE = sorted({before for before, _, _ in _PARTS} - {""}, key=len, reverse=True)
 AFTER = sorted({after for _, _, after in _PARTS} - {""}, key=len, reverse=True)
 

@@ -14,9 +14,11 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def phrasing(banks: Mapping[str, Say], template: str) -> str:
-    """The text of a template's id: "until.2", held out "until.h0"."""
-    kind, at = template.split(".")
-    return banks[kind].held_out[int(at[1:])] if at.startswith("h") else banks[kind].trained[int(at)]
+    """The text of a template's id: "until.3fa9c1", held out "until.h3fa9c1"."""
+    kind, id = template.split(".")
+    pool = banks[kind].held_out if id.startswith("h") else banks[kind].trained
+    (text,) = {text for text in pool if banks[kind].ids[text] == id.removeprefix("h")}
+    return text
 
 
 def slots(phrasings: Sequence[str], text: str) -> list[dict[str, str]]:

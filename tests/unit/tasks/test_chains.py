@@ -12,7 +12,7 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, Split, Task, make
-from abruzzi.tasks.stories.word_phrasings import BANKS
+from abruzzi.tasks.phrasing import bank
 from tests.unit.tasks.bare import bare
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -47,7 +47,7 @@ def pattern(phrasing: str) -> re.Pattern[str]:
 PATTERNS = [
     (kind, pattern(phrasing))
     for kind in ("first", *EQUATIONS)
-    for phrasing in (*BANKS["compare"][kind].trained, *BANKS["compare"][kind].held_out)
+    for phrasing in (*bank("stories/compare")[kind].trained, *bank("stories/compare")[kind].held_out)
 ]
 
 

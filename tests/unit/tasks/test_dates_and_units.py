@@ -15,11 +15,13 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
+from abruzzi.tasks.dates.amounts import chains
 from abruzzi.tasks.dates.calendar_questions import months_of
-from abruzzi.tasks.dates.date_phrasings import CALENDAR, CHAINS, CLOCK, INTRODUCTIONS, UNITS
+from abruzzi.tasks.phrasing import bank
 from abruzzi.tasks.verifiers import Clock, Day, Named
 from tests.unit.tasks.filled import phrasing, slots
 
+CLOCK, CALENDAR, UNITS = (bank(f"dates/{name}") for name in ("clock", "calendar", "units"))
 SEEDS = 250
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 # Every unit in the smallest of its kind. A pound is money beside shillings and pence, else weight.
@@ -159,7 +161,7 @@ def test_the_tables_are_right() -> None:
             first = date(year, number, 1)
             assert first.strftime("%B") == name and (first - date(year, 1, 1)).days == before
             assert ((date(year, number + 1, 1) if number < 12 else date(year + 1, 1, 1)) - first).days == length
-    for chain in CHAINS:
+    for chain in chains():
         words = {unit for unit, _ in chain.units}
         for (big, factor), (small, _) in zip(chain.units, chain.units[1:]):
             assert factor * size(small, words) == size(big, words), (big, small)
@@ -192,9 +194,12 @@ def test_verifiers(verifier: Clock | Day | Named, right: tuple[str, ...], wrong:
 
 
 def test_there_are_enough_phrasings_and_some_are_held_out() -> None:
-    says = [say for bank in (CLOCK, CALENDAR, UNITS, INTRODUCTIONS) for say in bank.values()]
+    says = [say for one in (CLOCK, CALENDAR, UNITS, bank("dates/introductions")) for say in one.values()]
     trained, held_out = ({text for s in says for text in getattr(s, pool)} for pool in ("trained", "held_out"))
-    told = {text for chain in CHAINS for text in chain.told}, {text for chain in CHAINS for text in chain.held_out}
+    told = (
+        {text for chain in chains() for text in chain.told.trained},
+        {text for chain in chains() for text in chain.told.held_out},
+    )
     assert not trained & held_out and not told[0] & told[1]
     sizes = len(trained), len(held_out), len(told[0])
     assert sizes[0] >= 300 and sizes[1] >= 20 and sizes[2] >= 80

@@ -15,12 +15,13 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
+from abruzzi.tasks.phrasing import bank
 from abruzzi.tasks.puzzles.countdown import Countdown, makeable
-from abruzzi.tasks.puzzles.puzzle_phrasings import COMPARE, COUNTDOWN, LIARS, SEATS
 from abruzzi.tasks.verifiers import Expression, Named
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from tests.unit.tasks.filled import phrasing, slots
 
+COUNTDOWN, COMPARE, LIARS, SEATS = (bank(f"puzzles/{name}") for name in ("countdown", "compare", "liars", "seats"))
 SEEDS = 120
 MORE = ("taller", "older", "faster", "heavier", "stronger", "richer")
 
@@ -230,7 +231,7 @@ def test_the_search_shows_dead_ends(tasks: dict[Split, list[Task]]) -> None:
 
 
 def test_there_are_enough_phrasings_and_some_are_held_out() -> None:
-    says = [say for bank in (COUNTDOWN, COMPARE, LIARS, SEATS) for say in bank.values()]
+    says = [say for one in (COUNTDOWN, COMPARE, LIARS, SEATS) for say in one.values()]
     trained, held_out = ({text for s in says for text in getattr(s, pool)} for pool in ("trained", "held_out"))
     assert not trained & held_out
     sizes = len(trained), len(held_out)

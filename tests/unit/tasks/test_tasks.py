@@ -30,17 +30,16 @@ from abruzzi.tasks import (
     mistyped,
     stream,
 )
-from abruzzi.tasks.chains.chain_phrasings import SUMS
-from abruzzi.tasks.folders.folder_scenes import INTRODUCTIONS as FOLDER_INTRODUCTIONS
-from abruzzi.tasks.folders.folder_scenes import SCENES
-from abruzzi.tasks.phrasing import Bank
-from abruzzi.tasks.stories.word_phrasings import ASIDE, BANKS, FRAMES
-from abruzzi.tasks.tables.more_table_themes import MORE_THEMES
-from abruzzi.tasks.tables.other_words import OF_GROUP
+from abruzzi.tasks.folders import scenes
+from abruzzi.tasks.phrasing import Bank, bank
 from abruzzi.tasks.tables.sheet import Sheet
-from abruzzi.tasks.tables.table_themes import INTRODUCTIONS, QUESTIONS, THEMES
-from abruzzi.tasks.tables.table_words import WORDS
+from abruzzi.tasks.tables.themes import themes
 
+PLOTS = [bank(f"stories/{plot}") for plot in ("collect", "shop", "pace", "make", "rows", "save", "compare")]
+ASIDE, FRAMES, SUMS = bank("stories/aside"), bank("stories/frames"), bank("chains/sums")
+QUESTIONS, INTRODUCTIONS = bank("tables/questions"), bank("tables/introductions")
+FOLDER_INTRODUCTIONS = bank("folders/introductions")
+ASKS = [scenes.scene(name).asks for name in scenes.NAMES]
 TASKS_EACH = 300
 ALLOWED_STEPS = {
     "word_problems": {"trained": {1, 2, 3}, "held_out": {1, 2, 3}, "longer": {4, 5}},
@@ -107,45 +106,46 @@ def test_held_out_phrasings_are_never_trained(tasks: dict[tuple[str, Split], lis
         questions = {split: {task.prompt_without_tools for task in tasks[family, split]} for split in SPLITS}
         assert not questions["trained"] & questions["held_out"]
         assert not questions["trained"] & questions["longer"]
-    banks = [*BANKS.values(), ASIDE, QUESTIONS, INTRODUCTIONS, FOLDER_INTRODUCTIONS, *(s.asks for s in SCENES.values())]
-    for bank in banks:
-        trained = {text for say in bank.values() for text in say.trained}
-        assert not trained & {text for say in bank.values() for text in say.held_out}
+    banks = [*PLOTS, ASIDE, QUESTIONS, INTRODUCTIONS, FOLDER_INTRODUCTIONS, *ASKS]
+    for says in banks:
+        trained = {text for say in says.values() for text in say.trained}
+        assert not trained & {text for say in says.values() for text in say.held_out}
     # A question without any words around it belongs to both pools.
     assert set(FRAMES["frame"].trained) & set(FRAMES["frame"].held_out) == {"{}"}
 
 
 def test_a_bank_draws_from_the_pool_of_its_split() -> None:
-    for bank in (*BANKS.values(), ASIDE, QUESTIONS, INTRODUCTIONS, FOLDER_INTRODUCTIONS):
+    for says in (*PLOTS, ASIDE, QUESTIONS, INTRODUCTIONS, FOLDER_INTRODUCTIONS):
         for held_out in (False, True):
-            for kind, say in bank.items():
+            for kind, say in says.items():
                 pool = say.held_out if held_out else say.trained
-                drawing = Bank(bank, random.Random(1), held_out)
+                drawing = Bank(says, random.Random(1), held_out)
                 assert {drawing.draw(kind) for _ in range(20 * len(pool))} == set(pool)
 
 
 def test_there_are_enough_phrasings_and_some_are_held_out() -> None:
-    for banks in (BANKS.values(), [QUESTIONS], [scene.asks for scene in SCENES.values()], [SUMS]):
-        says = [say for bank in banks for say in bank.values() if say.trained]
+    for banks in (PLOTS, [QUESTIONS], ASKS, [SUMS]):
+        says = [say for one in banks for say in one.values() if say.trained]
         trained, held_out = sum(len(s.trained) for s in says), sum(len(s.held_out) for s in says)
         assert trained >= 30
         assert 8 <= held_out <= trained  # a share would only say how wide the trained ones are
         assert sum(bool(s.held_out) for s in says) >= 0.75 * len(says)
         assert all(len(set(s.trained)) == len(s.trained) for s in says)
-    assert len(THEMES) >= 8
+    assert len(themes(held_out=True)) >= 8
 
 
 def test_the_themes_and_words_for_training_alone_are_in_no_held_out_table() -> None:
-    themes = {theme.tables[0]: theme for theme in THEMES + MORE_THEMES}
-    assert set(OF_GROUP) == set(themes)
-    assert len(themes) == len(THEMES) + len(MORE_THEMES)
-    assert {(name, measure.column) for name, theme in themes.items() for measure in theme.measures} >= set(WORDS)
+    own = {theme.tables: theme for theme in themes(held_out=True)}
+    assert len(own) == 10
     trained = [Sheet(random.Random(seed), held_out=False) for seed in range(200)]
     for seed in range(200):
         sheet = Sheet(random.Random(seed), held_out=True)
-        assert sheet.theme in THEMES
-        assert sheet.measure in sheet.theme.measures
-    assert {sheet.theme.tables for sheet in trained} == {theme.tables for theme in themes.values()}
+        measure, words = sheet.measure, sheet.words
+        assert own[sheet.theme.tables].of_group[0] == words.of_group
+        firsts = [pool[0] for pool in (measure.noun, measure.most, measure.least, measure.more, measure.less)]
+        assert firsts == [words.noun, words.most, words.least, words.more, words.less]
+    assert {sheet.theme.tables for sheet in trained} == {theme.tables for theme in themes(held_out=False)} > set(own)
+    assert sum(sheet.words.noun != sheet.measure.noun[0] for sheet in trained) > 50
 
 
 def test_no_trained_phrasing_is_nearly_a_held_out_one() -> None:
@@ -155,8 +155,8 @@ def test_no_trained_phrasing_is_nearly_a_held_out_one() -> None:
         return re.findall(r"\{?\w+", text.lower())
 
     compared = 0
-    banks = [*BANKS.values(), QUESTIONS, SUMS, *(scene.asks for scene in SCENES.values())]
-    for trained, held_out in ((t, h) for bank in banks for s in bank.values() for t in s.trained for h in s.held_out):
+    banks = [*PLOTS, QUESTIONS, SUMS, *ASKS]
+    for trained, held_out in ((t, h) for says in banks for s in says.values() for t in s.trained for h in s.held_out):
         alike = SequenceMatcher(None, words(trained), words(held_out)).ratio()
         assert alike < 0.85, (trained, round(alike, 2))
         compared += 1

@@ -12,12 +12,11 @@ import itertools
 import random
 
 from .. import language
+from ..phrasing import banks
 from ..stories.story import Story, Unfit
-from ..stories.word_phrasings import BANKS, FRAMES
 from ..stories.word_problems import relate
 from ..task import Split, Task
 from ..vocabulary import MEN, WOMEN
-from .chain_phrasings import SUMS
 
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 2, 3), "held_out": (2, 2, 3), "longer": (4, 5)}
 _LINKED_STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 3, 3), "held_out": (2, 3, 3), "longer": (4, 5)}
@@ -30,8 +29,8 @@ def make(split: Split, seed: int, id: str) -> Task:
     rng = random.Random(f"chains/{split}/{seed}")
     while True:
         linked = rng.random() < 0.5
-        bank = {**(BANKS["compare"] if linked else SUMS), **FRAMES}
-        story = Story(rng, bank, split == "held_out", speaks=False)
+        says = banks("stories/compare" if linked else "chains/sums", "stories/frames")
+        story = Story(rng, says, split == "held_out", speaks=False)
         story.tense = "present"
         try:
             if linked:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from .. import language
 from ..environments import OneTable
-from ..phrasing import Bank
-from ..stories.word_phrasings import FRAMES
+from ..phrasing import Bank, Say, banks
 from ..task import Split, Verifier
-from .date_phrasings import CALENDAR, CLOCK, INTRODUCTIONS, PLURALS, UNITS
+from .amounts import chains
 from .worksheet import Unfit, Worksheet
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 DAY = 24 * 60  # minutes
+
+
+PLURALS = {"foot": "feet", "inch": "inches", "hundredweight": "hundredweight", "stone": "stone", "penny": "pence"} | {
+    word: word for word in ("gross", "dozen")
+}
+
+
+@cache
+def says() -> Mapping[str, Say]:
+    """All phrasings of the family, by kind."""
+    names = ("dates/clock", "dates/calendar", "dates/units", "dates/introductions", "stories/frames")
+    return {**banks(*names), **{chain.kind: chain.told for chain in chains()}}
 
 
 @dataclass
@@ -41,7 +54,7 @@ class Asking:
         self.rng = rng
         self.split: Split = split
         self.held_out = split == "held_out"
-        self.bank = Bank({**CLOCK, **CALENDAR, **UNITS, **INTRODUCTIONS, **FRAMES}, rng, self.held_out)
+        self.bank = Bank(says(), rng, self.held_out)
 
     def ask(self, kind: str, **slots: object) -> str:
         return language.sentence_case(self.bank.draw(kind).format_map(slots))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from .. import language
 from ..environments import OneTable
+from .amounts import Chain, chains
 from .asking import Asking, Draft, counted, number_draft, plural
-from .date_phrasings import CHAINS, Chain
 from .worksheet import LARGEST, Unfit, Worksheet
 
 
@@ -34,10 +34,10 @@ class Path:
 def _drawn_path(asking: Asking, length: int) -> Path:
     """A path of `length` conversions, and a table with these, more of the same chain, and some of another one."""
     rng = asking.rng
-    chain = rng.choice([c for c in CHAINS if len(c.units) > length])
+    chain = rng.choice([c for c in chains() if len(c.units) > length])
     start = rng.randint(0, len(chain.units) - 1 - length)
     words = {unit for unit, _ in chain.units}
-    others = [c for c in CHAINS if not words & {unit for unit, _ in c.units}]
+    others = [c for c in chains() if not words & {unit for unit, _ in c.units}]
     rows = [*_rows(chain), *rng.sample(_rows(rng.choice(others)), 2)]
     rng.shuffle(rows)
     return Path(chain, start, length, OneTable("units", ("big", "factor", "small"), tuple(rows)))
@@ -65,11 +65,7 @@ def _look_up_factors(asking: Asking, sheet: Worksheet, path: Path, order: list[i
 
 
 def _told(asking: Asking, path: Path, amount: str) -> str:
-    chain = path.chain
-    at = asking.rng.randrange(len(chain.held_out if asking.held_out else chain.told))
-    text = (chain.held_out if asking.held_out else chain.told)[at]
-    asking.bank.used.append(f"told.{chain.units[0][0]}.{'h' if asking.held_out else ''}{at}")
-    return text.format(x=amount)
+    return asking.bank.draw(path.chain.kind).format(x=amount)
 
 
 def _ask_units(asking: Asking, kind: str, path: Path, amount: str, target: str, **slots: object) -> str:

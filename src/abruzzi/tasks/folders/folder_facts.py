@@ -14,11 +14,11 @@ from typing import Literal
 
 from .. import language
 from ..environments import Folder
-from ..phrasing import Bank
+from ..phrasing import Bank, bank, text_id
 from ..task import Move, Split, Task
 from ..vocabulary import MEN, WOMEN
 from ..workings import exact, work_out
-from .folder_scenes import INTRODUCTIONS, SCENES
+from . import scenes
 
 _SLIP_SHARE = 0.10
 _KINDS: dict[Split, tuple[str, ...]] = {
@@ -97,9 +97,10 @@ class Cabinet:
 
     def __init__(self, rng: random.Random, held_out: bool) -> None:
         self.rng = rng
-        self.key = rng.choice(tuple(SCENES))
-        scene = self.scene = SCENES[self.key]
-        self.bank = Bank({**scene.asks, **INTRODUCTIONS}, rng, held_out)
+        self.key = rng.choice(scenes.NAMES)
+        scene = self.scene = scenes.scene(self.key)
+        asks = {f"{self.key}.{kind}": say for kind, say in scene.asks.items()}
+        self.bank = Bank({**asks, **bank("folders/introductions")}, rng, held_out)
         self.layout: Layout = rng.choice(("pointed", "titled", "flat"))
         people = rng.sample(WOMEN + MEN, 12)
         size = 3 if self.layout == "pointed" else rng.randint(3, 4)  # pointers make the files long
@@ -188,9 +189,7 @@ class Cabinet:
         return f"the {entry.title}" if self.scene.title != "{e}" else entry.title
 
     def ask(self, kind: str, **slots: object) -> str:
-        text = self.bank.draw(kind)
-        self.bank.used[-1] = f"{self.key}.{self.bank.used[-1]}"
-        return language.sentence_case(text.format_map(slots))
+        return language.sentence_case(self.bank.draw(f"{self.key}.{kind}").format_map(slots))
 
     def _name(self, i: int) -> Draft:
         entry, label = self.entries[i], self.scene.name_label
@@ -282,8 +281,9 @@ class Cabinet:
         return Draft(question, str(result), (), sentence, moves, closing, f"{facts} {alone}")
 
     def ask_rest(self, n: int) -> str:
-        self.bank.used.append("rest.0")
-        return f" Then take {n} away from that. What is left?"
+        text = " Then take {n} away from that. What is left?"
+        self.bank.used.append(f"rest.{text_id(text)}")
+        return text.format(n=n)
 
 
 def _calculate(thought: str, a: int, op: str, b: int) -> Move:

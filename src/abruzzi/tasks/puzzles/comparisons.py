@@ -17,8 +17,16 @@ from ..phrasing import Bank
 from ..verifiers import Named
 from ..vocabulary import MEN, WOMEN
 from .puzzle_draft import PuzzleDraft
-from .puzzle_phrasings import ADJECTIVES
 
+# plain, more, most, less, least
+ADJECTIVES = (
+    ("tall", "taller", "tallest", "shorter", "shortest"),
+    ("old", "older", "oldest", "younger", "youngest"),
+    ("fast", "faster", "fastest", "slower", "slowest"),
+    ("heavy", "heavier", "heaviest", "lighter", "lightest"),
+    ("strong", "stronger", "strongest", "weaker", "weakest"),
+    ("rich", "richer", "richest", "poorer", "poorest"),
+)
 _ASKED = ("most", "least", "second", "order")
 
 

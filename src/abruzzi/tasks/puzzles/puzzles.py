@@ -12,13 +12,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from ..phrasing import Bank
-from ..stories.word_phrasings import FRAMES
+from ..phrasing import Bank, banks
 from ..task import Split, Task
 from . import comparisons, countdown, liars, seats
 from .puzzle_draft import PuzzleDraft, Unfit
-from .puzzle_phrasings import COMPARE, COUNTDOWN, LIARS, SEATS
 
+_WORDS = ("puzzles/countdown", "puzzles/compare", "puzzles/liars", "puzzles/seats", "stories/frames")
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 3), "held_out": (2, 3), "longer": (4, 5)}
 _Draw = Callable[[random.Random, Bank, int], PuzzleDraft]
 # Countdown with five numbers and four statements are the longest that fit a small model's thinking.
@@ -35,7 +34,7 @@ def make(split: Split, seed: int, id: str) -> Task:
     kind = rng.choice(_KINDS)
     steps = min(rng.choice(_STEPS[split]), _LONGEST.get(kind, 5))
     while True:
-        bank = Bank({**COUNTDOWN, **COMPARE, **LIARS, **SEATS, **FRAMES}, rng, split == "held_out")
+        bank = Bank(banks(*_WORDS), rng, split == "held_out")
         try:
             draft = kind(rng, bank, steps)
         except Unfit:

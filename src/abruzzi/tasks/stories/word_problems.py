@@ -14,10 +14,10 @@ import random
 from collections.abc import Callable
 
 from .. import language
+from ..phrasing import banks
 from ..task import Split, Task
 from ..vocabulary import GOODS, MEN, THINGS, WOMEN
 from .story import Story, Unfit
-from .word_phrasings import ASIDE, BANKS, FRAMES
 
 STEPS: dict[Split, tuple[int, ...]] = {"trained": (1, 2, 2, 3, 3), "held_out": (1, 2, 2, 3, 3), "longer": (4, 5)}
 _PACES = (  # verb, units, per hour, hour, the whole, slowest and fastest
@@ -69,7 +69,8 @@ def make(split: Split, seed: int, id: str) -> Task:
     while True:
         plot = rng.choice(tuple(_PLOTS))
         # Nobody speaks of oneself where several people are compared.
-        story = Story(rng, {**BANKS[plot], **ASIDE, **FRAMES}, split == "held_out", speaks=plot != "compare")
+        says = banks(f"stories/{plot}", "stories/aside", "stories/frames")
+        story = Story(rng, says, split == "held_out", speaks=plot != "compare")
         try:
             _PLOTS[plot](story, rng.choice(STEPS[split]))
         except Unfit:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import dataclass
 
 from .. import language
-from ..phrasing import Bank
+from ..phrasing import Bank, banks
 from ..task import Move
-from .more_table_themes import MORE_THEMES
-from .other_words import in_other_words
-from .table_themes import INTRODUCTIONS, QUESTIONS, THEMES, Measure, Theme
+from .themes import Measure, Theme, themes
 
 Row = dict[str, str | int]
 
@@ -19,13 +18,31 @@ class Unfit(Exception):
     """The table drawn does not allow the question (a group too small, an inexact average): draw again."""
 
 
+@dataclass(frozen=True)
+class Wording:
+    """The words in which one question speaks of a theme and its measure; see there."""
+
+    of_group: str
+    noun: str
+    most: str
+    least: str
+    more: str
+    less: str
+
+    @classmethod
+    def drawn(cls, theme: Theme, measure: Measure, rng: random.Random | None) -> Wording:
+        """Any of the words, or the theme's own without `rng`."""
+        pools = (theme.of_group, measure.noun, measure.most, measure.least, measure.more, measure.less)
+        return cls(*(rng.choice(pool) if rng else pool[0] for pool in pools))
+
+
 class Sheet:
     """A filled table, the measure that is asked about, and the words for them."""
 
     def __init__(self, rng: random.Random, held_out: bool) -> None:
         self.rng = rng
-        self.bank = Bank({**QUESTIONS, **INTRODUCTIONS}, rng, held_out)
-        self.theme: Theme = rng.choice(THEMES if held_out else THEMES + MORE_THEMES)
+        self.bank = Bank(banks("tables/questions", "tables/introductions"), rng, held_out)
+        self.theme: Theme = rng.choice(themes(held_out))
         self.name = rng.choice(self.theme.tables)
         self.measure: Measure = rng.choice(self.theme.measures)
         dropped = {m.column for m in self.theme.measures if m is not self.measure and rng.random() < 0.3}
@@ -38,8 +55,7 @@ class Sheet:
             {self.theme.key: name, self.theme.group: rng.choice(groups), **{c: numbers[c][i] for c in numbers}}
             for i, name in enumerate(names)
         ]
-        if not held_out:
-            self.theme, self.measure = in_other_words(self.theme, self.measure, rng)
+        self.words = Wording.drawn(self.theme, self.measure, None if held_out else rng)
 
     def number(self, row: Row) -> int:
         value = row[self.measure.column]
@@ -71,15 +87,15 @@ class Sheet:
         meets = [row for row in self.rows if (self.number(row) > edge if above else self.number(row) < edge)]
         if not 1 <= len(meets) < len(self.rows):
             raise Unfit
-        words = (self.measure.more if above else self.measure.less).format(n=edge)
+        words = (self.words.more if above else self.words.less).format(n=edge)
         return words, f"{self.measure.column} {'>' if above else '<'} {edge}", meets, edge
 
     def ask(self, kind: str, **slots: object) -> str:
-        theme, measure = self.theme, self.measure
+        theme = self.theme
         words: dict[str, object] = {
             "row": theme.row,
             "rows": theme.rows,
-            "noun": measure.noun,
+            "noun": self.words.noun,
             "who": self.who,
             "group_name": theme.group,
             **slots,
@@ -91,7 +107,7 @@ class Sheet:
         return "who" if self.theme.row in ("person", "athlete", "player", "student") else "that"
 
     def of_group(self, group: str) -> str:
-        return self.theme.of_group.format(g=group)
+        return self.words.of_group.format(g=group)
 
     def select(self, what: str, rest: str = "") -> dict[str, str]:
         return {"sql": f"SELECT {what} FROM {self.name}{' ' + rest if rest else ''}"}
@@ -102,14 +118,14 @@ class Sheet:
     def lookup(self, row: Row, first: bool = True) -> Move:
         """One row's number."""
         start = "I need" if first else "Next I need"
-        thought = f"{start} the {self.measure.noun} of {self.the(row)}."
+        thought = f"{start} the {self.words.noun} of {self.the(row)}."
         return Move(thought, "table", self.select(self.measure.column, self.where(row)), str(self.number(row)))
 
     def lookups(self, rows: list[Row]) -> list[Move]:
         """The numbers of several rows: all in one query, or one after the other."""
         if self.rng.random() < 0.5:
             labels = ", ".join(f"'{self.label(row)}'" for row in rows)
-            thought = f"I need the {self.measure.noun} of {language.listed([self.the(row) for row in rows])}."
+            thought = f"I need the {self.words.noun} of {language.listed([self.the(row) for row in rows])}."
             what = self.select(f"{self.theme.key}, {self.measure.column}", f"WHERE {self.theme.key} IN ({labels})")
             return [Move(thought, "table", what, f"{self.label(rows[0])}|{self.number(rows[0])}")]
         moves = [self.lookup(rows[0])]

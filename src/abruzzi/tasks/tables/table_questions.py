@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from .. import language
 from ..environments import OneTable
 from ..numbers import plain
+from ..phrasing import text_id
 from ..task import Move, Split, Task
 from ..workings import exact, sum_up, work_out
 from .sheet import Row, Sheet, Unfit
@@ -86,7 +87,7 @@ def _with_slip(moves: list[Move], sheet: Sheet) -> list[Move]:
     slipped = first.arguments["sql"].replace(right, wrong)
     if slipped == first.arguments["sql"] or wrong in sheet.columns:
         return moves
-    remark = f"There is no column {wrong}. The {sheet.measure.noun} is in the column {right}."
+    remark = f"There is no column {wrong}. The {sheet.words.noun} is in the column {right}."
     return [
         Move(first.thought, "table", {"sql": slipped}, "", planted=True),
         Move(remark, first.tool, first.arguments, first.expect),
@@ -96,7 +97,7 @@ def _with_slip(moves: list[Move], sheet: Sheet) -> list[Move]:
 
 def _value(sheet: Sheet) -> Draft:
     row = sheet.rng.choice(sheet.rows)
-    value, noun = sheet.number(row), sheet.measure.noun
+    value, noun = sheet.number(row), sheet.words.noun
     line = ",".join(str(row[c]) for c in sheet.columns)
     return Draft(
         question=sheet.ask("value", x=sheet.the(row)),
@@ -116,12 +117,12 @@ def _count(sheet: Sheet) -> Draft:
         counted += fits
         said.append(f"{sheet.label(row)} {sheet.number(row)} {f'yes, {counted - 1}+1={counted}' if fits else 'no'}")
     side = "above" if ">" in sql else "below"
-    thought = f"Count the rows with the {sheet.measure.noun} {side} {edge}."
+    thought = f"Count the rows with the {sheet.words.noun} {side} {edge}."
     return Draft(
         question=sheet.ask("count", cond=words),
         answer=str(counted),
         sentence=f"The number of {sheet.theme.rows} {sheet.who} {words} is {counted}.",
-        alone=f"The {sheet.measure.noun} must be {side} {edge}. {'; '.join(said)}. The count is {counted}.",
+        alone=f"The {sheet.words.noun} must be {side} {edge}. {'; '.join(said)}. The count is {counted}.",
         closing=f"The count is {counted}, out of all {sheet.theme.rows}.",
         moves=[Move(thought, "table", sheet.select("COUNT(*)", f"WHERE {sql}"), str(counted))],
     )
@@ -134,7 +135,7 @@ def _total(sheet: Sheet) -> Draft:
     return Draft(
         question=sheet.ask("total", group=where),
         answer=str(total),
-        sentence=f"The total {sheet.measure.noun} of the {sheet.theme.rows} {where} is {total}.",
+        sentence=f"The total {sheet.words.noun} of the {sheet.theme.rows} {where} is {total}.",
         alone=f"{sheet.capital(where)}: {sheet.read_out(rows)}. {sum_up(numbers)}. The total is {total}.",
         closing=f"The sum over the group {group} is {total}.",
         moves=[_sum_of(sheet, group, total)],
@@ -142,7 +143,7 @@ def _total(sheet: Sheet) -> Draft:
 
 
 def _sum_of(sheet: Sheet, group: str, total: int, start: str = "") -> Move:
-    thought = f"{start} Add up the {sheet.measure.noun} where the {sheet.theme.group} is {group}.".strip()
+    thought = f"{start} Add up the {sheet.words.noun} where the {sheet.theme.group} is {group}.".strip()
     sql = sheet.select(f"SUM({sheet.measure.column})", f"WHERE {sheet.theme.group} = '{group}'")
     return Move(thought, "table", sql, str(total))
 
@@ -156,13 +157,13 @@ def _extreme(sheet: Sheet) -> tuple[Row, str, str, str]:
         said.append(f"{sheet.label(row)} {sheet.number(row)}{', ' + ('higher' if high else 'lower') if better else ''}")
         best = row if better else best
     order = f"ORDER BY {sheet.measure.column} {'DESC' if high else 'ASC'} LIMIT 1"
-    return best, sheet.measure.most if high else sheet.measure.least, order, "; ".join(said)
+    return best, sheet.words.most if high else sheet.words.least, order, "; ".join(said)
 
 
 def _most(sheet: Sheet) -> Draft:
     best, word, order, gone_through = _extreme(sheet)
     label, end = sheet.label(best), "highest" if "DESC" in order else "lowest"
-    noun, row = sheet.measure.noun, sheet.theme.row
+    noun, row = sheet.words.noun, sheet.theme.row
     thought = f"The {word} {row} has the {end} {noun}: sort by it and take the first row."
     sentence = sheet.capital(f"{sheet.the(best)} is the {word} {row}.")
     if row == "train":
@@ -180,7 +181,7 @@ def _most(sheet: Sheet) -> Draft:
 
 def _second(sheet: Sheet) -> Draft:
     ranked = sorted(sheet.rows, key=sheet.number, reverse=True)
-    label, noun = sheet.label(ranked[1]), sheet.measure.noun
+    label, noun = sheet.label(ranked[1]), sheet.words.noun
     sql = sheet.select(sheet.theme.key, f"ORDER BY {sheet.measure.column} DESC LIMIT 1 OFFSET 1")
     return Draft(
         question=sheet.ask("second"),
@@ -199,7 +200,7 @@ def _average(sheet: Sheet) -> Draft:
     total, count, where = sum(numbers), len(rows), sheet.of_group(group)
     if total % count:
         raise Unfit
-    mean, noun = plain(total // count), sheet.measure.noun
+    mean, noun = plain(total // count), sheet.words.noun
     counting = "; ".join(f"{sheet.label(row)} {n}, {i}+1={i + 1}" for i, (row, n) in enumerate(zip(rows, numbers)))
     sums = f"{sum_up(numbers)}. {work_out(total, '/', count)}."
     sql = sheet.select(f"AVG({sheet.measure.column})", f"WHERE {sheet.theme.group} = '{group}'")
@@ -224,11 +225,11 @@ def _total_if(sheet: Sheet) -> Draft:
     return Draft(
         question=sheet.ask("total_if", cond=words),
         answer=str(total),
-        sentence=f"The total {sheet.measure.noun} of these {sheet.theme.rows} is {total}.",
-        alone=f"The {sheet.measure.noun} must be {side} {edge}. {said}. {sum_up(numbers)}. The total is {total}.",
+        sentence=f"The total {sheet.words.noun} of these {sheet.theme.rows} is {total}.",
+        alone=f"The {sheet.words.noun} must be {side} {edge}. {said}. {sum_up(numbers)}. The total is {total}.",
         closing=f"The rows {side} {edge} sum up to {total}.",
         moves=[
-            Move(f"Add up the {sheet.measure.noun} of the rows where it is {side} {edge}.", "table", query, str(total))
+            Move(f"Add up the {sheet.words.noun} of the rows where it is {side} {edge}.", "table", query, str(total))
         ],
     )
 
@@ -240,8 +241,8 @@ def _group_of(sheet: Sheet) -> Draft:
     present = {str(row[theme.group]) for row in sheet.rows} - {group}
     if not present:
         raise Unfit
-    find = f"First find the {word} {theme.row}: the one with the {end} {sheet.measure.noun}."
-    look, where = f"Look for the {end} {sheet.measure.noun}", sheet.where(best)
+    find = f"First find the {word} {theme.row}: the one with the {end} {sheet.words.noun}."
+    look, where = f"Look for the {end} {sheet.words.noun}", sheet.where(best)
     return Draft(
         question=sheet.ask("group_of", most=word, end=end),
         answer=group,
@@ -258,7 +259,7 @@ def _group_of(sheet: Sheet) -> Draft:
 
 def _difference(sheet: Sheet) -> Draft:
     low, high = sorted(sheet.rng.sample(sheet.rows, 2), key=sheet.number)
-    a, b, noun = sheet.number(high), sheet.number(low), sheet.measure.noun
+    a, b, noun = sheet.number(high), sheet.number(low), sheet.words.noun
     move, result = _calculate(f"{sheet.capital(sheet.the(high))} has {a}, {sheet.the(low)} {b}", a, "-", b)
     return Draft(
         question=sheet.ask("difference", x=sheet.the(high), y=sheet.the(low)),
@@ -274,12 +275,12 @@ def _range(sheet: Sheet) -> Draft:
     low, high = (pick(sheet.rows, key=sheet.number) for pick in (min, max))
     a, b, column = sheet.number(high), sheet.number(low), sheet.measure.column
     move, result = _calculate(f"The highest is {a} and the lowest {b}", a, "-", b)
-    thought = f"I need the highest and the lowest {sheet.measure.noun}."
+    thought = f"I need the highest and the lowest {sheet.words.noun}."
     said = f"{sheet.read_out(sheet.rows)}. The highest is {a} and the lowest {b}."
     return Draft(
         question=sheet.ask("range"),
         answer=str(result),
-        sentence=f"The highest and the lowest {sheet.measure.noun} differ by {result}.",
+        sentence=f"The highest and the lowest {sheet.words.noun} differ by {result}.",
         alone=f"{said} {work_out(a, '-', b)}. They differ by {result}.",
         closing=f"They differ by {result}. Check: {result} + {b} = {a}.",
         moves=[Move(thought, "table", sheet.select(f"MAX({column}), MIN({column})"), f"{a}|{b}"), move],
@@ -332,14 +333,14 @@ def _follow_up(sheet: Sheet) -> Draft:
     else:
         n = value + sheet.rng.randint(3, max(9, value))
         (a, op, b), why = (n, "-", value), f"From {value} up to {n}"
-    sheet.bank.used.append(f"follow_up.{sheet.theme.tables[0]}.{measure.column}")
-    move, result = _calculate(f"The {measure.noun} is {value}. {why}", a, op, b)
+    sheet.bank.used.append(f"follow_up.{text_id(text)}")
+    move, result = _calculate(f"The {sheet.words.noun} is {value}. {why}", a, op, b)
     unit = "" if measure.unit == "pieces" else f" {measure.unit}"
     return Draft(
         question=language.sentence_case(text.format(x=sheet.the(row), n=n)),
         answer=str(result),
         sentence=f"That is {result}{unit}." if kind == "times" else f"It is {result}{unit}.",
-        alone=f"The {measure.noun} of {sheet.the(row)} is {value}. {why}. {work_out(a, op, b)}. So it is {result}.",
+        alone=f"The {sheet.words.noun} of {sheet.the(row)} is {value}. {why}. {work_out(a, op, b)}. So it is {result}.",
         closing=f"That gives {result}.",
         moves=[sheet.lookup(row), move],
     )
@@ -370,7 +371,7 @@ def _three(sheet: Sheet) -> Draft:
 def _extremes(sheet: Sheet) -> Draft:
     low, high = (pick(map(sheet.number, sheet.rows)) for pick in (min, max))
     n, m = sheet.rng.sample(range(2, 13), 2)
-    column, noun = sheet.measure.column, sheet.measure.noun
+    column, noun = sheet.measure.column, sheet.words.noun
     first, top = _calculate(f"The highest is {high} and the lowest {low}. First {n} times {high}", n, "*", high)
     second, bottom = _calculate(f"That is {top}. Then {m} times {low}", m, "*", low)
     third, result = _calculate(f"That is {bottom}. Both together", top, "+", bottom)
