@@ -4,7 +4,8 @@
     with task.open_tools() as tools: ...           # fresh tools to answer task.prompt with
     task.reward("She has 42 marbles left.")        # 1.0 or 0.0
     task.gold(thinking=True, tools=True)           # the messages of a right answer, tools really run
-    task.validate()                                # raises where the gold does not hold
+
+`audit.audit(task)` raises GoldError where the gold does not hold.
 
 Splits: `trained` (trained phrasings, new values for every seed), `held_out` (phrasings that training never
 shows), `longer` (trained phrasings, more steps than trained). Everything is deterministic in its seed.

@@ -12,15 +12,12 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING
+
+from abruzzi.types import Message
 
 from . import workings
 from .numbers import numbers_in, plain, values_in
-
-if TYPE_CHECKING:
-    from abruzzi.types import Message
-
-    from .task import Move, Task
+from .task import Move, Task
 
 # Sized for a context of 2,048 tokens with a vocabulary of one or two thousand.
 LONGEST_QUESTION = 900
@@ -35,12 +32,20 @@ class GoldError(ValueError):
 
 
 def audit(task: Task) -> None:
-    """Raises GoldError at the first fault found."""
+    """Play every gold of a task and check it. Raises GoldError at the first fault found."""
+    if not task.has_trajectories:
+        return _check_bare(task)
     _check_texts(task)
     _check_verifier(task)
     for thinking in (False, True):
         _check_with_tools(task, task.gold(thinking, tools=True), thinking)
         _check_without_tools(task, task.gold(thinking, tools=False), thinking)
+
+
+def _check_bare(task: Task) -> None:
+    _demand(task, bool(task.prompt.strip()), "the question is empty")
+    score = task.reward(task.answer)
+    _demand(task, not task.answer or score == 1.0, f"the gold answer {task.answer!r} is scored {score}")
 
 
 def _check_texts(task: Task) -> None:

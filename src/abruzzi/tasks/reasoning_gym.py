@@ -20,11 +20,10 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from abruzzi.types import Message
 
-from .audit import GoldError
 from .environments import NoTools
 from .task import Task
 
@@ -40,6 +39,8 @@ _LARGEST_POWER = 100
 @dataclass(frozen=True)
 class GymTask(Task):
     """A task whose reward is the score function of its generator."""
+
+    has_trajectories: ClassVar[bool] = False
 
     dataset: Any = field(default=None, repr=False, compare=False)
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -63,14 +64,6 @@ class GymTask(Task):
         if not self.answer:
             raise ValueError(f"{self.family} gives a score but no gold answer; hint: use it for rewards only")
         return (Message("assistant", self.sentence),)
-
-    def validate(self) -> None:
-        """The gold answer, where there is one, must get the full score. Raises audit.GoldError."""
-        if not self.prompt.strip():
-            raise GoldError(f"task {self.id}: the question is empty")
-        score = self.reward(self.answer)
-        if self.answer and score != 1.0:
-            raise GoldError(f"task {self.id}: the gold answer {self.answer!r} is scored {score}")
 
 
 def generators() -> Sequence[str]:

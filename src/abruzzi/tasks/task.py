@@ -2,7 +2,7 @@
 
 A gold trajectory is written by the generator as moves (a thought, then one tool call) and is *played*:
 its tool results come from running the tools. The generator states beforehand what each call must
-return, computed another way, so `validate()` compares two computations.
+return, computed another way, so `audit.audit` compares two computations.
 
 Four modes from one task: with or without tools, with or without thinking. Without tools the data lies
 in the question, and the thinking works everything out; without thinking the calls or the answer come bare.
@@ -17,12 +17,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 from abruzzi.tools.tool import Tool, call_tool
 from abruzzi.types import Message, ToolCall
 
-from . import audit
 from .numbers import numbers_in
 
 Split = Literal["trained", "held_out", "longer"]
@@ -83,6 +82,9 @@ class Task:
     constants:  numbers that everybody knows and the question need not say (60 minutes in an hour).
     """
 
+    # Whether `gold` has trajectories with thinking; without any it is a bare answer.
+    has_trajectories: ClassVar[bool] = True
+
     id: str
     family: str
     split: Split
@@ -142,10 +144,6 @@ class Task:
 
         Training can leave their calls out of the loss: the recovery is worth learning, the slip is not."""
         return tuple(2 * i for i, move in enumerate(self.moves) if move.planted)
-
-    def validate(self) -> None:
-        """Play every gold and check it; raises audit.GoldError that names the fault. See audit.py."""
-        audit.audit(self)
 
     def _played(self, thinking: bool) -> list[Move]:
         return [move for move in self.moves if thinking or not move.planted]

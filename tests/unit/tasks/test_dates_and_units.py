@@ -15,6 +15,7 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
+from abruzzi.tasks.audit import audit
 from abruzzi.tasks.dates.amounts import chains
 from abruzzi.tasks.dates.calendar_questions import months_of
 from abruzzi.tasks.phrasing import bank
@@ -215,24 +216,24 @@ def _first(kind: str, split: Split = "trained") -> Task:
 
 def test_planted_mistakes_are_seen() -> None:
     clock = _first("after")
-    clock.validate()
+    audit(clock)
     with pytest.raises(GoldError, match="gets no reward"):
-        replace(clock, answer="0:01").validate()
+        audit(replace(clock, answer="0:01"))
     with pytest.raises(GoldError, match="a leap"):  # 24 and 60 are not in the question
-        replace(clock, constants=()).validate()
+        audit(replace(clock, constants=()))
     *moves, last = clock.moves
     with pytest.raises(GoldError, match="returned"):
-        replace(clock, moves=(*moves, replace(last, expect="61"))).validate()
+        audit(replace(clock, moves=(*moves, replace(last, expect="61"))))
     early = replace(clock, verifier=Clock(1), answer="0:01", sentence="It is 0:01.")
     with pytest.raises(GoldError, match=r"a leap|is not the answer"):
-        early.validate()
+        audit(early)
     weekday = _first("weekday")
     wrong = re.sub(r"-> (\d+) rest", lambda found: f"-> {int(found[1]) + 1} rest", weekday.alone)
     with pytest.raises(GoldError, match="wrong arithmetic"):
-        replace(weekday, alone=wrong).validate()
+        audit(replace(weekday, alone=wrong))
     date_task = _first("date_after")
     query = next(i for i, move in enumerate(date_task.moves) if "LIMIT" in move.arguments.get("sql", ""))
     swapped = list(date_task.moves)
     swapped[query] = replace(swapped[query], arguments={"sql": swapped[query].arguments["sql"].replace("DESC", "ASC")})
     with pytest.raises(GoldError, match="returned"):
-        replace(date_task, moves=tuple(swapped)).validate()
+        audit(replace(date_task, moves=tuple(swapped)))

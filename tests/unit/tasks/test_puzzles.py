@@ -15,6 +15,7 @@ from fractions import Fraction
 import pytest
 
 from abruzzi.tasks import SPLITS, GoldError, Split, Task, make
+from abruzzi.tasks.audit import audit
 from abruzzi.tasks.phrasing import bank
 from abruzzi.tasks.puzzles.countdown import Countdown, makeable
 from abruzzi.tasks.verifiers import Expression, Named
@@ -238,7 +239,7 @@ def test_there_are_enough_phrasings_and_some_are_held_out() -> None:
     assert sizes[0] >= 250 and sizes[1] >= 20
 
 
-# Planted mistakes: validate() must see each of them.
+# Planted mistakes: audit() must see each of them.
 
 
 def _first(kind: str) -> Task:
@@ -252,7 +253,7 @@ def _first(kind: str) -> Task:
 def test_a_puzzle_with_several_answers_or_another_one_is_seen() -> None:
     pair, seats, liars = _first("pair"), _first("seats"), _first("liars")
     for task in (pair, seats, liars):
-        task.validate()
+        audit(task)
     loose = [
         replace(pair, puzzle=replace(pair.puzzle, above=(), asked="order")),  # type: ignore[type-var]
         replace(seats, puzzle=replace(seats.puzzle, clues=seats.puzzle.clues[:-1], seat=0)),  # type: ignore
@@ -262,7 +263,7 @@ def test_a_puzzle_with_several_answers_or_another_one_is_seen() -> None:
     other = replace(pair, puzzle=replace(pair.puzzle, above=reversed_pairs, asked="order"))  # type: ignore[type-var]
     for task in (*loose, other):
         with pytest.raises(GoldError, match="the puzzle does not hold"):
-            task.validate()
+            audit(task)
 
 
 def test_a_wrong_name_or_a_lax_verifier_is_seen() -> None:
@@ -276,26 +277,26 @@ def test_a_wrong_name_or_a_lax_verifier_is_seen() -> None:
     for kind in ("pair", "seats", "liars", "countdown"):
         task = _first(kind)
         with pytest.raises(GoldError, match="the verifier accepts"):
-            replace(task, verifier=Lax()).validate()
+            audit(replace(task, verifier=Lax()))
         with pytest.raises(GoldError, match=r"gets no reward|does not hold"):
-            replace(task, answer="Nobody").validate()
+            audit(replace(task, answer="Nobody"))
 
 
 def test_mistakes_in_countdown_are_seen() -> None:
     task = _first("countdown")
-    task.validate()
+    audit(task)
     assert isinstance(task.verifier, Expression) and isinstance(task.puzzle, Countdown)
     numbers, target = task.verifier.numbers, task.verifier.target
     easy = replace(task.puzzle, target=numbers[0] + numbers[1], fewer=1)
     with pytest.raises(GoldError, match="can be made from"):
-        replace(task, puzzle=easy).validate()
+        audit(replace(task, puzzle=easy))
     with pytest.raises(GoldError, match="gets no reward"):
-        replace(task, sentence=f"{numbers[0]} + {numbers[1]} = {target}").validate()
+        audit(replace(task, sentence=f"{numbers[0]} + {numbers[1]} = {target}"))
     wrong = re.sub(r"(\d+) (yes\.)", lambda m: f"{int(m[1]) + 1} {m[2]}", task.alone)
     with pytest.raises(GoldError, match="wrong arithmetic"):
-        replace(task, alone=wrong).validate()
+        audit(replace(task, alone=wrong))
     with pytest.raises(GoldError, match="a leap"):
-        replace(task, alone=f"7919 would do. {task.alone}").validate()
+        audit(replace(task, alone=f"7919 would do. {task.alone}"))
     *moves, last = task.moves
     with pytest.raises(GoldError, match="returned"):
-        replace(task, moves=(*moves, replace(last, arguments={"expression": f"{target} + {target}"}))).validate()
+        audit(replace(task, moves=(*moves, replace(last, arguments={"expression": f"{target} + {target}"}))))

@@ -10,6 +10,7 @@ import pytest
 
 from abruzzi.tasks import make
 from abruzzi.tasks import reasoning_gym as adapter
+from abruzzi.tasks.audit import audit
 
 # Answers that Python's own eval or sympy's would run, or that would not end.
 ATTACKS = (
@@ -65,7 +66,7 @@ def test_gold_is_right_and_the_score_is_the_librarys(names: Sequence[str], name:
     assert name in names
     for seed in range(3):
         task = make(f"reasoning_gym/{name}", "trained", seed)
-        task.validate()
+        audit(task)
         dataset = reasoning_gym.create_dataset(name, seed=seed, size=1)
         entry = dataset[0]
         assert (task.prompt, task.answer) == (entry["question"], entry["answer"])
@@ -91,7 +92,7 @@ def test_answers_are_never_run(names: Sequence[str], tmp_path: Path) -> None:
 
 def test_settings_and_names(names: Sequence[str]) -> None:
     short = adapter.make("chain_sum", seed=3, config={"min_terms": 2, "max_terms": 2})
-    short.validate()
+    audit(short)
     assert short.prompt.count(" - ") + short.prompt.count(" + ") == 1
     for bad, hint in (
         (lambda: adapter.make("chain_sums", seed=1), "did you mean 'chain_sum'"),

@@ -1,7 +1,7 @@
 """Tasks hold what they promise: every gold validates, splits do not mix, answers cannot be guessed.
 
-`validate()` plays the gold with the real tools, so each generator's own arithmetic is compared with the
-tools'; the tests at the end plant mistakes and demand that validate() sees them.
+`audit()` plays the gold with the real tools, so each generator's own arithmetic is compared with the
+tools'; the tests at the end plant mistakes and demand that audit() sees them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from abruzzi.tasks import (
     mistyped,
     stream,
 )
+from abruzzi.tasks.audit import audit
 from abruzzi.tasks.folders import scenes
 from abruzzi.tasks.phrasing import Bank, bank
 from abruzzi.tasks.tables.sheet import Sheet
@@ -62,7 +63,7 @@ def tasks() -> dict[tuple[str, Split], list[Task]]:
 @pytest.mark.parametrize(("family", "split"), EVERY)
 def test_every_gold_validates(tasks: dict[tuple[str, Split], list[Task]], family: str, split: Split) -> None:
     for task in tasks[family, split]:
-        task.validate()
+        audit(task)
 
 
 @pytest.mark.parametrize(("family", "split"), EVERY)
@@ -170,7 +171,7 @@ def test_a_question_in_a_hurry_keeps_its_numbers_names_and_answer(
     for family in FAMILIES:
         for seed, task in enumerate(tasks[family, "trained"][:100]):
             typed = hurried(task, random.Random(seed))
-            typed.validate()
+            audit(typed)
             assert (typed.answer, typed.moves, typed.environment) == (task.answer, task.moves, task.environment)
             question, _, data = typed.prompt_without_tools.partition("\n\n")
             before, _, data_before = task.prompt_without_tools.partition("\n\n")
@@ -189,7 +190,7 @@ def test_a_mistyped_question_keeps_what_its_answer_needs(tasks: dict[tuple[str, 
         changed = 0
         for seed, task in enumerate(tasks[family, "trained"][:100]):
             typed = mistyped(task, random.Random(seed))
-            typed.validate()  # every number and name of the solution is still given
+            audit(typed)  # every number and name of the solution is still given
             assert (typed.answer, typed.moves, typed.environment) == (task.answer, task.moves, task.environment)
             before, after = task.prompt.split(), typed.prompt.split()
             assert len(before) == len(after) and re.findall(r"\d+", task.prompt) == re.findall(r"\d+", typed.prompt)
@@ -226,7 +227,7 @@ def test_examples_are_typical() -> None:
     shown = examples()
     assert {task.family for task in shown} == set(FAMILIES)
     for task in shown:
-        task.validate()
+        audit(task)
         assert not task.mistakes()
 
 
@@ -259,7 +260,7 @@ def test_the_folder_is_removed_afterwards() -> None:
     assert not root.exists()
 
 
-# Planted mistakes: validate() must see each of them.
+# Planted mistakes: audit() must see each of them.
 
 
 def _first(family: str, **wanted: int) -> Task:
@@ -280,15 +281,15 @@ def _with_move(task: Task, index: int, **changes: object) -> Task:
 def test_a_wrong_result_is_seen() -> None:
     for family in NUMBERS:
         task = _first(family)
-        task.validate()
+        audit(task)
         wrong = str(int(task.answer) + 10)
         with pytest.raises(GoldError, match="returned"):
-            _with_move(task, -1, expect=wrong).validate()
+            audit(_with_move(task, -1, expect=wrong))
         other = replace(task, answer=wrong, sentence=task.sentence.replace(task.answer, wrong))
         with pytest.raises(GoldError, match=r"leap|does not stand"):
-            other.validate()
+            audit(other)
         with pytest.raises(GoldError, match="gets no reward"):
-            replace(task, answer=wrong).validate()
+            audit(replace(task, answer=wrong))
 
 
 def test_a_leap_is_seen() -> None:
@@ -298,16 +299,16 @@ def test_a_leap_is_seen() -> None:
     # The last step at once, with a number that nobody computed before.
     leapt = replace(task, moves=(last,), steps=1)
     with pytest.raises(GoldError, match="a leap"):
-        leapt.validate()
+        audit(leapt)
     unknown = f"{left} {operator} {right} + 7919 - 7919"
     with pytest.raises(GoldError, match="a leap"):
-        _with_move(task, -1, arguments={"expression": unknown}).validate()
+        audit(_with_move(task, -1, arguments={"expression": unknown}))
     with pytest.raises(GoldError, match="a leap"):
-        _with_move(task, 0, thought=task.moves[0].thought + " That will be 7919.").validate()
+        audit(_with_move(task, 0, thought=task.moves[0].thought + " That will be 7919."))
     table = _first("table_questions")
     sql = table.moves[0].arguments["sql"]
     with pytest.raises(GoldError, match="a leap"):
-        _with_move(table, 0, arguments={"sql": f"{sql} AND 7919 = 7919"}).validate()
+        audit(_with_move(table, 0, arguments={"sql": f"{sql} AND 7919 = 7919"}))
 
 
 def test_a_path_that_was_never_seen_is_a_leap() -> None:
@@ -316,7 +317,7 @@ def test_a_path_that_was_never_seen_is_a_leap() -> None:
         if not task.mistakes() and task.moves[1].arguments.get("action") == "read":
             leapt = replace(task, moves=task.moves[1:], steps=task.steps - 1)
             with pytest.raises(GoldError, match="the path"):
-                leapt.validate()
+                audit(leapt)
             return
     raise AssertionError("no task that reads after its first search")
 
@@ -329,7 +330,7 @@ def test_wrong_arithmetic_in_thinking_is_seen() -> None:
         at = result.end() - 1
         digit = str((int(task.alone[at]) + 1) % 10)
         with pytest.raises(GoldError, match="wrong arithmetic"):
-            replace(task, alone=task.alone[:at] + digit + task.alone[at + 1 :]).validate()
+            audit(replace(task, alone=task.alone[:at] + digit + task.alone[at + 1 :]))
 
 
 def test_a_lax_verifier_is_seen() -> None:
@@ -345,17 +346,17 @@ def test_a_lax_verifier_is_seen() -> None:
         task = _first(family)
         for kind in (Lax, Generous):
             with pytest.raises(GoldError, match="the verifier accepts"):
-                kind(**vars(task)).validate()
+                audit(kind(**vars(task)))
 
 
 def test_tool_errors_must_be_planted_and_planted_slips_must_be_errors() -> None:
     task = _first("word_problems")
     broken = {"expression": task.moves[0].arguments["expression"] + " *"}
     with pytest.raises(GoldError, match="returned"):
-        _with_move(task, 0, arguments=broken).validate()
+        audit(_with_move(task, 0, arguments=broken))
     slip = replace(task.moves[0], planted=True)
     with pytest.raises(GoldError, match="planted slip"):
-        replace(task, moves=(slip, *task.moves)).validate()
+        audit(replace(task, moves=(slip, *task.moves)))
 
 
 def test_arguments_are_json(tasks: dict[tuple[str, Split], list[Task]]) -> None:

@@ -2,7 +2,7 @@
 
 It knows only which phrasings a question is made of, in order, and what each of them does to a running
 value; it sees neither the generator's steps nor the tools' results. So a story that says "gives away" and
-adds is caught here, which validate() cannot do.
+adds is caught here, which audit() cannot do.
 """
 
 from __future__ import annotations
