@@ -40,7 +40,7 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import bench, cost, fit, hub, quantize, run, serve, show, train, verify
+        from abruzzi.cli import bench, cost, fit, hub, quantize, run, serve, show, tasks, train, verify
 
         run.register(app)
         hub.register(app)
@@ -49,6 +49,7 @@ def main() -> None:
         bench.register(app)
         quantize.register(app)
         show.register(app)
+        tasks.register(app)
         train.register(app)
         serve.register(app)
         verify.register(app)
