@@ -28,6 +28,10 @@ Split = Literal["trained", "held_out", "longer"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
+class Unfit(Exception):
+    """What was drawn makes no task of the split (a rest, a number too large, too many calls): draw again."""
+
+
 class Environment(Protocol):
     """What a task's tools work on. `open` builds it afresh and clears it away afterwards."""
 

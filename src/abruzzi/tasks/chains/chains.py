@@ -13,9 +13,9 @@ import random
 
 from .. import language
 from ..phrasing import banks
-from ..stories.story import Story, Unfit
-from ..stories.word_problems import relate
-from ..task import Split, Task
+from ..stories.plots.compare import relate
+from ..stories.story import Story
+from ..task import Split, Task, Unfit
 from ..vocabulary import MEN, WOMEN
 
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 2, 3), "held_out": (2, 2, 3), "longer": (4, 5)}

@@ -10,9 +10,9 @@ from functools import cache
 from .. import language
 from ..environments import OneTable
 from ..phrasing import Bank, Say, banks
-from ..task import Split, Verifier
+from ..task import Split, Unfit, Verifier
 from .amounts import chains
-from .worksheet import Unfit, Worksheet
+from .worksheet import Worksheet
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 DAY = 24 * 60  # minutes

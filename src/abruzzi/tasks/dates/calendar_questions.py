@@ -11,9 +11,10 @@ import calendar
 
 from .. import language
 from ..environments import OneTable
+from ..task import Unfit
 from ..verifiers import MONTHS, Day, Named
 from .asking import WEEKDAYS, Asking, Draft, number_draft
-from .worksheet import Unfit, Worksheet
+from .worksheet import Worksheet
 
 
 def months_of(year: int) -> OneTable:

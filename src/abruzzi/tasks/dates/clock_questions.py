@@ -6,9 +6,10 @@ draws a question with its solution (asking.Draft) or raises Unfit.
 
 from __future__ import annotations
 
+from ..task import Unfit
 from ..verifiers import Clock, clock
 from .asking import DAY, WEEKDAYS, Asking, Draft, counted, number_draft
-from .worksheet import Unfit, Worksheet
+from .worksheet import Worksheet
 
 
 def _span(hours: int, minutes: int) -> str:

@@ -13,12 +13,11 @@ import random
 from collections.abc import Callable
 
 from ..environments import Arithmetic
-from ..task import Split, Task
+from ..task import Split, Task, Unfit
 from . import calendar_questions as calendars
 from . import clock_questions as clocks
 from . import unit_questions as units
 from .asking import Asking, Draft
-from .worksheet import Unfit
 
 _SLIP_SHARE = 0.10
 _STEPS: dict[Split, range] = {"trained": range(1, 5), "held_out": range(1, 5), "longer": range(5, 7)}

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from .. import language
 from ..environments import OneTable
+from ..task import Unfit
 from .amounts import Chain, chains
 from .asking import Asking, Draft, counted, number_draft, plural
-from .worksheet import LARGEST, Unfit, Worksheet
+from .worksheet import LARGEST, Worksheet
 
 
 @dataclass(frozen=True)

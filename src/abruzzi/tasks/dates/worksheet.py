@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import random
 
-from ..task import Move
+from ..task import Move, Unfit
 from ..workings import divide, exact, work_out
 
 LARGEST = 99_999
-
-
-class Unfit(Exception):
-    """The numbers drawn do not make a question (too large, negative, no time of day): draw again."""
 
 
 class Worksheet:

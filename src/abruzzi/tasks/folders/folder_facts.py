@@ -15,7 +15,7 @@ from typing import Literal
 from .. import language
 from ..environments import Folder
 from ..phrasing import Bank, bank, text_id
-from ..task import Move, Split, Task
+from ..task import Move, Split, Task, Unfit
 from ..vocabulary import MEN, WOMEN
 from ..workings import exact, work_out
 from . import scenes
@@ -28,10 +28,6 @@ _KINDS: dict[Split, tuple[str, ...]] = {
 }
 _STEPS: dict[Split, range] = {"trained": range(2, 5), "held_out": range(2, 5), "longer": range(5, 7)}
 Layout = Literal["pointed", "titled", "flat"]
-
-
-class Unfit(Exception):
-    """The question drawn takes too few or too many calls for the split: draw again."""
 
 
 @dataclass(frozen=True)

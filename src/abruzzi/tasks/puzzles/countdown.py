@@ -19,9 +19,9 @@ from fractions import Fraction
 from .. import language
 from ..environments import Arithmetic
 from ..phrasing import Bank
-from ..task import Move
+from ..task import Move, Unfit
 from ..verifiers import Expression
-from .puzzle_draft import PuzzleDraft, Unfit
+from .puzzle_draft import PuzzleDraft
 
 LONGEST_SEARCH = 700  # characters
 _MOST = 400  # the largest target

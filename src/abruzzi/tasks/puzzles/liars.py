@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from .. import language
 from ..environments import NoTools
 from ..phrasing import Bank
+from ..task import Unfit
 from ..verifiers import Named
 from ..vocabulary import MEN, WOMEN
-from .puzzle_draft import PuzzleDraft, Unfit
+from .puzzle_draft import PuzzleDraft
 
 _KINDS = ("lies", "lies", "honest", "same", "differ", "either")
 

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from ..task import Environment, Move, Puzzle, Verifier
 
 
-class Unfit(Exception):
-    """The puzzle drawn has no solution, several, or a long one: draw again."""
-
-
 @dataclass(frozen=True)
 class PuzzleDraft:
     """A puzzle with its solution. thinking: the whole of it, without tools; moves: none where tools are no help."""

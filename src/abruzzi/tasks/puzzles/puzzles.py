@@ -13,9 +13,9 @@ import random
 from collections.abc import Callable
 
 from ..phrasing import Bank, banks
-from ..task import Split, Task
+from ..task import Split, Task, Unfit
 from . import comparisons, countdown, liars, seats
-from .puzzle_draft import PuzzleDraft, Unfit
+from .puzzle_draft import PuzzleDraft
 
 _WORDS = ("puzzles/countdown", "puzzles/compare", "puzzles/liars", "puzzles/seats", "stories/frames")
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 3), "held_out": (2, 3), "longer": (4, 5)}

@@ -15,7 +15,7 @@ from ..environments import Arithmetic
 from ..language import SPEAKER, Person, told
 from ..numbers import in_words
 from ..phrasing import Bank, Say
-from ..task import Move, Split, Task
+from ..task import Move, Split, Task, Unfit
 from ..vocabulary import MEN, MONEY, WOMEN
 from ..workings import exact, work_out
 
@@ -24,10 +24,6 @@ _ASIDE_SHARE, _SLIP_SHARE, _ASKED_FIRST_SHARE = 0.15, 0.10, 0.12
 
 _OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
 _REVERSED = {"+": "-", "-": "+", "*": "/", "/": "*"}
-
-
-class Unfit(Exception):
-    """The numbers drawn do not make a story (a rest, a negative amount, too large): draw again."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 
 from .. import language
 from ..phrasing import Bank, banks
-from ..task import Move
+from ..task import Move, Unfit
 from .themes import Measure, Theme, themes
 
 Row = dict[str, str | int]
-
-
-class Unfit(Exception):
-    """The table drawn does not allow the question (a group too small, an inexact average): draw again."""
 
 
 @dataclass(frozen=True)
