@@ -1,4 +1,5 @@
-"""`abruzzi tasks show FAMILY` and `abruzzi tasks list`: what trains and measures a model, with its gold."""
+"""`abruzzi tasks show FAMILY` and `abruzzi tasks list`: what trains and measures a model, with its
+gold."""
 
 from __future__ import annotations
 

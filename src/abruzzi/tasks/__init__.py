@@ -1,4 +1,5 @@
-"""Verifiable tasks with gold trajectories: what trains and measures a small thinking, tool-calling model.
+"""Verifiable tasks with gold trajectories: what trains and measures a small thinking, tool-calling
+model.
 
     task = make("word_problems", "trained", seed=7)
     with task.open_tools() as tools: ...           # fresh tools to answer task.prompt with
@@ -7,8 +8,9 @@
 
 `audit.audit(task)` raises GoldError where the gold does not hold.
 
-Splits: `trained` (trained phrasings, new values for every seed), `held_out` (phrasings that training never
-shows), `longer` (trained phrasings, more steps than trained). Everything is deterministic in its seed.
+Splits: `trained` (trained phrasings, new values for every seed), `held_out` (phrasings that
+training never shows), `longer` (trained phrasings, more steps than trained). Everything is
+deterministic in its seed.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ _EXAMPLES = (
 def make(family: str, split: Split, seed: int) -> Task:
     """One task; its id is "family-split-seed". Raises ValueError for an unknown family or split.
 
-    A family "reasoning_gym/NAME" is the generator NAME of that library; it has the split `trained` alone."""
+    A family "reasoning_gym/NAME" is the generator NAME of that library; it has the split `trained`
+    alone."""
     if family.startswith("reasoning_gym/"):
         return _of_library(family, split, seed)
     if family not in FAMILIES:
@@ -87,10 +90,11 @@ def _of_library(family: str, split: Split, seed: int) -> Task:
 
 
 def stream(families: Sequence[str], split: Split, seed: int) -> Iterator[Task]:
-    """Endless tasks, families drawn evenly, seeds from 2**32 up so that they never meet small ones by hand.
+    """Endless tasks, families drawn evenly, seeds from 2**32 up so that they never meet small ones
+    by hand.
 
-    Different seeds give different tasks, but a short question can come up twice: whoever measures on
-    `trained` leaves out questions that training used, by their text."""
+    Different seeds give different tasks, but a short question can come up twice: whoever measures
+    on `trained` leaves out questions that training used, by their text."""
     rng = random.Random(f"stream/{seed}")
     while True:
         yield make(rng.choice(families), split, rng.randrange(2**32, 2**62))

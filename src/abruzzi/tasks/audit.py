@@ -1,10 +1,11 @@
-"""Does a task's gold hold? Plays all four modes and looks for wrong results, leaps and a lax verifier.
+"""Does a task's gold hold? Plays all four modes and looks for wrong results, leaps and a lax
+verifier.
 
-A leap is a number that comes from nowhere: every number in a thought, a tool call or the final answer
-must occur in the question, among the task's constants or in an earlier tool result, or be the result of
-an equation in the thinking whose operands are known and which is true when recomputed. Generators are
-trusted with nothing but the meaning of the English: that the words ask for what the calls compute is for
-a reader to judge.
+A leap is a number that comes from nowhere: every number in a thought, a tool call or the final
+answer must occur in the question, among the task's constants or in an earlier tool result, or be
+the result of an equation in the thinking whose operands are known and which is true when
+recomputed. Generators are trusted with nothing but the meaning of the English: that the words ask
+for what the calls compute is for a reader to judge.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def _check_without_tools(task: Task, messages: tuple[Message, ...], thinking: bo
 
 
 def _think(task: Task, thought: str | None, known: set[Decimal], thinking: bool) -> set[Decimal]:
-    """What is known after `thought`. Its arithmetic must be true and its numbers must not be leaps."""
+    """What is known after `thought`. Its arithmetic must be true and its numbers must not be
+    leaps."""
     _demand(task, (thought is not None) == thinking, f"thinking={thinking}, but reasoning_content is {thought!r}")
     if thought is None:
         return known

@@ -10,10 +10,11 @@
     -- why
     Add the {b} new ones to {a}
 
-`# gain` begins an entry, whose first lines are its part `trained`; `-- held_out` begins another part. Every other
-line that is not blank is one text, in the order in which it is drawn from. `40 x {}` stands for forty lines `{}`: a
-text that is drawn forty times as often. Nothing is quoted or escaped. Whatever does not fit is a ValueError with file
-and line; what the parts mean is for the caller to say.
+`# gain` begins an entry, whose first lines are its part `trained`; `-- held_out` begins another
+part. Every other line that is not blank is one text, in the order in which it is drawn from. The
+line `40 x {}` stands for forty lines `{}`: a text that is drawn forty times as often. Nothing is
+quoted or escaped. Whatever does not fit is a ValueError with file and line; what the parts mean is
+for the caller to say.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Entry:
 
 
 def read(name: str) -> dict[str, Entry]:
-    """The entries of words/NAME.txt by name, in the file's order. Raises ValueError for a file that does not fit."""
+    """The entries of words/NAME.txt by name, in the file's order. Raises ValueError for a file that
+    does not fit."""
     return parse(WORDS / f"{name}.txt")
 
 

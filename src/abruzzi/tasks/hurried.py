@@ -1,7 +1,8 @@
-"""The same question as somebody types it in a hurry: small letters, no question mark, commas for full stops, slips.
+"""The same question as somebody types it in a hurry: small letters, no question mark, commas for
+full stops, slips.
 
-Only the question is touched, not the table or the files below it, and names keep their capitals where a tool has
-to be asked for them letter by letter. The answer stays what it was.
+Only the question is touched, not the table or the files below it, and names keep their capitals
+where a tool has to be asked for them letter by letter. The answer stays what it was.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def hurried(task: Task, rng: random.Random) -> Task:
 def mistyped(task: Task, rng: random.Random, share: float = 0.2) -> Task:
     """`task` with about `share` of the longer words of its question typed wrongly, one slip each.
 
-    Words that the solution or the data say, numbers and names are typed right. A model that reads such questions
-    has met words that it does not know, and has answered from the others."""
+    Words that the solution or the data say, numbers and names are typed right. A model that reads
+    such questions has met words that it does not know, and has answered from the others."""
     kept = {word.lower() for word in _WORD.findall(" ".join(_said(task)))} | MEANINGS.keys()
     slips: dict[str, str] = {}  # the same in both prompts
 
@@ -65,7 +66,8 @@ def mistyped(task: Task, rng: random.Random, share: float = 0.2) -> Task:
 
 
 def _said(task: Task) -> list[str]:
-    """Everything that the gold solutions say, what tools say to them, and what tools can look at."""
+    """Everything that the gold solutions say, what tools say to them, and what tools can look
+    at."""
     said = [repr(task.environment), task.answer, task.sentence, task.alone, task.closing, *task.others]
     for move in task.moves:
         said += [move.thought, move.expect, *move.arguments.values()]

@@ -6,8 +6,8 @@ A phrasing is text with slots in braces and verbs in their dictionary form insid
     "{Q} <give> {him} {b} more."        <verb> agrees with one other person or thing: Ben gives
     "{b} of them ^get^ lost."           ^verb^ agrees with several: get
 
-All marked verbs of a text take the same tense. Slots of the protagonist: {P} name or I, {p} pronoun,
-{him}, {his}, {Ps} possessive of the name, {we} the protagonist and somebody else.
+All marked verbs of a text take the same tense. Slots of the protagonist: {P} name or I, {p}
+pronoun, {him}, {his}, {Ps} possessive of the name, {we} the protagonist and somebody else.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def told(person: Person) -> Person:
 def render(
     phrasing: str, slots: Mapping[str, object], person: Person, tense: Tense = "present", opens: bool = True
 ) -> str:
-    """Fill the slots, inflect the verbs, begin sentences with a capital if `opens`. KeyError for a missing slot."""
+    """Fill the slots, inflect the verbs, begin sentences with a capital if `opens`. KeyError for a
+    missing slot."""
     text = phrasing.format_map({**person.slots(), **slots})
 
     def inflected(match: re.Match[str]) -> str:

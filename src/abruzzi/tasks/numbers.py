@@ -1,9 +1,10 @@
 """Numbers as they stand in English text: read them, compare them exactly, say small ones in words.
 
 A number is written with digits, perhaps with commas between thousands and a decimal part ("1,250",
-"-3", "7.50"); digits glued to a letter in front ("B52") are part of a name, not a number. Words count
-only where they are listed here ("twelve", "twice", "half"): enough for the phrasings of this room.
-Scientific notation, fractions ("1/2" is read as 1 and 2) and other scripts' digits are not read.
+"-3", "7.50"); digits glued to a letter in front ("B52") are part of a name, not a number. Words
+count only where they are listed here ("twelve", "twice", "half"): enough for the phrasings of this
+room. Scientific notation, fractions ("1/2" is read as 1 and 2) and other scripts' digits are not
+read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def numbers_in(text: str) -> list[Decimal]:
-    """The numbers written with digits, in order. A minus counts as a sign only after a non-digit."""
+    """The numbers written with digits, in order. A minus counts as a sign only after a
+    non-digit."""
     return [Decimal(found.replace(",", "")) for found in _NUMBER.findall(text)]
 
 

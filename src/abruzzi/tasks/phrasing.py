@@ -2,9 +2,10 @@
 
     bank("stories/collect")["gain"].trained     the texts of words/stories/collect.txt, entry gain
 
-The split decides the pool: `held_out` draws only from the held-out phrasings, `trained` and `longer` only from the
-others. Every phrasing has an id that tasks carry, made from its kind and a hash of its text ("gain.3fa9c1", held out
-"gain.h3fa9c1"), so that phrasings can be sorted, added and taken away and the others keep theirs.
+The split decides the pool: `held_out` draws only from the held-out phrasings, `trained` and
+`longer` only from the others. Every phrasing has an id that tasks carry, made from its kind and a
+hash of its text ("gain.3fa9c1", held out "gain.h3fa9c1"), so that phrasings can be sorted, added
+and taken away and the others keep theirs.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ PARTS = ("trained", "held_out", "plan", "why", "then")
 
 @dataclass(frozen=True)
 class Say:
-    """Phrasings of one thing to say. `trained` and `held_out` are for the question, the rest for thinking.
+    """Phrasings of one thing to say. `trained` and `held_out` are for the question, the rest for
+    thinking.
 
-    plan: the step named in a few words. why: what is computed and why, without the numbers' operation.
-    then: what the result means. ids: the hash of each text of the question."""
+    plan: the step named in a few words. why: what is computed and why, without the numbers'
+    operation. then: what the result means. ids: the hash of each text of the question."""
 
     trained: tuple[str, ...]
     held_out: tuple[str, ...] = ()
@@ -62,13 +64,15 @@ def text_id(text: str) -> str:
 
 @cache
 def bank(name: str) -> Mapping[str, Say]:
-    """The phrasings of words/NAME.txt by kind, read at the first call. Raises ValueError with file and line."""
+    """The phrasings of words/NAME.txt by kind, read at the first call. Raises ValueError with file
+    and line."""
     return MappingProxyType({kind: say(entry) for kind, entry in entries.read(name).items()})
 
 
 @cache
 def banks(*names: str) -> Mapping[str, Say]:
-    """The phrasings of several files as one bank. Raises ValueError for a kind that two of them have."""
+    """The phrasings of several files as one bank. Raises ValueError for a kind that two of them
+    have."""
     joined: dict[str, Say] = {}
     for name in names:
         if twice := joined.keys() & bank(name).keys():

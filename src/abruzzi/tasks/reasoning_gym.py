@@ -1,14 +1,17 @@
-"""Generators of the library `reasoning-gym` (https://github.com/open-thought/reasoning-gym) as tasks.
+"""Generators of the library `reasoning-gym` (https://github.com/open-thought/reasoning-gym) as
+tasks.
 
     task = make("chain_sum", seed=7)
     task = make("chain_sum", seed=7, config={"max_terms": 3})
     task.reward("1234")                   # the generator's own score, from 0 to 1; often partial
 
-The library comes with `pip install abruzzi[tasks]` and is imported when the first task is made. Its generators
-give a question, an answer and a score: so a task has no tools, no thinking and no phrasings held out.
+The library comes with `pip install abruzzi[tasks]` and is imported when the first task is made. Its
+generators give a question, an answer and a score: so a task has no tools, no thinking and no
+phrasings held out.
 
-Some generators hand the answer to `eval` or to sympy's `parse_expr`, which evaluates code as well. There
-an answer is scored only if it is plain arithmetic or a plain list (`harmless`); anything else gets 0.
+Some generators hand the answer to `eval` or to sympy's `parse_expr`, which evaluates code as well.
+There an answer is scored only if it is plain arithmetic or a plain list (`harmless`); anything else
+gets 0.
 """
 
 from __future__ import annotations
@@ -58,7 +61,8 @@ class GymTask(Task):
             return 0.0
 
     def gold(self, thinking: bool, tools: bool) -> tuple[Message, ...]:
-        """The bare answer. Raises ValueError for thinking, and where the generator knows no answer."""
+        """The bare answer. Raises ValueError for thinking, and where the generator knows no
+        answer."""
         if thinking:
             raise ValueError(f"{self.family} has no gold thinking; expected thinking=False")
         if not self.answer:
@@ -74,8 +78,9 @@ def generators() -> Sequence[str]:
 def make(generator: str, seed: int, config: Mapping[str, Any] | None = None, id: str | None = None) -> GymTask:
     """One task of a generator; the same arguments give the same task.
 
-    config: the generator's own settings. Raises ValueError for an unknown generator or setting (with the
-    nearest name), for a setting that the generator refuses, and when the library is not installed."""
+    config: the generator's own settings. Raises ValueError for an unknown generator or setting
+    (with the nearest name), for a setting that the generator refuses, and when the library is not
+    installed."""
     factory = _library()
     if generator not in factory.DATASETS:
         raise ValueError(
@@ -116,8 +121,9 @@ def make(generator: str, seed: int, config: Mapping[str, Any] | None = None, id:
 
 
 def harmless(answer: str) -> bool:
-    """Whether evaluating `answer` can do no more than arithmetic: no call but of mathematics, no attribute,
-    no large power, no product of lists. Text that is no expression at all must hold no call either."""
+    """Whether evaluating `answer` can do no more than arithmetic: no call but of mathematics, no
+    attribute, no large power, no product of lists. Text that is no expression at all must hold no
+    call either."""
     if len(answer) > LONGEST_ANSWER or "__" in answer:
         return False
     try:

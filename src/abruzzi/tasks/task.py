@@ -1,12 +1,13 @@
 """One verifiable task: a question, the tools to answer it with, a verifier, and gold trajectories.
 
-A gold trajectory is written by the generator as moves (a thought, then one tool call) and is *played*:
-its tool results come from running the tools. The generator states beforehand what each call must
-return, computed another way, so `audit.audit` compares two computations.
+A gold trajectory is written by the generator as moves (a thought, then one tool call) and is
+*played*: its tool results come from running the tools. The generator states beforehand what each
+call must return, computed another way, so `audit.audit` compares two computations.
 
-Four modes from one task: with or without tools, with or without thinking. Without tools the data lies
-in the question, and the thinking works everything out; without thinking the calls or the answer come bare.
-This file does not generate anything: see word_problems, table_questions, folder_facts, dates_and_units and puzzles.
+Four modes from one task: with or without tools, with or without thinking. Without tools the data
+lies in the question, and the thinking works everything out; without thinking the calls or the
+answer come bare. This file does not generate anything: see the rooms stories, tables, folders,
+dates, puzzles and chains.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Unfit(Exception):
-    """What was drawn makes no task of the split (a rest, a number too large, too many calls): draw again."""
+    """What was drawn makes no task of the split (a rest, a number too large, too many calls): draw
+    again."""
 
 
 class Environment(Protocol):
@@ -52,7 +54,8 @@ class Puzzle(Protocol):
     """What makes a puzzle one: that it has been solved in every possible way."""
 
     def faults(self, answer: str) -> list[str]:
-        """What is wrong with the puzzle or the answer, found by trying everything; empty when it is right."""
+        """What is wrong with the puzzle or the answer, found by trying everything; empty when it is
+        right."""
         ...
 
 
@@ -60,8 +63,8 @@ class Puzzle(Protocol):
 class Move:
     """One step of the gold trajectory: think, then call one tool.
 
-    expect:  what the result must contain; for the calculator it is the whole result.
-    planted: a slip that the tool refuses (or that finds nothing); only thinking traces with tools show it.
+    expect:  what the result must contain; for the calculator it is the whole result. planted: a
+    slip that the tool refuses (or that finds nothing); only thinking traces with tools show it.
     """
 
     thought: str
@@ -75,15 +78,14 @@ class Move:
 class Task:
     """One question with its gold answer.
 
-    templates:  ids of the phrasings used; those of held_out never occur in the other splits.
-    steps:      tool calls of the gold trajectory, planted slips not counted; without any, steps of thinking.
+    templates:  ids of the phrasings used; those of held_out never occur in the other splits. steps:
+    tool calls of the gold trajectory, planted slips not counted; without any, steps of thinking.
     others:     for an answer that is a name, the names that would be wrong; empty for a number.
-    closing:    the last thought of the trajectory with tools.
-    alone:      the whole thinking without tools.
-    sentence:   the final answer, in every mode.
-    verifier:   the rule for the answer; None for a number or a name.
-    puzzle:     proves by trying everything that the answer is the only one; None where nothing is to be tried.
-    constants:  numbers that everybody knows and the question need not say (60 minutes in an hour).
+    closing:    the last thought of the trajectory with tools. alone:      the whole thinking
+    without tools. sentence:   the final answer, in every mode. verifier:   the rule for the answer;
+    None for a number or a name. puzzle:     proves by trying everything that the answer is the only
+    one; None where nothing is to be tried. constants:  numbers that everybody knows and the
+    question need not say (60 minutes in an hour).
     """
 
     # Whether `gold` has trajectories with thinking; without any it is a bare answer.
@@ -108,15 +110,17 @@ class Task:
     constants: tuple[int, ...] = ()
 
     def open_tools(self) -> AbstractContextManager[Sequence[Tool]]:
-        """`with task.open_tools() as tools:` gives fresh tools; what they work on is removed at the end."""
+        """`with task.open_tools() as tools:` gives fresh tools; what they work on is removed at the
+        end."""
         return self.environment.open()
 
     def reward(self, text: str) -> float:
         """1.0 when the final answer `text` is right, else 0.0.
 
-        A number: the LAST number in the text must equal the gold exactly ("42.0" and "1,250" are read as
-        42 and 1250; "41, no, 42" is right and "42, not 41" wrong). A name: the gold must occur as a whole
-        word, in any case of letters, and no other candidate of the task may. Anything else: see `verifier`."""
+        A number: the LAST number in the text must equal the gold exactly ("42.0" and "1,250" are
+        read as 42 and 1250; "41, no, 42" is right and "42, not 41" wrong). A name: the gold must
+        occur as a whole word, in any case of letters, and no other candidate of the task may.
+        Anything else: see `verifier`."""
         if self.verifier is not None:
             return float(self.verifier.accepts(text))
         if not self.others:
@@ -127,8 +131,8 @@ class Task:
     def gold(self, thinking: bool, tools: bool) -> tuple[Message, ...]:
         """The assistant and tool messages that follow the user's message, ending with the answer.
 
-        With tools they answer `prompt`, without `prompt_without_tools`. reasoning_content is None unless
-        `thinking`. Tool results come from really running the tools."""
+        With tools they answer `prompt`, without `prompt_without_tools`. reasoning_content is None
+        unless `thinking`. Tool results come from really running the tools."""
         if not tools:
             return (self._answer(self.alone if thinking else None),)
         messages: list[Message] = []
@@ -146,7 +150,8 @@ class Task:
     def mistakes(self) -> tuple[int, ...]:
         """Which messages of `gold(thinking=True, tools=True)` make a planted slip.
 
-        Training can leave their calls out of the loss: the recovery is worth learning, the slip is not."""
+        Training can leave their calls out of the loss: the recovery is worth learning, the slip is
+        not."""
         return tuple(2 * i for i, move in enumerate(self.moves) if move.planted)
 
     def _played(self, thinking: bool) -> list[Move]:

@@ -1,8 +1,8 @@
 """Answers that are neither one number nor one name: a time, a date, several names, an expression.
 
-Each is a frozen dataclass with `accepts(text)` and `wrong()`, texts close to a right answer that must
-get no reward (the audit tries them). As with numbers, the LAST answer in a text counts: "9:15, no, 9:20"
-is 9:20. Nothing that a model writes is ever evaluated as code.
+Each is a frozen dataclass with `accepts(text)` and `wrong()`, texts close to a right answer that
+must get no reward (the audit tries them). As with numbers, the LAST answer in a text counts: "9:15,
+no, 9:20" is 9:20. Nothing that a model writes is ever evaluated as code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _CLAIM = re.compile(r"\s*(?:=|is|gives|equals)\s*(-?[0-9]+(?:\.[0-9]+)?)")
 
 @dataclass(frozen=True)
 class Clock:
-    """A time of the day, in minutes since midnight. "14:35", "2:35 pm" and "02:35 PM" are the same."""
+    """A time of the day, in minutes since midnight. "14:35", "2:35 pm" and "02:35 PM" are the
+    same."""
 
     minutes: int
 
@@ -57,7 +58,8 @@ class Clock:
 
 @dataclass(frozen=True)
 class Day:
-    """A day of a year, both counted from 1. "28 April", "April 28th, 2027", "2027-04-28" are the same."""
+    """A day of a year, both counted from 1. "28 April", "April 28th, 2027", "2027-04-28" are the
+    same."""
 
     month: int
     day: int
@@ -80,7 +82,8 @@ class Day:
 
 @dataclass(frozen=True)
 class Named:
-    """Certain names out of some. All of `right` must be named and none of `others`; in this order if `ordered`.
+    """Certain names out of some. All of `right` must be named and none of `others`; in this order
+    if `ordered`.
 
     Whatever is said around the names is not read: "Mia and Ben lie" and "Mia, Ben" are the same."""
 
@@ -108,8 +111,9 @@ class Named:
 class Expression:
     """Any expression that gives `target` and uses each of `numbers` at most once; exact arithmetic.
 
-    The last run of digits, + - * / and brackets that has an operator counts. What is claimed of it ("= 64")
-    must be the target as well. Not read: a sign before the first number, decimals, powers."""
+    The last run of digits, + - * / and brackets that has an operator counts. What is claimed of it
+    ("= 64") must be the target as well. Not read: a sign before the first number, decimals,
+    powers."""
 
     numbers: tuple[int, ...]
     target: int

@@ -1,16 +1,18 @@
-"""Arithmetic worked out digit by digit, in one compact notation: what thinking without a tool looks like.
+"""Arithmetic worked out digit by digit, in one compact notation: what thinking without a tool looks
+like.
 
     347 + 286: 7+6=13 write 3 carry 1; 4+8+1=13 write 3 carry 1; 3+2+1=6 -> 633
     503 - 286: 13-6=7 borrow 1; 10-8-1=1 borrow 1; 5-2-1=2 -> 217
     347 * 6: 7*6=42 write 2 carry 4; 4*6+4=28 write 8 carry 2; 3*6+2=20 -> 2082
     2082 / 6: 20/6=3 rest 2; 28/6=4 rest 4; 42/6=7 rest 0 -> 347
 
-Every small step needs only facts of the times table or sums below 20 and what stands directly before
-it, which is what a tiny model can learn. Columns go from right to left, division from left to right.
-A multiplier of several digits is split into partial products ("347 * 26" = "347 * 20" + "347 * 6").
-A division that leaves a rest says so at the end: "905 / 60: 90/60=1 rest 30; 305/60=5 rest 5 -> 15 rest 5".
-Facts with single digits stand alone: "7 + 6 = 13". Only whole numbers; a division must be exact and
-a difference not negative. `faults` reads such text again, independently of the functions that write it.
+Every small step needs only facts of the times table or sums below 20 and what stands directly
+before it, which is what a tiny model can learn. Columns go from right to left, division from left
+to right. A multiplier of several digits is split into partial products ("347 * 26" = "347 * 20" +
+"347 * 6"). A division that leaves a rest says so at the end: "905 / 60: 90/60=1 rest 30; 305/60=5
+rest 5 -> 15 rest 5". Facts with single digits stand alone: "7 + 6 = 13". Only whole numbers; a
+division must be exact and a difference not negative. `faults` reads such text again, independently
+of the functions that write it.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def exact(a: int, op: str, b: int) -> int:
 
 
 def faults(text: str) -> list[str]:
-    """What is wrong in the arithmetic that `text` shows: every equation and every working is recomputed."""
+    """What is wrong in the arithmetic that `text` shows: every equation and every working is
+    recomputed."""
     found = [
         f"'{head}: ... -> {result}' is wrong" for head, _, result in _WORKING.findall(text) if not _equal(head, result)
     ]
@@ -95,7 +98,8 @@ def faults(text: str) -> list[str]:
 
 
 def without_workings(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """`text` with each working or equation replaced by "#", and what was taken out as (left side, result).
+    """`text` with each working or equation replaced by "#", and what was taken out as (left side,
+    result).
 
     A division with a rest gives two results."""
     taken: list[tuple[str, str]] = []

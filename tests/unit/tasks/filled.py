@@ -1,7 +1,7 @@
 """A question taken apart by the phrasings that its task names: what stands in their slots.
 
-What a kind of phrasing means is for its reader to know; that each phrasing of a kind means just that is for a person
-to judge."""
+What a kind of phrasing means is for its reader to know; that each phrasing of a kind means just
+that is for a person to judge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def phrasing(banks: Mapping[str, Say], template: str) -> str:
 
 
 def slots(phrasings: Sequence[str], text: str) -> list[dict[str, str]]:
-    """What fills the slots of each phrasing; they stand in `text` one behind the other, perhaps framed."""
+    """What fills the slots of each phrasing; they stand in `text` one behind the other, perhaps
+    framed."""
     names: list[dict[str, str]] = []
     found = re.search(" ".join(_pattern(p, names) for p in phrasings), text, re.IGNORECASE)
     assert found, (phrasings, text)

@@ -1,7 +1,9 @@
-"""Chains read a second time: sums from the question's words, linked amounts as equations solved in any order.
+"""Chains read a second time: sums from the question's words, linked amounts as equations solved in
+any order.
 
-The reader of sums knows what each word does to a running value. That of linked facts makes a pattern of each phrasing
-and an equation of what it matches; it sees neither the generator's order nor its people.
+The reader of sums knows what each word does to a running value. That of linked facts makes a
+pattern of each phrasing and an equation of what it matches; it sees neither the generator's order
+nor its people.
 """
 
 from __future__ import annotations
@@ -117,7 +119,8 @@ def test_the_question_read_again_gives_the_answer(split: Split) -> None:
 
 
 def test_the_order_of_linked_facts_says_nothing_and_others_are_told_of() -> None:
-    """The amount that the chain begins with stands anywhere, and mostly there is another known amount."""
+    """The amount that the chain begins with stands anywhere, and mostly there is another known
+    amount."""
     places, several = set(), 0
     made = (make("chains", "trained", seed) for seed in range(200))
     tasks = [t for t in made if is_linked(t) and not t.mistakes()]

@@ -1,7 +1,8 @@
 """Dates, times and units read a second time: from the question's words, with datetime and Fraction.
 
-The reader knows which phrasing a question is made of and takes its times, dates and amounts from the slots; it
-sees neither the generator's steps nor its tables. Factors between units are stated here once more.
+The reader knows which phrasing a question is made of and takes its times, dates and amounts from
+the slots; it sees neither the generator's steps nor its tables. Factors between units are stated
+here once more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Puzzles solved a second time: clues read from the question's words, everything tried, expressions by Fraction.
+"""Puzzles solved a second time: clues read from the question's words, everything tried, expressions
+by Fraction.
 
 The readers below share nothing with the generators but the phrasings.
 """
@@ -225,7 +226,8 @@ def test_puzzles_without_tools_are_one_task_in_both_modes(tasks: dict[Split, lis
 
 
 def test_the_search_shows_dead_ends(tasks: dict[Split, list[Task]]) -> None:
-    """What is pruned is said: many countdowns and nearly all liars fail somewhere before they succeed."""
+    """What is pruned is said: many countdowns and nearly all liars fail somewhere before they
+    succeed."""
     for kind, least in (("countdown", 0.4), ("liars", 0.9)):
         of_kind = [t for made in tasks.values() for t in made if kind_of(t) == kind]
         assert sum(bool(re.search(r"\bno[.,]", t.alone)) for t in of_kind) >= least * len(of_kind)

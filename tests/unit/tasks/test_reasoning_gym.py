@@ -1,4 +1,5 @@
-"""The adapter to `reasoning-gym`, with the library itself where it is installed; what it refuses, always."""
+"""The adapter to `reasoning-gym`, with the library itself where it is installed; what it refuses,
+always."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tasks hold what they promise: every gold validates, splits do not mix, answers cannot be guessed.
 
-`audit()` plays the gold with the real tools, so each generator's own arithmetic is compared with the
-tools'; the tests at the end plant mistakes and demand that audit() sees them.
+`audit()` plays the gold with the real tools, so each generator's own arithmetic is compared with
+the tools'; the tests at the end plant mistakes and demand that audit() sees them.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ def test_the_themes_and_words_for_training_alone_are_in_no_held_out_table() -> N
 
 
 def test_no_trained_phrasing_is_nearly_a_held_out_one() -> None:
-    """Word by word, with difflib as the judge; a phrasing that says little beside its slots has to be alike."""
+    """Word by word, with difflib as the judge; a phrasing that says little beside its slots has to
+    be alike."""
 
     def words(text: str) -> list[str]:
         return re.findall(r"\{?\w+", text.lower())
@@ -264,7 +265,8 @@ def test_the_folder_is_removed_afterwards() -> None:
 
 
 def _first(family: str, **wanted: int) -> Task:
-    """A task of the family without a slip that has the wanted number of steps, and a number as its answer."""
+    """A task of the family without a slip that has the wanted number of steps, and a number as its
+    answer."""
     for seed in range(200):
         task = make(family, "trained", seed)
         if not task.mistakes() and not task.others and not task.verifier and task.steps == wanted.get("steps", 3):

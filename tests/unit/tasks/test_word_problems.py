@@ -1,8 +1,9 @@
-"""Word problems read a second time: an interpreter of its own takes the numbers from the question's words.
+"""Word problems read a second time: an interpreter of its own takes the numbers from the question's
+words.
 
-It knows only which phrasings a question is made of, in order, and what each of them does to a running
-value; it sees neither the generator's steps nor the tools' results. So a story that says "gives away" and
-adds is caught here, which audit() cannot do.
+It knows only which phrasings a question is made of, in order, and what each of them does to a
+running value; it sees neither the generator's steps nor the tools' results. So a story that says
+"gives away" and adds is caught here, which audit() cannot do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The plain text of words/: read as it stands, refused with file and line, ids from the text alone."""
+"""The plain text of words/: read as it stands, refused with file and line, ids from the text
+alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Digit-wise workings against an independent reading: the result put together from the digits that were written."""
+"""Digit-wise workings against an independent reading: the result put together from the digits that
+were written."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def draw(rng: random.Random) -> tuple[int, str, int]:
 
 
 def by_digits(working: str) -> int:
-    """Reads one working without its '-> result': the digits that each column leaves, put together."""
+    """Reads one working without its '-> result': the digits that each column leaves, put
+    together."""
     _, body = working.split(" -> ")[0].split(": ")
     columns = body.split("; ")
     if "rest" in body:
@@ -56,7 +58,8 @@ def test_every_working_is_right_and_its_columns_give_the_result() -> None:
 def test_a_changed_digit_is_a_fault() -> None:
     """Nearly every digit of a working matters; a changed one must be seen.
 
-    Digits that stand alone in a column ("5" in "; 5 -> 512") are copies and are not recomputed here."""
+    Digits that stand alone in a column ("5" in "; 5 -> 512") are copies and are not recomputed
+    here."""
     rng = random.Random(21)
     missed = tried = 0
     for _ in range(400):

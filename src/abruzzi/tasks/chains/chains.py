@@ -1,9 +1,13 @@
 """Chains: arithmetic step by step, and amounts that depend on one another, told in any order.
 
-`sums` names the steps ("Start with 47. Add 38. Take away 12.") or writes them down ("What is 47 + 38 - 12?"). In
-`linked` one amount is known, the next is told by comparison with it, and so on, but the sentences are shuffled, and
-there are other people who do not matter: before the first step one has to follow the question back to a known amount,
-which is what the thinking does. Trained chains take two or three steps, "longer" ones four or five.
+    Put down 606 first. Subtract 8. Increase it by 36. What is the answer?
+        calculator: 606 - 8  -> 598;  598 + 36  -> 634
+
+`sums` names the steps ("Start with 47. Add 38. Take away 12.") or writes them down ("What is 47 +
+38 - 12?"). In `linked` one amount is known, the next is told by comparison with it, and so on, but
+the sentences are shuffled, and there are other people who do not matter: before the first step one
+has to follow the question back to a known amount, which is what the thinking does. Trained chains
+take two or three steps, "longer" ones four or five.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ _CHAIN = re.compile(r"[a-z]+ = \d+(?: [a-z]+ = \d+)* [a-z]+")
 
 @dataclass(frozen=True)
 class Chain:
-    """Units of one kind, from large to small: (unit, how many of the next one it holds, 0 for the last).
+    """Units of one kind, from large to small: (unit, how many of the next one it holds, 0 for the
+    last).
 
     told: sentences with an amount {x}."""
 
@@ -32,7 +33,8 @@ class Chain:
 
 @cache
 def chains() -> tuple[Chain, ...]:
-    """All chains, in the order in which a seed draws from them. Raises ValueError with file and line."""
+    """All chains, in the order in which a seed draws from them. Raises ValueError with file and
+    line."""
     return tuple(map(chained, entries.read("dates/amounts").values()))
 
 

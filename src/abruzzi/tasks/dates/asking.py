@@ -1,4 +1,5 @@
-"""One question about dates, times or units while it is being made; dates_and_units.py makes the task of it."""
+"""One question about dates, times or units while it is being made; dates_and_units.py makes the
+task of it."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ def says() -> Mapping[str, Say]:
 
 @dataclass
 class Draft:
-    """A question with its solution. table: what the tool `table` holds; colon: a call with times as they are written,
-    which the calculator refuses."""
+    """A question with its solution. table: what the tool `table` holds; colon: a call with times as
+    they are written, which the calculator refuses."""
 
     question: str
     sheet: Worksheet

@@ -1,8 +1,9 @@
-"""Questions about the calendar: weekdays by whole weeks, dates by the number of the day in its year.
+"""Questions about the calendar: weekdays by whole weeks, dates by the number of the day in its
+year.
 
-The table `months` of a year says how many days lie before each month. Each function draws a question with
-its solution (asking.Draft) or raises Unfit. The days of a month come from Python's calendar; everything
-else is computed from the table, as the tools do.
+The table `months` of a year says how many days lie before each month. Each function draws a
+question with its solution (asking.Draft) or raises Unfit. The days of a month come from Python's
+calendar; everything else is computed from the table, as the tools do.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _look_up_months(sheet: Worksheet, table: OneTable, months: list[int], joint:
 
 
 def _apart(asking: Asking, joint: bool) -> tuple[Worksheet, int, OneTable, tuple[int, int], tuple[int, int], int, int]:
-    """Two dates and the days between them: sheet, year, table, dates, the first one's number, the difference."""
+    """Two dates and the days between them: sheet, year, table, dates, the first one's number, the
+    difference."""
     year, table, first, second = _drawn_dates(asking)
     sheet = Worksheet("Plan: number the days of the year, then take the difference.")
     _look_up_months(sheet, table, [first[0], second[0]], joint)

@@ -1,7 +1,7 @@
 """Questions about the clock: how many minutes between two times, what time it is after or before.
 
-Every time is counted in minutes since midnight; a result goes back by a division with a rest. Each function
-draws a question with its solution (asking.Draft) or raises Unfit.
+Every time is counted in minutes since midnight; a result goes back by a division with a rest. Each
+function draws a question with its solution (asking.Draft) or raises Unfit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ def _span(hours: int, minutes: int) -> str:
 
 
 def _minute_of_day(sheet: Worksheet, time: int, *more: tuple[str, int], why: str = "", then: str = "") -> int:
-    """`time` as minutes since midnight, perhaps with something added or taken away in the same call."""
+    """`time` as minutes since midnight, perhaps with something added or taken away in the same
+    call."""
     why = why or f"{clock(time)} in minutes of the day"
     then = then or f"{clock(time)} is minute {{r}}."
     return sheet.calculate(why, time // 60, ("*", 60), ("+", time % 60), *more, then=then)
 
 
 def _timed(question: str, sheet: Worksheet, total: int, colon: str | None = None, extra: tuple[int, ...] = ()) -> Draft:
-    """The draft of a question whose answer is a time of day, with the calls that turn minutes into it."""
+    """The draft of a question whose answer is a time of day, with the calls that turn minutes into
+    it."""
     sheet.split("Full hours", total, 60, "The rest are minutes", "So {q} hours and {r} minutes.")
     time, end = clock(total), f"So it is {clock(total)}."
     check = f"Check: {total // 60} * 60 + {total % 60} = {total}."
@@ -82,7 +84,8 @@ def overnight(asking: Asking) -> Draft:
 
 
 def _drawn_span(asking: Asking, most: int) -> tuple[int, int, bool]:
-    """A duration of 10 to `most` minutes: hours, minutes, and whether it is told in minutes alone. Raises Unfit."""
+    """A duration of 10 to `most` minutes: hours, minutes, and whether it is told in minutes alone.
+    Raises Unfit."""
     length = asking.time(10, most)
     if length < 180 and asking.rng.random() < 0.6:
         return 0, length, True

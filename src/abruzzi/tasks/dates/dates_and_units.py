@@ -1,10 +1,14 @@
 """Dates, times and units: how long, when, which day, how much in another unit.
 
-Times of day are counted in minutes since midnight with the calculator. Dates and units are converted with
-a table beside it: of the months of the year in question, or of factors between units. Trained questions
-take one to four calls, "longer" ones five or six. About one trace in ten begins with a call that the tool
-refuses (a time with its colon, a unit, a column that was guessed) and then does it right. Without tools the
-table stands in the question as CSV and everything is worked out digit by digit.
+    The guests come at 12:35; that is in 3 hours and 50 minutes. What time is it now?
+        calculator: 3 * 60 + 50  -> 230;  12 * 60 + 35 - 230  -> 525;  525 // 60  -> 8;  525 % 60  -> 45;  so 8:45
+
+Times of day are counted in minutes since midnight with the calculator. Dates and units are
+converted with a table beside it: of the months of the year in question, or of factors between
+units. Trained questions take one to four calls, "longer" ones five or six. About one trace in ten
+begins with a call that the tool refuses (a time with its colon, a unit, a column that was guessed)
+and then does it right. Without tools the table stands in the question as CSV and everything is
+worked out digit by digit.
 """
 
 from __future__ import annotations

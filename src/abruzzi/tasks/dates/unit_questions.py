@@ -1,7 +1,7 @@
 """Questions about units: one, two or three conversions with the factors of a small table.
 
-The table `units` holds the factors of a whole chain of units and two of another one, shuffled. Each function
-draws a question with its solution (asking.Draft) or raises Unfit.
+The table `units` holds the factors of a whole chain of units and two of another one, shuffled. Each
+function draws a question with its solution (asking.Draft) or raises Unfit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from .worksheet import LARGEST, Worksheet
 
 @dataclass(frozen=True)
 class Path:
-    """Neighbouring units of a chain, from the large one down, with a table that has their factors."""
+    """Neighbouring units of a chain, from the large one down, with a table that has their
+    factors."""
 
     chain: Chain
     start: int
@@ -33,7 +34,8 @@ class Path:
 
 
 def _drawn_path(asking: Asking, length: int) -> Path:
-    """A path of `length` conversions, and a table with these, more of the same chain, and some of another one."""
+    """A path of `length` conversions, and a table with these, more of the same chain, and some of
+    another one."""
     rng = asking.rng
     chain = rng.choice([c for c in chains() if len(c.units) > length])
     start = rng.randint(0, len(chain.units) - 1 - length)
@@ -49,7 +51,8 @@ def _rows(chain: Chain) -> list[tuple[str, int, str]]:
 
 
 def _look_up_factors(asking: Asking, sheet: Worksheet, path: Path, order: list[int], joint: bool) -> None:
-    """The factors of a path: in one query (rows come as the table has them), or one after the other."""
+    """The factors of a path: in one query (rows come as the table has them), or one after the
+    other."""
     says = {i: f"One {path.unit(i)} is {counted(path.factor(i), path.unit(i + 1))}." for i in order}
     if joint and len(order) > 1:
         units = ", ".join(f"'{path.unit(i)}'" for i in order)
@@ -78,7 +81,8 @@ def _ask_units(asking: Asking, kind: str, path: Path, amount: str, target: str, 
 
 
 def _convert(asking: Asking, length: int, joint: bool, kind: str) -> Draft:
-    """From a large unit to a small one. kind: convert, mixed (a second unit added) or left (one taken away)."""
+    """From a large unit to a small one. kind: convert, mixed (a second unit added) or left (one
+    taken away)."""
     rng, path = asking.rng, _drawn_path(asking, length)
     n, target = rng.randint(2, 60), path.unit(length)
     sheet = Worksheet(f"Plan: {', then '.join(plural(path.unit(i)) for i in range(length + 1))}.")

@@ -1,6 +1,8 @@
-"""A solution while it is being worked out: calls for the tools and workings by hand, from the same steps.
+"""A solution while it is being worked out: calls for the tools and workings by hand, from the same
+steps.
 
-dates_and_units.py says what is computed; this writes it down twice, as moves and as thinking without tools.
+dates_and_units.py says what is computed; this writes it down twice, as moves and as thinking
+without tools.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class Worksheet:
         self.before = plan
 
     def calculate(self, why: str, first: int, *terms: tuple[str, int], then: str) -> int:
-        """One call with operations from left to right (sums with 0 left out); gives the result. Raises Unfit.
+        """One call with operations from left to right (sums with 0 left out); gives the result.
+        Raises Unfit.
 
         then: what the result means, with {r} for it."""
         value, expression, workings, lowest = first, str(first), [], True
@@ -46,7 +49,8 @@ class Worksheet:
         return value
 
     def split(self, why: str, total: int, by: int, rest: str, then: str) -> tuple[int, int]:
-        """Whole part and rest of total / by: two calls, one working. `then` takes {q} and {r}. Raises Unfit."""
+        """Whole part and rest of total / by: two calls, one working. `then` takes {q} and {r}.
+        Raises Unfit."""
         if total < by:
             raise Unfit
         whole, left = divmod(total, by)
@@ -66,7 +70,8 @@ class Worksheet:
         return left
 
     def look_up(self, why: str, sql: str, expect: str, says: str) -> None:
-        """One query. says: what the table tells, for the thought after it and for thinking without tools."""
+        """One query. says: what the table tells, for the thought after it and for thinking without
+        tools."""
         self.moves.append(Move(f"{self.before} {why}.".strip(), "table", {"sql": sql}, expect))
         self.said.append(says)
         self.before = says
@@ -76,7 +81,8 @@ class Worksheet:
         return " ".join(self.said if self.said[-1].endswith(end) else [*self.said, end])
 
     def with_slip(self, rng: random.Random, colon: str | None) -> list[Move]:
-        """The moves, with a first call that the tool refuses. colon: a call with times as they are written."""
+        """The moves, with a first call that the tool refuses. colon: a call with times as they are
+        written."""
         first, *others = self.moves
         if colon is not None and rng.random() < 0.6:
             remark = f"The calculator cannot read a time with a colon. {first.thought}"

@@ -1,9 +1,15 @@
 """Questions whose answer is spread over a few small files: search, read, follow a pointer, combine.
 
-A folder holds a list (who belongs where) and entries (what is true of it), either one file per entry,
-pointed at from the list or found by its title, or all in one file. Trained questions take two to four
-calls, "longer" ones five or six. About one trace in ten begins with a search that finds nothing or a
-path that does not exist, and then does it right. The calculator joins in where numbers are combined.
+    The van coming to Carlos has already stopped 9 times. How often will it still stop?
+        files: search "Carlos"           -> parcels.txt:1: The parcel for Carlos is in the silver van, see ...
+        files: read vans/silver.txt      -> Stops: 12
+        calculator: 12 - 9               -> 3
+
+A folder holds a list (who belongs where) and entries (what is true of it), either one file per
+entry, pointed at from the list or found by its title, or all in one file. Trained questions take
+two to four calls, "longer" ones five or six. About one trace in ten begins with a search that finds
+nothing or a path that does not exist, and then does it right. The calculator joins in where numbers
+are combined.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Scenes: the small worlds behind folder facts, who is listed where, what the files say, and how one asks.
+"""Scenes: the small worlds behind folder facts, who is listed where, what the files say, and how
+one asks.
 
-A scene has a list (who belongs to which place, team, person ...) and one entry per entity with a name,
-a number and a link to another entity. Questions start from somebody on the list. They are read from words/folders/.
+A scene has a list (who belongs to which place, team, person ...) and one entry per entity with a
+name, a number and a link to another entity. Questions start from somebody on the list. They are
+read from words/folders/.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ _OPERATORS = ("*", "-")
 class Scene:
     """One world. Empty pools of names mean people.
 
-    listing: the list's file. lines: how it says that {who} belongs to the entity {t}; the first is a full sentence,
-    which thinking uses too. listed: the things on the list. folder: where the entries live. title: an entity {e}
-    in a sentence. entities: their names. name_label, names: the entry's name and its pool. number_label, low,
-    high, unit: the entry's number. op: what a question's {n} does to it ("*": n times, "-": take n away), and
-    result_unit. link_label: how an entry points to another. notes: lines of a file that says nothing. asks: the
-    questions by kind."""
+    listing: the list's file. lines: how it says that {who} belongs to the entity {t}; the first is
+    a full sentence, which thinking uses too. listed: the things on the list. folder: where the
+    entries live. title: an entity {e} in a sentence. entities: their names. name_label, names: the
+    entry's name and its pool. number_label, low, high, unit: the entry's number. op: what a
+    question's {n} does to it ("*": n times, "-": take n away), and result_unit. link_label: how an
+    entry points to another. notes: lines of a file that says nothing. asks: the questions by
+    kind."""
 
     listing: str
     lines: tuple[str, ...]
@@ -52,7 +55,8 @@ class Scene:
 
 @cache
 def scene(name: str) -> Scene:
-    """The scene of words/folders/NAME.txt. Raises ValueError with file and line for a file that does not fit."""
+    """The scene of words/folders/NAME.txt. Raises ValueError with file and line for a file that
+    does not fit."""
     return staged(entries.read(f"folders/{name}"))
 
 

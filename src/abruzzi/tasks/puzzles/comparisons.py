@@ -16,7 +16,7 @@ from ..environments import NoTools
 from ..phrasing import Bank
 from ..verifiers import Named
 from ..vocabulary import MEN, WOMEN
-from .puzzle_draft import PuzzleDraft
+from .draft import PuzzleDraft
 
 # plain, more, most, less, least
 ADJECTIVES = (
@@ -32,7 +32,8 @@ _ASKED = ("most", "least", "second", "order")
 
 @dataclass(frozen=True)
 class Comparison:
-    """People and who stands above whom. Which order is it, and what is asked: one of most, least, second, order."""
+    """People and who stands above whom. Which order is it, and what is asked: one of most, least,
+    second, order."""
 
     people: tuple[str, ...]
     above: tuple[tuple[str, str], ...]

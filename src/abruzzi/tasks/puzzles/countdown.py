@@ -2,10 +2,11 @@
 
     63 from 25, 4, 3. 63 / 3 = 21 from 25, 4: 25+4=29, 25-4=21 yes.
 
-To reach a target one number is taken as the last operand and what is left must be made from the others;
-with two numbers their sum, difference, product and quotient are looked at. The trace is the search as it
-ran, dead ends included; numbers whose search is long are drawn again. Any right expression gets the reward
-(verifiers.Expression); the target is never reached by a smaller calculation (`Countdown.faults`).
+To reach a target one number is taken as the last operand and what is left must be made from the
+others; with two numbers their sum, difference, product and quotient are looked at. The trace is the
+search as it ran, dead ends included; numbers whose search is long are drawn again. Any right
+expression gets the reward (verifiers.Expression); the target is never reached by a smaller
+calculation (`Countdown.faults`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..environments import Arithmetic
 from ..phrasing import Bank
 from ..task import Move, Unfit
 from ..verifiers import Expression
-from .puzzle_draft import PuzzleDraft
+from .draft import PuzzleDraft
 
 LONGEST_SEARCH = 700  # characters
 _MOST = 400  # the largest target
@@ -32,7 +33,8 @@ _LARGE = (15, 20, 25, 30, 40, 50, 75, 100)
 
 @dataclass(frozen=True)
 class Made:
-    """A number that was made: how it is written, how tightly its last operator binds, the steps in order."""
+    """A number that was made: how it is written, how tightly its last operator binds, the steps in
+    order."""
 
     value: int
     text: str
@@ -93,8 +95,8 @@ class Search:
 def _ways(target: int, numbers: Sequence[int]) -> Iterator[tuple[int, str, int]]:
     """(number, operator, what the others must make), the likely ones first.
 
-    "+" means others + number, "-r" number - others. What the others cannot reach is left out: their product
-    is the most that they give, as none of them is 1."""
+    "+" means others + number, "-r" number - others. What the others cannot reach is left out: their
+    product is the most that they give, as none of them is 1."""
     product = 1
     for n in numbers:
         product *= n
@@ -115,7 +117,8 @@ def _backwards(target: int, n: int, op: str) -> str:
 
 @dataclass(frozen=True)
 class Countdown:
-    """Proof that a target needs more than `fewer` operations, by making everything that so few can make."""
+    """Proof that a target needs more than `fewer` operations, by making everything that so few can
+    make."""
 
     numbers: tuple[int, ...]
     target: int

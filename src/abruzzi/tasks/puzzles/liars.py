@@ -2,8 +2,8 @@
 
     Mia T, Ben T: no, Mia's words are false. Mia T, Ben L: all fits. Mia L, Ben T: no, Ben's words are false.
 
-The trace goes through the people in order, T before L, and drops a branch as soon as somebody's words
-do not fit; it goes to the end, so it shows that one way remains.
+The trace goes through the people in order, T before L, and drops a branch as soon as somebody's
+words do not fit; it goes to the end, so it shows that one way remains.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from ..phrasing import Bank
 from ..task import Unfit
 from ..verifiers import Named
 from ..vocabulary import MEN, WOMEN
-from .puzzle_draft import PuzzleDraft
+from .draft import PuzzleDraft
 
 _KINDS = ("lies", "lies", "honest", "same", "differ", "either")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What person `speaker` says; kind is a key of LIARS, `about` the people spoken of, as numbers."""
+    """What person `speaker` says; kind is an entry of words/puzzles/liars.txt, `about` the people
+    spoken of, as numbers."""
 
     speaker: int
     kind: str

@@ -1,10 +1,15 @@
-"""Countdown and short logic puzzles: problems to think about, where tools help little or not at all.
+"""Countdown and short logic puzzles: problems to think about, where tools help little or not at
+all.
 
-Countdown has the calculator, which works out the solution that the search has found, one call a step.
-Comparisons, liars and seats have no tools: with and without them the task is the same, and its steps are
-counted in clues. Trained puzzles take two or three steps, "longer" ones four or five. The thinking searches
-and prunes in a compact notation, dead ends included; in some countdowns with tools it starts from a try that
-misses. Every logic puzzle is proven to have one answer by trying everything (Task.puzzle).
+    Pedro is stronger than Rafael. Rafael is stronger than Ana. Who is next after the strongest?
+        Pedro > Rafael. Rafael > Ana, so Pedro > Rafael > Ana. After Pedro comes Rafael.
+
+Countdown has the calculator, which works out the solution that the search has found, one call a
+step. Comparisons, liars and seats have no tools: with and without them the task is the same, and
+its steps are counted in clues. Trained puzzles take two or three steps, "longer" ones four or five.
+The thinking searches and prunes in a compact notation, dead ends included; in some countdowns with
+tools it starts from a try that misses. Every logic puzzle is proven to have one answer by trying
+everything (Task.puzzle).
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from collections.abc import Callable
 from ..phrasing import Bank, banks
 from ..task import Split, Task, Unfit
 from . import comparisons, countdown, liars, seats
-from .puzzle_draft import PuzzleDraft
+from .draft import PuzzleDraft
 
 _WORDS = ("puzzles/countdown", "puzzles/compare", "puzzles/liars", "puzzles/seats", "stories/frames")
 _STEPS: dict[Split, tuple[int, ...]] = {"trained": (2, 3), "held_out": (2, 3), "longer": (4, 5)}

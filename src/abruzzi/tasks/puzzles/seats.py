@@ -2,8 +2,8 @@
 
     Mia is 2: -|Mia|-|-. Ben left of Omar: -|Mia|Ben|Omar. Ida is left: Ida|Mia|Ben|Omar.
 
-The trace keeps the rows that are still possible, takes the clues that leave least first, and drops rows
-that a clue contradicts. Puzzles that need many rows at a time are drawn again.
+The trace keeps the rows that are still possible, takes the clues that leave least first, and drops
+rows that a clue contradicts. Puzzles that need many rows at a time are drawn again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..phrasing import Bank
 from ..task import Unfit
 from ..verifiers import Named
 from ..vocabulary import MEN, WOMEN
-from .puzzle_draft import PuzzleDraft
+from .draft import PuzzleDraft
 
 _WIDEST = 4  # rows that the trace keeps at a time
 _KINDS = ("at", "left_of", "left_of", "before", "beside", "apart")
@@ -36,7 +36,8 @@ Row = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Clue:
-    """One fact. kind is a key of SEATS; seat counts from 1 and belongs to `at` alone."""
+    """One fact. kind is an entry of words/puzzles/seats.txt; seat counts from 1 and belongs to `at`
+    alone."""
 
     kind: str
     people: tuple[str, ...]

@@ -1,6 +1,7 @@
-"""A word problem while it is being told: sentences and steps in one voice and tense, then the finished task.
+"""A word problem while it is being told: sentences and steps in one voice and tense, then the
+finished task.
 
-word_problems.py has the plots that tell stories, word_phrasings.py the words.
+The plots (plots/) tell it, the files under words/stories/ have the words.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Story:
     """Sentences and steps as a plot tells them, all in one voice and tense."""
 
     def __init__(self, rng: random.Random, says: Mapping[str, Say], held_out: bool, speaks: bool = True) -> None:
-        """says: the plot's phrasings with those of frames, and of asides if there may be one. speaks: whether the
-        protagonist may be the one who asks."""
+        """says: the plot's phrasings with those of frames, and of asides if there may be one.
+        speaks: whether the protagonist may be the one who asks."""
         self.rng = rng
         self.bank = Bank(says, rng, held_out)
         self._asides, self._held_out = "aside" in says, held_out
@@ -93,7 +94,8 @@ class Story:
         return result
 
     def ask(self, kind: str, **slots: object) -> None:
-        """Add the question of `kind`, unless a terminal sentence brought its own, and the answer to it."""
+        """Add the question of `kind`, unless a terminal sentence brought its own, and the answer to
+        it."""
         if not self.question:
             self.question = self._render(self.bank.draw(kind), slots, "present")
         result = self.steps[-1].result
@@ -154,11 +156,13 @@ class Story:
         )
 
     def _stands_alone(self) -> bool:
-        """Whether the question can come before the story: it tells nothing new and points at nothing."""
+        """Whether the question can come before the story: it tells nothing new and points at
+        nothing."""
         return not re.search(r"\d|\b(?:that|then|it|after|still|left|more|they|them)\b|\b[a-z]+ -", self.question)
 
     def _named(self, question: str) -> str:
-        """The question with the protagonist's name for the pronoun, which has nothing to point at yet."""
+        """The question with the protagonist's name for the pronoun, which has nothing to point at
+        yet."""
         pronoun, name = self.person.pronoun, self.person.name
         return re.sub(rf"\b{pronoun}\b", name, question, count=1) if self.person is not SPEAKER else question
 

@@ -1,12 +1,14 @@
 """Word problems of one to five steps, to be worked out with a calculator or digit by digit.
 
-    Mia has 24 marbles. Ben gives her another 18. How many marbles does she have now?     -> 42
+    Walter spends 2 days on the route, doing 100 miles a day. The route is only finished after 258 miles.
+    So how many miles does he have left?
+        calculator: 2 * 100  -> 200;  258 - 200  -> 58
 
-A story is a chain of steps on a quantity; a plot (plots/) chooses the steps, its file under words/stories/ has the
-words. One calculator call per step. The thinking says before a call what is computed and why, uses the
-result after it, and checks at the end. About one trace in ten makes a slip in its first expression
-(a unit, a missing number, an operator in words), reads the tool's error and calls again; about one
-question in seven mentions a number that does not matter.
+A story is a chain of steps on a quantity; a plot (plots/) chooses the steps, its file under
+words/stories/ has the words. One calculator call per step. The thinking says before a call what is
+computed and why, uses the result after it, and checks at the end. About one trace in ten makes a
+slip in its first expression (a unit, a missing number, an operator in words), reads the tool's
+error and calls again; about one question in seven mentions a number that does not matter.
 """
 
 from __future__ import annotations

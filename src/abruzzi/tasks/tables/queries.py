@@ -65,7 +65,8 @@ def total(sheet: Sheet) -> Draft:
 
 
 def _extreme(sheet: Sheet) -> tuple[Row, str, str, str]:
-    """The row with the highest or lowest number, the word for it, SQL's order, and how the rows are gone through."""
+    """The row with the highest or lowest number, the word for it, SQL's order, and how the rows are
+    gone through."""
     high = sheet.rng.random() < 0.6
     best, said = sheet.rows[0], [f"{sheet.label(sheet.rows[0])} {sheet.number(sheet.rows[0])}"]
     for row in sheet.rows[1:]:

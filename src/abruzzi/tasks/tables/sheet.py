@@ -1,4 +1,5 @@
-"""A table filled at random for one question, with the words that go with it; table_questions.py asks."""
+"""A table filled at random for one question, with the words that go with it; table_questions.py
+asks."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ class Sheet:
         return self.rng.choice(fitting)
 
     def condition(self) -> tuple[str, str, list[Row], int]:
-        """A condition on the measure: in words, in SQL, the rows that meet it (not all), and its threshold."""
+        """A condition on the measure: in words, in SQL, the rows that meet it (not all), and its
+        threshold."""
         above = self.rng.random() < 0.5
         numbers = sorted(self.number(row) for row in self.rows)
         edge = self.rng.choice(numbers[1:-1]) + (self.rng.randint(-3, 3))

@@ -1,9 +1,14 @@
 """Questions about a small table, answered with SQL and, where numbers are combined, the calculator.
 
-Tables have 4 to 8 rows of one of the themes in table_themes.py. Trained questions take one to three
-calls, "longer" ones four or five. About one trace in ten first asks for a column that does not exist,
-reads the tool's error and asks again. Without tools the table stands in the question as CSV and the
-thinking goes through the rows. Follow-up questions (a theme's own words) occur only in `trained`.
+    In how many years will Priya be 52 years old?
+        table: SELECT age FROM athletes WHERE athlete = 'Priya'     -> 44
+        calculator: 52 - 44                                         -> 8
+
+Tables have 4 to 8 rows of one of the themes in words/tables/themes/; queries.py and combinations.py
+ask. Trained questions take one to three calls, "longer" ones four or five. About one trace in ten
+first asks for a column that does not exist, reads the tool's error and asks again. Without tools
+the table stands in the question as CSV and the thinking goes through the rows. Follow-up questions
+(a theme's own words) occur only in `trained`.
 """
 
 from __future__ import annotations

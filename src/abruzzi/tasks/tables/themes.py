@@ -1,8 +1,9 @@
 """Themes of tables: names, columns and the words that go with them, read from words/tables/themes/.
 
-Every theme has one column that names the rows, one of groups, and two of numbers. A Measure says how people speak of
-a number: "the price", "the cheapest", "items that cost more than 30 dollars". Where several words say the same, the
-first is the theme's own; the others ("the priciest item") stand for it in training alone.
+Every theme has one column that names the rows, one of groups, and two of numbers. A Measure says
+how people speak of a number: "the price", "the cheapest", "items that cost more than 30 dollars".
+Where several words say the same, the first is the theme's own; the others ("the priciest item")
+stand for it in training alone.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ _FOLLOW_UPS = ("times", "minus", "until")
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of numbers. noun: "the {noun} of ..."; more, less: what rows do ("cost more than {n} dollars").
+    """A column of numbers. noun: "the {noun} of ..."; more, less: what rows do ("cost more than {n}
+    dollars").
 
-    low, high: the numbers' range. unit: what stands behind the number in an answer. wrong: a column name that one might
-    guess instead. follow_up: (kind, text) of questions that go on with one row's number, where {x} is the row and {n}
-    another number; kind is times, minus (n is taken away) or until (the number is taken from n)."""
+    low, high: the numbers' range. unit: what stands behind the number in an answer. wrong: a column
+    name that one might guess instead. follow_up: (kind, text) of questions that go on with one
+    row's number, where {x} is the row and {n} another number; kind is times, minus (n is taken
+    away) or until (the number is taken from n)."""
 
     column: str
     noun: tuple[str, ...]
@@ -43,8 +46,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class Theme:
-    """One kind of table. tables: names for it; key: the column that names the rows; row, rows: what one and several
-    are called; the: what stands before a row's name; of_group: "{rows} {of_group}", with {g}."""
+    """One kind of table. tables: names for it; key: the column that names the rows; row, rows: what
+    one and several are called; the: what stands before a row's name; of_group: "{rows} {of_group}",
+    with {g}."""
 
     tables: tuple[str, ...]
     key: str
@@ -65,7 +69,8 @@ class Theme:
 
 @cache
 def themes(held_out: bool) -> tuple[Theme, ...]:
-    """The themes that a split draws from. Raises ValueError with file and line for a file that does not fit."""
+    """The themes that a split draws from. Raises ValueError with file and line for a file that does
+    not fit."""
     return tuple(map(theme, NAMES if held_out else NAMES + TRAINED_NAMES))
 
 

@@ -1,4 +1,5 @@
-"""Plots of word problems: each tells a story of so many calculations, in the words of its file of the same name."""
+"""Plots of word problems: each tells a story of so many calculations, in the words of its file of
+the same name."""
 
 from __future__ import annotations
 

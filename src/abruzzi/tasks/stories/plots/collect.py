@@ -1,6 +1,8 @@
-"""The plot `collect`: somebody has a number of things and gets or loses some; words in words/stories/collect.txt.
+"""The plot `collect`: somebody has a number of things and gets or loses some; words in
+words/stories/collect.txt.
 
-Mia has 24 marbles. Ben gives her another 18. She puts them into bags of 6. How many bags does she fill?
+Mia has 24 marbles. Ben gives her another 18. She puts them into bags of 6. How many bags does she
+fill?
 """
 
 from __future__ import annotations

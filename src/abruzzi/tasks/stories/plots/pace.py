@@ -1,6 +1,7 @@
 """The plot `pace`: somebody gets on at so much an hour or a day; words in words/stories/pace.txt.
 
-Lena cycles 18 kilometres an hour for 5 hours. The whole tour is 120 kilometres long. How many are left?
+Lena cycles 18 kilometres an hour for 5 hours. The whole tour is 120 kilometres long. How many are
+left?
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The plot `save`: somebody saves money every week; words in words/stories/save.txt.
 
-I save 12 pounds a week for 8 weeks. I want to buy a drill for 150 pounds. How much is still missing?
+I save 12 pounds a week for 8 weeks. I want to buy a drill for 150 pounds. How much is still
+missing?
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from ..task import Environment, Move, Puzzle, Verifier
 
 @dataclass(frozen=True)
 class PuzzleDraft:
-    """A puzzle with its solution. thinking: the whole of it, without tools; moves: none where tools are no help."""
+    """A puzzle with its solution. thinking: the whole of it, without tools; moves: none where tools
+    are no help."""
 
     question: str
     answer: str
