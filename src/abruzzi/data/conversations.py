@@ -16,6 +16,7 @@ from typing import Any
 
 from abruzzi.data.packing import Conversation
 from abruzzi.tokenizer import Tokenizer, render
+from abruzzi.tokenizer.formats.spans import assistant_spans, first_user
 from abruzzi.types import Message, ToolCall
 
 KEYS = ("messages", "tools")
@@ -47,15 +48,6 @@ def read_conversations(file: Path, tok: Tokenizer, longest: int) -> list[Convers
     return made
 
 
-def turns(tok: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where the assistant's turns begin and end in rendered ids. Only a control token opens a turn, never text."""
-    openers = {tok.id_of(t) for t in ("<|im_user|>", "<|im_system|>", "<|im_assistant|>")}
-    places = [i for i, token in enumerate(ids) if token in openers]
-    for start, end in zip(places, [*places[1:], len(ids)]):
-        if ids[start] == tok.id_of("<|im_assistant|>"):
-            yield start, end
-
-
 def _parsed(line: bytes) -> Mapping[str, Any]:
     try:
         given = json.loads(line.decode("utf-8"))
@@ -82,16 +74,15 @@ def _conversation(given: Mapping[str, Any], tok: Tokenizer, longest: int) -> Con
         )
     rendered = render(tok, messages, tools, add_generation_prompt=False)
     _check_calls(messages, {t["function"]["name"] for t in tools})
-    _leave_out(
-        rendered.sampled, [m.get("weight", 1) for m in raw if m["role"] == "assistant"], turns(tok, rendered.ids)
-    )
+    weights = [m.get("weight", 1) for m in raw if m["role"] == "assistant"]
+    _leave_out(rendered.sampled, weights, assistant_spans(tok, rendered.ids))
     if len(rendered.ids) > longest:
         raise ValueError(
             f"{len(rendered.ids)} tokens, a row holds {longest}; hint: shorten it, or --set row_length=..."
         )
     if not any(rendered.sampled):
         raise ValueError("nothing in it is trained; hint: an assistant message without weight 0")
-    first = rendered.ids.index(tok.control["<|im_user|>"]) if tok.control["<|im_user|>"] in rendered.ids else 0
+    first = first_user(tok, rendered.ids) or 0
     context = [at > first and not was for at, was in enumerate(rendered.sampled)]
     return Conversation(rendered.ids, rendered.sampled, context)
 

@@ -26,6 +26,7 @@ from abruzzi.recipes import Prepared
 from abruzzi.tasks import Split, Task, hurried, make, mistyped
 from abruzzi.tasks.vocabulary import MEN, WOMEN
 from abruzzi.tokenizer import ChatDefaults, Tokenizer
+from abruzzi.tokenizer.formats.spans import first_user
 from abruzzi.tokenizer.train import train_words
 from abruzzi.train.loop import RunConfig, fast_bfloat16
 from abruzzi.types import Message
@@ -77,9 +78,9 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
         rope_theta=1000.0,
         rms_norm_eps=1e-6,
         max_position_embeddings=CONTEXT,
-        bos_token_id=vocab.id_of("[BOS]"),
-        eos_token_id=vocab.id_of("<|im_end|>"),
-        pad_token_id=vocab.id_of("[PAD]"),
+        bos_token_id=vocab.id_of(vocab.format.special["bos_token"]),
+        eos_token_id=vocab.marker_ids.end_of_turn,
+        pad_token_id=vocab.id_of(vocab.format.special["pad_token"]),
     )
 
 
@@ -111,7 +112,8 @@ def sample(vocab: Tokenizer, number: int) -> Conversation:
     messages, specs = conversation(task, thinking, tools)
     rendered = tokenizer.render(vocab, messages, specs, add_generation_prompt=False)
     sampled = rendered.sampled
-    question = rendered.ids.index(_known(vocab, "<|im_user|>"))
+    question = first_user(vocab, rendered.ids)
+    assert question is not None
     context = [at > question and not was for at, was in enumerate(sampled)]
     if thinking and tools:
         for slip in task.mistakes():
@@ -149,7 +151,7 @@ def shard(tokenizer_json: str, number: int) -> list[Row]:
     vocab = tokenizer.from_json(tokenizer_json, DEFAULTS)
     numbers = range(number * SHARD, (number + 1) * SHARD)
     made = [s for i in numbers if len((s := sample(vocab, i)).ids) <= ROW_LENGTH]
-    return list(pack(made, ROW_LENGTH, _known(vocab, "[PAD]")))
+    return list(pack(made, ROW_LENGTH, vocab.control[vocab.format.special["pad_token"]]))
 
 
 class Shards:
@@ -222,9 +224,3 @@ def _first_process() -> tuple[bool, bool]:
     if not torch.distributed.is_initialized():
         return True, False
     return torch.distributed.get_rank() == 0, True
-
-
-def _known(vocab: Tokenizer, control: str) -> int:
-    number = vocab.id_of(control)
-    assert number is not None
-    return number

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from abruzzi.engine.llm import ANSWER_SHARE
 from abruzzi.server.errors import ApiError
 from abruzzi.tokenizer import Tokenizer
-from abruzzi.tokenizer.formats.control import spells_thinking
 
 if TYPE_CHECKING:  # llguidance comes with what is imported below, when a request needs it
     from abruzzi.engine.grammar.json_text import JsonGrammar, Vocabulary
@@ -71,7 +70,7 @@ class Grammars:
 
     async def of(self, structure: Structure, first_index: int, thinks: bool) -> TurnGrammar:
         """The grammar of a turn. first_index: of the next call in the conversation. Raises ApiError."""
-        if thinks and structure.demanded is not None and spells_thinking(self._tok):
+        if thinks and structure.demanded is not None and self._tok.marker_ids.spells_thinking:
             raise ApiError(
                 400,
                 f"{structure.demanded} needs to know where the thought ends, and this model spells that as text; "

@@ -2,7 +2,7 @@
 
 Text can never become a control token: the backends do not know control tokens, and only an explicit
 `allow_special=True` reads control strings in text. decode(encode(text)) == text for every text.
-Not here: the chat format (chat.py, parser.py), and training a vocabulary (train.py).
+Not here: the chat format (formats/), which is only looked up, and training a vocabulary (train.py).
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from abruzzi.tokenizer.backends import Backend, JsonBackend, TiktokenBackend, read_ranks
+from abruzzi.tokenizer.formats.choose import format_of
+from abruzzi.tokenizer.formats.format import ChatFormat, MarkerIds, resolve
+from abruzzi.tokenizer.formats.k2 import K2
 
-KIMI_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
 KIMI_CONTROL_IDS = 256  # reserved behind the learned ranks
 # Kimi's tokenizer cuts very long texts before the pattern sees them (k2.md 5.1).
 MAX_CHARS, MAX_RUN = 400_000, 25_000
-END_TOKENS = ("<|im_end|>", "[EOS]", "[EOT]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class ChatDefaults:
     whether thinking stays in the history once a final answer exists. cut_long_runs: Kimi's cuts.
     The defaults are Kimi's."""
 
-    system: str = KIMI_SYSTEM
+    system: str = K2.system
     preserve_thinking: bool = False
     cut_long_runs: bool = True
 
@@ -40,7 +42,8 @@ class Tokenizer:
     """Ids of learned tokens and of control tokens, never confused. Immutable in use.
 
     control: text -> id of every control token. visible: those that are not flagged special.
-    vocab_size: the largest id + 1. Raises ValueError when an id is both learned and control."""
+    vocab_size: the largest id + 1. format: None = the one whose control tokens are there.
+    end_ids: those that end a turn. Raises ValueError when an id is both learned and control."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Tokenizer:
         vocab_size: int,
         visible: frozenset[str] = frozenset(),
         defaults: ChatDefaults = ChatDefaults(),
+        format: ChatFormat | None = None,
     ) -> None:
         self._backend = backend
         self.control = dict(control)
@@ -56,7 +60,8 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.defaults = defaults
         self.control_ids = frozenset(self.control.values())
-        self.end_ids = frozenset(self.control[t] for t in END_TOKENS if t in self.control)
+        self.format = format_of(self.control) if format is None else format
+        self.end_ids = frozenset(self.control[t] for t in self.format.ends if t in self.control)
         self.control_text = {i: t for t, i in self.control.items()}
         if len(self.control_text) != len(self.control) or any(backend.token_bytes(i) for i in self.control_text):
             raise ValueError("a control token shares its id with another token; hint: two files of different models?")
@@ -112,9 +117,14 @@ class Tokenizer:
         """The id of a control token; None when this tokenizer lacks it."""
         return self.control.get(control_text)
 
+    @cached_property
+    def marker_ids(self) -> MarkerIds:
+        """The ids of the chat format's markers. Raises ValueError for a vocabulary that lacks them."""
+        return resolve(self.format, self.control, self.encode)
+
     def with_defaults(self, defaults: ChatDefaults) -> Tokenizer:
         """The same tokens with another default system line or rule about thinking."""
-        return Tokenizer(self._backend, self.control, self.vocab_size, self.visible, defaults)
+        return Tokenizer(self._backend, self.control, self.vocab_size, self.visible, defaults, self.format)
 
     def to_json(self) -> str:
         """An equivalent tokenizer.json. (A tiktoken tokenizer: 1.5 s, 8 MB.)"""
@@ -122,11 +132,10 @@ class Tokenizer:
 
     def settings(self) -> dict[str, Any]:
         """tokenizer_config.json: what transformers needs, and our defaults."""
-        special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("bos", "pad", "unk")}
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **{key: text for key, text in special.items() if text in self.control},
+            **{key: text for key, text in self.format.special.items() if text in self.control},
             "abruzzi": asdict(self.defaults),
         }
 

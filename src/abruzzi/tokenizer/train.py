@@ -14,17 +14,13 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
+from abruzzi.tokenizer.formats.k2 import VISIBLE, VOCABULARY
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
 
-CONTROL_TOKENS = (
-    *("[BOS]", "[EOS]", "<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"),
-    *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>"),
-    *("<|tool_call_argument_begin|>", "<|tool_call_end|>", "<think>", "</think>", "[UNK]", "[PAD]"),
-)
-# As Kimi's, they survive skip_special_tokens: a reader must see where thinking and calls begin.
-_VISIBLE = ("tool_call", "think>")
+CONTROL_TOKENS = VOCABULARY
 # Words with their leading space, single digits, runs of punctuation, runs of white space.
 PATTERN = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -97,7 +93,5 @@ def _with_control_tokens(trained: Tokenizer, learned: int) -> str:
     got = trained.get_vocab_size()
     if got != learned:
         raise ValueError(f"the texts gave {got} entries, expected {learned}; hint: more varied texts")
-    trained.add_tokens(
-        [AddedToken(t, normalized=False, special=not any(part in t for part in _VISIBLE)) for t in CONTROL_TOKENS]
-    )
+    trained.add_tokens([AddedToken(t, normalized=False, special=t not in VISIBLE) for t in CONTROL_TOKENS])
     return trained.to_str()

@@ -48,7 +48,7 @@ class Vocabulary:
             raise ImportError("llguidance is not installed; hint: pip install 'abruzzi[serve]'") from error
         self.tok = tok
         self.size = tok.vocab_size if size is None else size
-        self.end = tok.control["<|im_end|>"]
+        self.end = tok.marker_ids.end_of_turn
         self.id_of: dict[bytes, int] = {}
         pieces, outside = [], []
         for token_id in range(self.size):

@@ -15,19 +15,6 @@ import numpy as np
 
 from abruzzi.engine.grammar.json_text import JsonGrammar, JsonText, Vocabulary
 from abruzzi.tokenizer import ChatParser
-from abruzzi.tokenizer.formats.control import (
-    ARGUMENTS,
-    CALL,
-    END_CALL,
-    END_SECTION,
-    END_THINK,
-    IM_END,
-    PLURAL_OF,
-    SECTION,
-    THINK,
-    spelling,
-    spells_thinking,
-)
 from abruzzi.tokenizer.formats.parser import State
 
 # Between two looks at how far the end is, a text may oblige to this many tokens for each one that comes.
@@ -48,26 +35,23 @@ class TurnTokens:
     """The control tokens of a turn, and what they leave of the vocabulary. One for each vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        tok = vocabulary.tok
-        self.vocabulary = vocabulary
-        names = (IM_END, SECTION, END_SECTION, CALL, ARGUMENTS, END_CALL)
-        ids = (tok.control[spelling(tok, name)] for name in names)
-        self.end, self.section, self.end_section, self.call, self.arguments, self.end_call = ids
-        self.think, self.end_think = tok.id_of(THINK), tok.id_of(END_THINK)
+        self.vocabulary, self.format = vocabulary, vocabulary.tok.format
+        markers = vocabulary.tok.marker_ids
+        self.end = markers.end_of_turn
+        self.section, self.end_section = markers.section_open, markers.section_close
+        self.call, self.arguments, self.end_call = markers.call_open, markers.call_arguments, markers.call_close
+        self.think, self.end_think = markers.think_open, markers.think_close
         self.thought = vocabulary.learned.copy()  # [V]: a thought that only its end can leave
         if self.end_think is not None:
             self.thought[self.end_think] = True
         self.no_call = np.ones(vocabulary.size, bool)  # [V]: all but what begins a call or a section of calls
-        for name in (SECTION, CALL, *PLURAL_OF):
-            token_id = tok.id_of(name)
-            if token_id is not None and PLURAL_OF.get(name, name) in (SECTION, CALL):
-                self.no_call[token_id] = False
+        self.no_call[list(markers.call_begins)] = False
         self._labels: dict[str, int] = {}
 
     def label_length(self, name: str) -> int:
         """About the most tokens that the header of a call has."""
         if name not in self._labels:
-            self._labels[name] = len(self.vocabulary.spell(f"functions.{name}:1000".encode()))
+            self._labels[name] = len(self.vocabulary.spell(self.format.label(name, 1000).encode()))
         return self._labels[name]
 
 
@@ -113,7 +97,8 @@ class TurnGrammar:
 
     def labels(self, made: int) -> dict[bytes, CallGrammar]:
         """Headers that a call may have behind `made` others in this turn."""
-        return {f"functions.{c.name}:{self.first_index + made}".encode(): c for c in self.calls}
+        label, index = self.tokens.format.label, self.first_index + made
+        return {label(c.name, index).encode(): c for c in self.calls}
 
     def shortest_call(self, rest_of_label: bytes, call: CallGrammar) -> list[int]:
         """Ids of the rest of its header, of its arguments, and of its end."""
@@ -201,7 +186,7 @@ class TurnConstraint:
 
     def note_all(self, said: Iterable[int]) -> bool:
         """note, for many; a spelled thought at the beginning is no text."""
-        if not spells_thinking(self._vocabulary.tok):
+        if not self._vocabulary.tok.marker_ids.spells_thinking:
             return all([self.note(token_id) for token_id in said])
         self._parser.feed_all(said)
         return self._grammar.free or not self._parser.message().content

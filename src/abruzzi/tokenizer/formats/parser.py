@@ -12,24 +12,12 @@ and what may be the beginning of a marker is held back. It does not check argume
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
 from abruzzi.tokenizer.bpe import Tokenizer
-from abruzzi.tokenizer.formats.control import (
-    ARGUMENTS,
-    CALL,
-    END_CALL,
-    END_SECTION,
-    END_THINK,
-    PLURAL_OF,
-    SECTION,
-    THINK,
-    require_chat_tokens,
-    spells_thinking,
-)
+from abruzzi.tokenizer.formats.format import THINKING, Marker
 from abruzzi.types import (
     ContentDelta,
     Message,
@@ -40,9 +28,6 @@ from abruzzi.types import (
     ToolCallEnd,
     ToolCallStart,
 )
-
-_LABEL = re.compile(r"(?:functions\.)?(.*?)(?::([0-9]+))?", re.DOTALL)
-_MAX_DIGITS = 9  # a longer "index" is no index that anybody counted to
 
 
 class State(Enum):
@@ -64,13 +49,12 @@ class ChatParser:
     reasoning_tokens: how many ids were thought, markers that are control tokens not counted."""
 
     def __init__(self, tok: Tokenizer, in_thinking: bool = False) -> None:
-        require_chat_tokens(tok)
+        self._spelled = tok.marker_ids.spells_thinking
         self.state = State.THINK if in_thinking else State.TEXT
         self.stray = 0
         self.reasoning_tokens = 0
         self._tok = tok
-        self._control_text = tok.control_text
-        self._spelled = spells_thinking(tok)
+        self._open_thought, self._close_thought = (tok.format.markers[m][0] for m in THINKING)
         self._decoder = _Utf8()
         self._held = ""  # text that may still become a marker, or white space that may turn out to be layout
         self._began = False  # something other than white space was written
@@ -90,11 +74,11 @@ class ChatParser:
         if self.state is State.DONE:
             self.stray += 1
             return []
-        name = self._control_text.get(token_id)
+        name = self._tok.control_text.get(token_id)
         piece = self._tok.token_bytes(token_id) if name is None else b""
         self._ids.append(token_id)
         if name is not None:
-            return self._control(PLURAL_OF.get(name, name), token_id)
+            return self._control(token_id)
         if self.state is State.THINK:
             self.reasoning_tokens += 1
         return self._text(self._decoder.decode(piece))
@@ -124,24 +108,24 @@ class ChatParser:
 
     # control tokens
 
-    def _control(self, name: str, token_id: int) -> list[ParserEvent]:
-        state = self.state
+    def _control(self, token_id: int) -> list[ParserEvent]:
+        state, marker = self.state, self._tok.marker_ids.meanings.get(token_id)
         if token_id in self._tok.end_ids:
             events = self._go(State.DONE)
-        elif name == THINK and state in (State.TEXT, State.SECTION):
+        elif marker is Marker.THINK_OPEN and state in (State.TEXT, State.SECTION):
             events = self._go(State.THINK)
-        elif name == END_THINK and state is State.THINK:
+        elif marker is Marker.THINK_CLOSE and state is State.THINK:
             events = self._go(State.TEXT)
-        elif name == SECTION and state in (State.TEXT, State.THINK):
+        elif marker is Marker.SECTION_OPEN and state in (State.TEXT, State.THINK):
             events = self._go(State.SECTION)
-        elif name == END_SECTION and state in (State.SECTION, State.HEADER, State.ARGUMENTS):
+        elif marker is Marker.SECTION_CLOSE and state in (State.SECTION, State.HEADER, State.ARGUMENTS):
             events = self._go(State.TEXT)
-        elif name == CALL:
+        elif marker is Marker.CALL_OPEN:
             events = self._go(State.HEADER)
-        elif name == ARGUMENTS and state is State.HEADER:
+        elif marker is Marker.CALL_ARGUMENTS and state is State.HEADER:
             events = self._start_call()
             self.state = State.ARGUMENTS
-        elif name == END_CALL and state in (State.HEADER, State.ARGUMENTS):
+        elif marker is Marker.CALL_CLOSE and state in (State.HEADER, State.ARGUMENTS):
             events = self._leave(complete=True)
             self.state = State.SECTION
         else:
@@ -169,12 +153,9 @@ class ChatParser:
 
     def _start_call(self) -> list[ParserEvent]:
         self._header.append(self._decoder.finish())
-        label = "".join(self._header).strip()
+        label = "".join(self._header)
         self._header = []
-        match = _LABEL.fullmatch(label)
-        assert match is not None  # every text matches
-        index = int(match[2]) if match[2] and len(match[2]) <= _MAX_DIGITS else None
-        call = _Call(match[1], index)
+        call = _Call(*self._tok.format.read_label(label))
         self._calls.append(call)
         return [ToolCallStart(len(self._calls) - 1, call.name)]
 
@@ -222,8 +203,8 @@ class ChatParser:
         text, self._held = self._held + text, ""
         while text and (self.state is State.THINK or not self._began):
             thinking = self.state is State.THINK
-            wanted = END_THINK if thinking else THINK
-            before, found, after = text.partition(wanted)
+            marker = self._close_thought if thinking else self._open_thought
+            before, found, after = text.partition(marker)
             if found and (thinking or not before.strip()):
                 if thinking:
                     events += self._write(before)
@@ -231,7 +212,7 @@ class ChatParser:
                 self._began = thinking
                 text = after
                 continue
-            keep = _beginning_of(wanted, text)
+            keep = _beginning_of(marker, text)
             if not thinking and not text[: len(text) - keep].strip():
                 keep = len(text)  # white space before a possible marker
             elif not thinking:
@@ -297,7 +278,7 @@ def message_from_completion(
 ) -> Message:
     """The message of a generation whose prompt went beyond the assistant's header.
 
-    prompt_suffix_ids: what the prompt held behind the header, e.g. `chat.generation_prefix(tok,
+    prompt_suffix_ids: what the prompt held behind the header, e.g. `render.generation_prefix(tok,
     thinking=False)`; they become part of the message's ids, with sampled=False. sampled: one flag for each
     of `ids`, None = all were sampled. Raises ValueError when their number differs."""
     flags = [True] * len(ids) if sampled is None else list(sampled)
@@ -309,46 +290,7 @@ def message_from_completion(
     return replace(message, sampled=tuple(flags[: len(message.ids)]))
 
 
-def ids_without_thought(tok: Tokenizer, ids: Sequence[int], sampled: Sequence[bool]) -> tuple[list[int], list[bool]]:
-    """What is left of sampled ids, and of their flags, when every thought is taken out.
-
-    The boundaries are the parser's: an end marker goes with the thought, a call that cut it off stays.
-    Where markers are text and one ends inside a token, the rest of that token is the only thing that is
-    encoded anew."""
-    parser = ChatParser(tok)
-    kept: list[int] = []
-    flags: list[bool] = []
-    opened = 0  # where the running thought begins
-    for at, (token_id, flag) in enumerate(zip(ids, sampled)):
-        before = parser.state
-        parser.feed(token_id)
-        after = parser.state
-        ended = tok.id_of(END_THINK) == token_id
-        if after is State.THINK:
-            if before is not State.THINK:
-                opened = at
-                if tok.id_of(THINK) != token_id:  # a spelled marker, and only white space before it
-                    kept, flags = [], []
-        elif before is not State.THINK:
-            kept.append(token_id)
-            flags.append(flag)
-        elif after is State.TEXT and not ended:
-            rest = _behind_marker(tok, ids[opened : at + 1])
-            kept += rest
-            flags += [flag] * len(rest)
-        elif not ended:
-            kept.append(token_id)
-            flags.append(flag)
-    return kept, flags
-
-
-def _behind_marker(tok: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """Ids of the text behind a spelled end of thought."""
-    text = tok.decode(ids)
-    return tok.encode(text.partition(END_THINK)[2])
-
-
-def _beginning_of(wanted: str, text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `wanted`."""
-    longest = min(len(wanted) - 1, len(text))
-    return next((n for n in range(longest, 0, -1) if wanted.startswith(text[-n:])), 0)
+def _beginning_of(marker: str, text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `marker`."""
+    longest = min(len(marker) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if marker.startswith(text[-n:])), 0)

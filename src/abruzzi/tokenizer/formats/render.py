@@ -1,4 +1,4 @@
-"""Messages -> token ids and a mask of what was sampled, in K2-Thinking's format (k2.md 5.2).
+"""Messages -> token ids and a mask of what was sampled, in the tokenizer's chat format.
 
 Sampled messages bring their ids, which are spliced as they are; only what has no ids is encoded. Control
 tokens are placed by id, so no text of anybody can forge a turn. With `preserve_thinking` the result is
@@ -14,23 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abruzzi.tokenizer.bpe import Tokenizer
-from abruzzi.tokenizer.formats.control import (
-    ARGUMENTS,
-    CALL,
-    END_CALL,
-    END_SECTION,
-    END_THINK,
-    IM_END,
-    IM_MIDDLE,
-    OPENERS,
-    SECTION,
-    SYSTEM_OPENER,
-    THINK,
-    marker,
-    require_chat_tokens,
-    spelling,
-)
-from abruzzi.tokenizer.formats.parser import ids_without_thought
+from abruzzi.tokenizer.formats.format import ChatFormat
+from abruzzi.tokenizer.formats.thoughts import ids_without_thought
 from abruzzi.types import Message, ToolSpec
 
 
@@ -63,26 +48,27 @@ def render(
     A tool result answers the latest open call with its id; without an id, the oldest open call.
     Raises ValueError for messages of a wrong shape, results that answer no call, ids outside the
     vocabulary, and a tokenizer without the control tokens."""
-    require_chat_tokens(tok)
+    form = tok.format
+    form.require(tok.control)
     history = [Message.from_openai(m) for m in _listed("messages", messages)]
     keep = tok.defaults.preserve_thinking if preserve_thinking is None else preserve_thinking
-    finals = [i for i, m in enumerate(history) if m.role == "assistant" and not m.tool_calls]
-    last_final = finals[-1] if finals else -1
+    clearing = [i for i, m in enumerate(history) if m.role == form.clears_thinking and not m.tool_calls]
+    cleared = clearing[-1] if clearing else -1
     writer = _Writer(tok)
     if tools is not None and len(_listed("tools", tools)):
-        writer.turn(SYSTEM_OPENER, "tool_declare", tools_text(tools))
+        writer.turn("system", form.tools_name, tools_text(tools, form))
     if tok.defaults.system and (not history or history[0].role not in ("system", "developer")):
-        writer.turn(SYSTEM_OPENER, "system", tok.defaults.system)
+        writer.turn("system", "system", tok.defaults.system)
     for index, message in enumerate(history):
         if message.role == "assistant":
-            writer.assistant(message, drop_thinking=not keep and index <= last_final)
+            writer.assistant(message, drop_thinking=not keep and index <= cleared)
         elif message.role == "tool":
             writer.tool_result(message)
         else:
             role = "system" if message.role == "developer" else message.role
-            writer.turn(OPENERS.get(role, SYSTEM_OPENER), message.name or role, message.content or "")
+            writer.turn(role, message.name or role, message.content or "")
     if add_generation_prompt:
-        writer.header(OPENERS["assistant"], "assistant")
+        writer.header("assistant", "assistant")
         writer.out.add(generation_prefix(tok, thinking), False)
     return writer.out
 
@@ -92,11 +78,11 @@ def generation_prefix(tok: Tokenizer, thinking: bool = True) -> tuple[int, ...]:
 
     The message of such a completion carries them in front of its ids, with sampled=False:
     parser.message_from_completion(tok, generation_prefix(tok, thinking=False), completion.ids)."""
-    return () if thinking else (*marker(tok, THINK), *marker(tok, END_THINK))
+    return () if thinking else (*tok.marker_ids.open_thought, *tok.marker_ids.close_thought)
 
 
-def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]]) -> str:
-    """The declaration's JSON: OpenAI's tools array, keys sorted at every level, no spaces.
+def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]], form: ChatFormat) -> str:
+    """The declaration's JSON: OpenAI's tools array, as the format writes JSON (K2: sorted, no spaces).
 
     Raises ValueError for a tool without a function and for what JSON cannot hold."""
     listed = [t.to_openai() if isinstance(t, ToolSpec) else t for t in tools]
@@ -108,7 +94,7 @@ def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]]) -> str:
                 'hint: {"type": "function", "function": {"name": "...", "parameters": {...}}}'
             )
     try:
-        return json.dumps(listed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(listed, ensure_ascii=False, **form.tools_json)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"tools are not JSON: {error}; hint: text keys; only dict, list, text, number, bool") from None
 
@@ -131,20 +117,21 @@ class _Writer:
     """Appends turns; knows which calls are open and how they are labelled."""
 
     def __init__(self, tok: Tokenizer) -> None:
-        self.tok = tok
+        self.tok, self.form, self.markers = tok, tok.format, tok.marker_ids
         self.out = Rendered()
         self._calls = 0
         self._open: list[_OpenCall] = []
 
-    def header(self, opener: str, name: str) -> None:
-        self._control(opener)
+    def header(self, role: str, name: str) -> None:
+        before, behind = self.markers.header(role)
+        self._control(before)
         self.out.add(self.tok.encode(name), False)
-        self._control(IM_MIDDLE)
+        self._control(behind)
 
-    def turn(self, opener: str, name: str, text: str) -> None:
-        self.header(opener, name)
+    def turn(self, role: str, name: str, text: str) -> None:
+        self.header(role, name)
         self.out.add(self.tok.encode(text), False)
-        self._control(IM_END)
+        self._control(self.markers.end_of_turn)
 
     def tool_result(self, message: Message) -> None:
         wanted = message.tool_call_id
@@ -157,11 +144,12 @@ class _Writer:
             )
         # By identity: two open calls may look the same.
         self._open = [c for c in self._open if c is not fitting[0]]
-        text = f"## Return of {fitting[0].label}\n{message.content or ''}"
-        self.turn(SYSTEM_OPENER, message.name or "tool", text)
+        text = self.form.result.format(label=fitting[0].label, content=message.content or "")
+        self.turn("tool", message.name or "tool", text)
 
     def assistant(self, message: Message, drop_thinking: bool) -> None:
-        self.header(OPENERS["assistant"], message.name or "assistant")
+        markers = self.markers
+        self.header("assistant", message.name or "assistant")
         labels = self._number_calls(message)
         if message.ids is not None:
             self._spliced(message, drop_thinking)
@@ -169,20 +157,20 @@ class _Writer:
         thought = None if drop_thinking else message.reasoning_content
         # An empty thought that the model did not write is not trained on.
         written = thought is not None
-        self.out.add(marker(self.tok, THINK), written)
+        self.out.add(markers.open_thought, written)
         self.out.add(self.tok.encode(thought or ""), True)
-        self.out.add(marker(self.tok, END_THINK), written)
+        self.out.add(markers.close_thought, written)
         self.out.add(self.tok.encode(message.content or ""), True)
         if message.tool_calls:
-            self._control(SECTION, True)
+            self._control(markers.section_open, True)
             for call, label in zip(message.tool_calls, labels):
-                self._control(CALL, True)
+                self._control(markers.call_open, True)
                 self.out.add(self.tok.encode(label), True)
-                self._control(ARGUMENTS, True)
+                self._control(markers.call_arguments, True)
                 self.out.add(self.tok.encode(call.arguments), True)
-                self._control(END_CALL, True)
-            self._control(END_SECTION, True)
-        self._control(IM_END, True)
+                self._control(markers.call_close, True)
+            self._control(markers.section_close, True)
+        self._control(markers.end_of_turn, True)
 
     def _spliced(self, message: Message, drop_thinking: bool) -> None:
         ids: Sequence[int] = message.ids or ()
@@ -201,11 +189,11 @@ class _Writer:
             )
         if drop_thinking:
             ids, flags = ids_without_thought(self.tok, ids, flags)
-            self.out.add((*marker(self.tok, THINK), *marker(self.tok, END_THINK)), False)
+            self.out.add(generation_prefix(self.tok, thinking=False), False)
         self.out.ids.extend(ids)
         self.out.sampled.extend(flags)
         if not ids or ids[-1] not in self.tok.end_ids:
-            self._control(IM_END)
+            self._control(self.markers.end_of_turn)
 
     def _number_calls(self, message: Message) -> list[str]:
         ids = [c.id for c in message.tool_calls if c.id]
@@ -216,18 +204,18 @@ class _Writer:
             )
         labels = []
         for call in message.tool_calls:
-            labels.append(f"functions.{call.name}:{self._calls if call.index is None else call.index}")
+            labels.append(self.form.label(call.name, self._calls if call.index is None else call.index))
             self._open.append(_OpenCall(call.id, labels[-1]))
             self._calls += 1
         return labels
 
-    def _control(self, name: str, sampled: bool = False) -> None:
-        self.out.add((self.tok.control[spelling(self.tok, name)],), sampled)
+    def _control(self, token_id: int, sampled: bool = False) -> None:
+        self.out.add((token_id,), sampled)
 
 
 def _calls_in(tok: Tokenizer, ids: Sequence[int]) -> int:
     """How many calls sampled ids hold, up to the end of the turn."""
-    call, count = tok.control[CALL], 0
+    call, count = tok.marker_ids.call_open, 0
     for token_id in ids:
         if token_id in tok.end_ids:
             break
