@@ -66,7 +66,7 @@ def prepare(given: Material, settings: Iterable[str]) -> Prepared:
     from abruzzi.tokenizer import chat_files
 
     steps, row_length = number_in(settings, "steps"), number_in(settings, "row_length")
-    pad = given.tokenizer.id_of("[PAD]")
+    pad = given.tokenizer.id_of(given.tokenizer.format.special["pad_token"])
     if pad is None:
         pad = given.config.eos_token_ids[0]
     files: dict[str, str | bytes] = dict(chat_files(given.tokenizer, max_context=given.config.max_position_embeddings))

@@ -354,6 +354,19 @@ def test_lenient_enforces_the_rest() -> None:
     assert not text.mask()[vocabulary.id_of[b'"']]
 
 
+def test_the_worked_example_of_the_ending(tok: tokenizer.Tokenizer) -> None:
+    """ending.py's header."""
+    size = [
+        {"type": "string"},
+        {"type": "array", "items": {}, "minItems": 1},
+        {"type": "object", "properties": {"w": {"type": "integer"}}, "required": ["w"]},
+    ]
+    schema = {"type": "object", "properties": {"size": {"anyOf": size}, "tag": {"enum": ["red", "blue"]}}}
+    text = JsonGrammar(Vocabulary(tok), {**schema, "required": ["size", "tag"]}).begin()
+    assert all([text.accept(i) for i in tok.encode('{"size":')])
+    assert text.ending() == b'"","tag":"red"}'
+
+
 def test_bytes_that_begin_inside_a_character_are_spelled(tok: tokenizer.Tokenizer) -> None:
     vocabulary = Vocabulary(tok)
     for data in (b"", b"\xac\x92 x", '鬒"}'.encode(), "鬒é".encode()[1:], b"\x80"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 from abruzzi import tokenizer
 from abruzzi.engine.grammar.json_text import JsonGrammar, Vocabulary
 from abruzzi.engine.grammar.turn import CallGrammar, TurnConstraint, TurnGrammar, TurnTokens
-from abruzzi.tokenizer import parse
+from abruzzi.tokenizer import Tokenizer, parse
+from abruzzi.tokenizer.formats.format import Header
+from abruzzi.tokenizer.formats.k2 import K2
 from abruzzi.types import Message
 from tests import tiny
 
@@ -156,6 +160,64 @@ def test_how_many_calls() -> None:
     must = TurnGrammar(TOKENS, CALLS, must_call=True, first_index=3)
     assert refused_at(must, ids("text")) == 0 and refused_at(must, [TOKENS.end]) == 0
     assert refused_at(must, [TOKENS.think, TOKENS.end]) == 1  # type: ignore[list-item]
+
+
+def test_the_worked_example_of_the_module() -> None:
+    """turn.py's header: `add` with two integers, 60 tokens, a model that writes 3 for ever."""
+    integer = {"type": "integer"}
+    schema = {"type": "object", "properties": {"a": integer, "b": integer}, "required": ["a", "b"]}
+    add = JsonGrammar(VOCABULARY, {**schema, "additionalProperties": False})
+    turn = TurnGrammar(TOKENS, [CallGrammar("add", add)]).begin((), 60)
+    label, begun, (three,) = TOK.encode("functions.add:0"), ids('{"a": 123'), ids("3")
+    assert len(label) == 14
+    script = [TOKENS.section, TOKENS.call, *label, TOKENS.arguments, *begun]
+    masks: dict[int, Any] = {}
+    said: list[int] = []
+    for left in range(60, 0, -1):
+        masks[left] = turn.allowed()
+        forced = masks[left] if isinstance(masks[left], int) else None
+        said.append(script[60 - left] if 60 - left < len(script) else three if forced is None else forced)
+        assert forced in (None, said[-1])
+        turn.accept(said[-1])
+        if said[-1] == TOKENS.end:
+            break
+    assert masks[60] is None and masks[59] == TOKENS.call and masks[44] == TOKENS.arguments
+    assert not isinstance(masks[34], int) and masks[34][three] and masks[25] == ids(",")[0]
+    assert all(isinstance(masks[n], int) for n in range(25, left - 1, -1)) and left == 16
+    assert TOK.decode(said[35:42]) == ',"b":0}' and said[42:] == [TOKENS.end_call, TOKENS.end_section, TOKENS.end]
+    assert add.max_growth == 16
+
+
+def test_the_grammar_takes_its_markers_from_the_format() -> None:
+    """Every control token and the label under other names: the same masks over the same ids."""
+    control = {f"@{n}@": token_id for n, (_, token_id) in enumerate(TOK.control.items())}
+    name = dict(zip(TOK.control, control))
+    form = replace(
+        K2,
+        headers={r: Header(name[h.open], name[h.close]) for r, h in K2.headers.items()},
+        ends=(name[K2.ends[0]], name[K2.ends[1]]),
+        markers={m: (name[texts[0]],) for m, texts in K2.markers.items()},
+    )
+    twin = Tokenizer(TOK._backend, control, TOK.vocab_size, frozenset(), TOK.defaults, form)
+    tokens = TurnTokens(Vocabulary(twin))
+    calls = [CallGrammar(c.name, JsonGrammar(tokens.vocabulary, SCHEMAS[c.name])) for c in CALLS]
+    rng = np.random.default_rng(5)
+    for must_call in (False, True):
+        ours = TurnGrammar(TOKENS, CALLS, must_call=must_call).begin((), 90)
+        theirs = TurnGrammar(tokens, calls, must_call=must_call).begin((), 90)
+        for _ in range(90):
+            mask = ours.allowed()
+            assert np.array_equal(mask, theirs.allowed())  # type: ignore[arg-type]
+            odds = np.ones(VOCABULARY.size) if mask is None else np.zeros(VOCABULARY.size)
+            odds[slice(None) if mask is None else mask] = 1
+            odds[[i for i in TOK.control_ids if mask is None]] = 0
+            odds[[TOKENS.section]] *= 50
+            token_id = int(rng.choice(VOCABULARY.size, p=odds / odds.sum()))
+            ours.accept(token_id)
+            theirs.accept(token_id)
+    hashed = replace(form, call_label="{name}#{index}", label_pattern=re.compile(r"(.*?)(?:#([0-9]+))?", re.DOTALL))
+    tokens = TurnTokens(Vocabulary(Tokenizer(TOK._backend, control, TOK.vocab_size, frozenset(), TOK.defaults, hashed)))
+    assert set(TurnGrammar(tokens, calls, first_index=3).labels(1)) == {f"{c.name}#4".encode() for c in calls}
 
 
 HABITS = {

@@ -1,9 +1,22 @@
-"""The shortest text that completes a JSON text under a grammar: how an answer is closed when its tokens run out.
+"""The shortest completion of a JSON text under a grammar: how an answer is closed when its tokens run out.
 
-A grammar says which byte may come next, and nothing about how far the end is. So this looks for it: brackets
-are closed as soon as they may be, of the kinds of value that may stand somewhere the shortest is tried out, and
-inside texts and numbers all ways are walked side by side, one of each look-alike. It is exact where values do
-not depend on each other; else it is short and still valid, as every step is the grammar's.
+A grammar says which byte may come next, and nothing about how far the end is. So the end is searched for:
+brackets are closed as soon as they may be, where a value is due each kind of value is tried to its end and
+the shortest taken, and inside strings and numbers a beam search walks all continuations side by side, one
+of each look-alike. The result is exact where values do not depend on each other; else it is short and
+still valid, as every step is the grammar's.
+
+An example. The schema requires `size` (a string, a list of at least one item, or an object that requires
+an integer `w`), then `tag` ("red" or "blue"); the text stands at `{"size":`, one bracket open.
+
+    place   may come         step                                                 completion so far
+    VALUE   " [ {            tried to their ends: "" (2), [0] (3), {"w":0} (7)    ""
+    AFTER   ,                no bracket may close: `tag` is due                   "",
+    KEY     "                                                                     "","
+    TEXT    t                beam search up to the closing quote                  "","tag"
+    COLON   :                                                                     "","tag":
+    VALUE   "                two strings are possible; the beam ends first at     "","tag":"red"
+    AFTER   }                a bracket may close, so it does                      "","tag":"red"}
 """
 
 from __future__ import annotations
@@ -12,26 +25,26 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Protocol
 
-MAX_BYTES = 4096  # a longer ending is not looked for
-_MAX_STEPS = 20_000  # places tried in one search
+MAX_BYTES = 4096  # a longer completion is not searched for
+_MAX_STEPS = 20_000  # grammar states visited in one search
 _MAX_OPEN = 100  # brackets
-_TEXT_BEAM, _NUMBER_BEAM = 24, 512  # ways that are walked side by side
-_FEW = 12  # so many possible bytes are all tried
-_LEAVES_FIRST = b'0123456789-"ntf[{'  # kinds of value, those that end soonest first
+_TEXT_BEAM, _NUMBER_BEAM = 24, 512  # width of the beam search
+_FEW = 12  # up to so many possible bytes, all are tried; of more, one of each look-alike
+_VALUE_STARTS = b'0123456789-"ntf[{'  # first bytes of values, those that end soonest first
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _SPACE = frozenset(b" \t\r\n")
 
 
 class ByteGrammar(Protocol):
-    """A grammar over bytes, somewhere in a text."""
+    """The state of a grammar over bytes, somewhere in a text."""
 
     def copy(self) -> ByteGrammar: ...
     def take(self, data: bytes) -> bool:
-        """Go on by these bytes; False (and no use any more) when they may not come."""
+        """Advance by these bytes; False, and of no more use, when they are not allowed."""
         ...
 
     def next_bytes(self) -> bytes:
-        """The bytes that may come, ascending."""
+        """The allowed bytes, ascending."""
         ...
 
     def complete(self) -> bool:
@@ -40,7 +53,7 @@ class ByteGrammar(Protocol):
 
 
 class Place(Enum):
-    """What comes next in a JSON text."""
+    """What a JSON text is in, or due for."""
 
     VALUE = auto()
     KEY = auto()  # or the end of an empty object
@@ -51,7 +64,7 @@ class Place(Enum):
 
 
 class Scanner:
-    """Where a JSON text stands. Feed it only what a grammar allowed."""
+    """A scanner of valid JSON: its place and its open brackets. Feed it only what a grammar allowed."""
 
     __slots__ = ("escaped", "in_key", "open", "place")
 
@@ -102,22 +115,24 @@ class Scanner:
 def shortest_ending(grammar: ByteGrammar, scanner: Scanner, hints: Sequence[bytes] = ()) -> bytes | None:
     """Bytes after which the text is complete; None when none were found within the limits.
 
-    hints: texts that may be what the inside of some string still lacks (examples of patterns)."""
+    hints: bytes that may complete the inside of some string (examples of the schema's patterns)."""
     search = _Search(hints)
     found = search.finish(grammar.copy(), scanner.copy(), 0, MAX_BYTES)
     return None if found is None else found[0]
 
 
-_Found = tuple[bytes, ByteGrammar, Scanner]
+_Found = tuple[bytes, ByteGrammar, Scanner]  # bytes, and the states behind them
 
 
 class _Search:
+    """One search for a completion, within _MAX_STEPS."""
+
     def __init__(self, hints: Sequence[bytes]) -> None:
         self._hints = hints
         self._steps = _MAX_STEPS
 
     def finish(self, grammar: ByteGrammar, scanner: Scanner, level: int, bound: int) -> _Found | None:
-        """End the value that is open at `level` brackets, in fewer than `bound` bytes."""
+        """Complete the value that is open at `level` brackets, in fewer than `bound` bytes."""
         out = b""
         while len(out) < bound and self._steps > 0 and len(scanner.open) < _MAX_OPEN:
             if scanner.place is Place.AFTER and len(scanner.open) == level:
@@ -144,13 +159,13 @@ class _Search:
             return self._value(grammar, scanner, allowed, bound)
         if place is Place.SCALAR and not _may_end(allowed, grammar):
             return self._scalar(grammar, scanner, bound)
-        wanted = {Place.KEY: b'"', Place.COLON: b":"}.get(place, b",")
-        return _go(grammar, scanner, wanted) if wanted[0] in allowed else None
+        due = {Place.KEY: b'"', Place.COLON: b":"}.get(place, b",")
+        return _go(grammar, scanner, due) if due[0] in allowed else None
 
     def _value(self, grammar: ByteGrammar, scanner: Scanner, allowed: bytes, bound: int) -> _Found | None:
-        """The kind of value that is shortest from its first to its last byte."""
+        """The shortest whole value, each kind tried to its end."""
         best: _Found | None = None
-        for first in _LEAVES_FIRST:
+        for first in _VALUE_STARTS:
             if first not in allowed:
                 continue
             begun = _go(grammar.copy(), scanner.copy(), bytes([first]))
@@ -165,7 +180,7 @@ class _Search:
         return best
 
     def _text(self, grammar: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
-        """Up to the closing quote: from here, or from behind one of the hints."""
+        """Up to and including the closing quote: from here, or behind one of the hints."""
         best = self._walk(grammar, scanner, bound, text=True)
         for hint in () if scanner.escaped else self._hints:
             left = (bound if best is None else len(best[0])) - len(hint)
@@ -180,48 +195,49 @@ class _Search:
         return self._walk(grammar, scanner, bound, text=False)
 
     def _walk(self, grammar: ByteGrammar, scanner: Scanner, bound: int, text: bool) -> _Found | None:
-        """Breadth first; of texts that may go on alike only the first is kept (numbers that look alike are not)."""
-        ways = [(b"", grammar, text and scanner.escaped)]
+        """Beam search, breadth first. Of strings with the same allowed bytes only the first is kept; numbers
+        with the same allowed bytes may differ in what follows later, so all are."""
+        beam = [(b"", grammar, text and scanner.escaped)]
         for _ in range(bound):
             longer: dict[tuple[bytes, bool], tuple[bytes, ByteGrammar, bool]] = {}
-            for said, at, escaped in ways:
-                allowed = at.next_bytes()
+            for prefix, state, escaped in beam:
+                allowed = state.next_bytes()
                 if text and _QUOTE in allowed and not escaped:
-                    at = at.copy()
-                    return _fed(said + b'"', at, scanner) if at.take(b'"') else None
-                hinted = self._with_hint(said, at, scanner, bound) if text and not escaped else None
+                    state = state.copy()
+                    return _fed(prefix + b'"', state, scanner) if state.take(b'"') else None
+                hinted = self._with_hint(prefix, state, scanner, bound) if text and not escaped else None
                 if hinted is not None:
                     return hinted
-                if not text and said and _may_end(allowed, at):
-                    return _fed(said, at, scanner)
+                if not text and prefix and _may_end(allowed, state):
+                    return _fed(prefix, state, scanner)
                 for byte in _some_of(allowed, escaped):
-                    after, more = at.copy(), said + bytes([byte])
+                    after, more = state.copy(), prefix + bytes([byte])
                     self._steps -= 1
                     if after.take(bytes([byte])):
                         key = (after.next_bytes() if text else more, byte == _BACKSLASH and not escaped)
                         longer.setdefault(key, (more, after, key[1]))
-            ways = list(longer.values())[: _TEXT_BEAM if text else _NUMBER_BEAM]
-            if not ways or self._steps <= 0:
+            beam = list(longer.values())[: _TEXT_BEAM if text else _NUMBER_BEAM]
+            if not beam or self._steps <= 0:
                 return None
         return None
 
-    def _with_hint(self, said: bytes, at: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
-        """Whether a hint is all that a text still lacks."""
+    def _with_hint(self, prefix: bytes, state: ByteGrammar, scanner: Scanner, bound: int) -> _Found | None:
+        """The string completed by one of the hints, if one of them does."""
         for hint in self._hints:
             self._steps -= 1
-            other = at.copy()
-            if len(said) + len(hint) < bound and other.take(hint + b'"'):
-                return _fed(said + hint + b'"', other, scanner)
+            other = state.copy()
+            if len(prefix) + len(hint) < bound and other.take(hint + b'"'):
+                return _fed(prefix + hint + b'"', other, scanner)
         return None
 
 
 def _may_end(allowed: bytes, grammar: ByteGrammar) -> bool:
-    """Whether a number or word may end: something other than more of it may follow."""
+    """Whether a number or word may end here: what follows a value may come."""
     return any(c in allowed for c in b",]}") or grammar.complete()
 
 
 def _some_of(allowed: bytes, escaped: bool) -> bytes:
-    """All where they are few; else one each of small letters, capitals, digits and others, and every mark."""
+    """All bytes where they are few; else every mark, and one each of small letters, capitals, digits, others."""
     usual = bytes(b for b in allowed if b not in _SPACE) or allowed
     plain = bytes(b for b in usual if b != _BACKSLASH) or usual
     if len(plain) <= _FEW or escaped:

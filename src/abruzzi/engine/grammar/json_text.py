@@ -1,7 +1,8 @@
-"""JSON under a schema, token by token: llguidance over our vocabulary (`pip install 'abruzzi[serve]'`).
+"""JSON under a schema, as a mask over the next token: llguidance over our vocabulary.
 
-A grammar here covers one JSON text and nothing around it: control tokens never match inside, and whoever uses
-it says by token id where the text begins and ends (turn.py). Property order is the schema's.
+A grammar here covers one JSON text and nothing around it: control tokens never match inside, and turn.py
+says by token id where the text begins and ends. Property order is the schema's. llguidance comes with
+`pip install 'abruzzi[serve]'`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from abruzzi.engine.grammar import schema as json_schema
 from abruzzi.engine.grammar.ending import Scanner, shortest_ending
 from abruzzi.tokenizer import Tokenizer
 
-# At any one place a space, or a new line with its indent: small models fall into white space and never come out.
+# One space, or one new line with its indent: small models fall into white space and never come out.
 _OPTIONS: dict[str, Any] = {
     "whitespace_pattern": r"\x20|\x0A[\x20\x09]{0,40}",
     "whitespace_flexible": True,
@@ -36,9 +37,10 @@ _LIMITS: dict[str, Any] = {
 
 
 class Vocabulary:
-    """A tokenizer as llguidance sees it, and tokens by their bytes. (Kimi's 163,840 ids: about a second.)
+    """A tokenizer as llguidance sees it, and learned tokens by their bytes. (Kimi's 163,840 ids: about a second.)
 
-    Raises ImportError with a hint where llguidance is not installed."""
+    end: the id of the end of turn. learned: bool [V], the ids that are text. Raises ImportError with a hint
+    where llguidance is not installed, ValueError for a tokenizer without the chat's control tokens."""
 
     def __init__(self, tok: Tokenizer, size: int | None = None) -> None:
         """size: how many logits the model gives, when it is more than the tokenizer has ids."""
@@ -55,10 +57,10 @@ class Vocabulary:
             piece = None if token_id in tok.control_ids else _bytes_of(tok, token_id)
             if piece:
                 self.id_of[piece] = token_id
-            else:  # a control token, or an id that nothing has
+            else:  # a control token, or a hole in the vocabulary
                 outside.append(token_id)
             pieces.append(piece or b"<%d>" % token_id)
-        self.learned = np.ones(self.size, bool)  # [V]: ids that are text
+        self.learned = np.ones(self.size, bool)
         self.learned[outside] = False
         slices = LLTokenizer.json_slices()
         self.tokens = LLTokenizer(TokenizerWrapper(_Source(pieces, outside, self.end, tok)), slices=slices)
@@ -66,22 +68,22 @@ class Vocabulary:
         self.bytes = LLTokenizer(TokenizerWrapper(_Source([*alphabet, b"<end>"], [256], 256, None)), slices=[])
 
     def spell(self, data: bytes) -> tuple[int, ...]:
-        """Ids of bytes that need not begin with a whole character."""
-        at = 0
-        while at < len(data) and 0x80 <= data[at] < 0xC0:
-            at += 1
-        head = [self.id_of[data[i : i + 1]] for i in range(at)]
-        return (*head, *self.tok.encode(data[at:].decode("utf-8")))
+        """Ids of UTF-8 that may begin inside a character."""
+        begin = 0  # of the first whole character
+        while begin < len(data) and 0x80 <= data[begin] < 0xC0:
+            begin += 1
+        head = [self.id_of[data[i : i + 1]] for i in range(begin)]
+        return (*head, *self.tok.encode(data[begin:].decode("utf-8")))
 
 
 class JsonGrammar:
-    """What a JSON text may be. Immutable; `begin` as often as wanted.
+    """A compiled schema. Immutable; `begin` starts any number of texts.
 
-    least: the shortest text, also as ids. start: bool [V], the ids it may begin with. obligation: about how many
-    tokens the next one may oblige to."""
+    least, least_ids: the shortest text. start: bool [V], the ids a text may begin with. max_growth: by how
+    many tokens one token can lengthen the shortest completion of a text, an estimate in bytes."""
 
     def __init__(self, vocabulary: Vocabulary, schema: Any, lenient: bool = False) -> None:
-        """Compiles: milliseconds, up to seconds for large ones. lenient: leave out what cannot be enforced.
+        """Compiles: milliseconds, seconds for large schemas. lenient: leave out what cannot be enforced.
 
         Raises ValueError with the compiler's message for a schema it cannot enforce, one that no text
         satisfies, and one that is too large."""
@@ -105,7 +107,7 @@ class JsonGrammar:
         self.least = self._least()
         self.least_ids = vocabulary.spell(self.least)
         self.start = self.begin().mask()
-        self.obligation = json_schema.largest_obligation(schema)
+        self.max_growth = json_schema.max_growth(schema)
 
     def begin(self) -> JsonText:
         """A new text."""
@@ -121,15 +123,14 @@ class JsonGrammar:
 
 
 class JsonText:
-    """A JSON text that is being written."""
+    """The matcher of one JSON text, fed token by token."""
 
     def __init__(self, grammar: JsonGrammar) -> None:
         self.grammar = grammar
-        self.started = False
         self._matcher = grammar.matcher.deep_copy()
         self._bytes = _Bytes(grammar.byte_matcher.deep_copy())
         self._scanner = Scanner()
-        self._unread = b""  # what the byte grammar was not told yet
+        self._pending = b""  # accepted, and not yet fed to the byte matcher and the scanner
 
     @property
     def error(self) -> str | None:
@@ -147,24 +148,23 @@ class JsonText:
         return self._matcher.is_accepting()
 
     def accept(self, token_id: int) -> bool:
-        """The token that came; False when it may not."""
-        self.started = True
-        self._unread += self.grammar.vocabulary.tok.token_bytes(token_id)
+        """Advance by a token; False when the grammar does not allow it."""
+        self._pending += self.grammar.vocabulary.tok.token_bytes(token_id)
         return self._matcher.consume_token(token_id)
 
     def ending(self) -> bytes | None:
-        """The shortest text that completes it; None when none is found."""
-        if self._unread:
-            if not self._bytes.take(self._unread):
+        """The shortest completion; None when none is found."""
+        if self._pending:
+            if not self._bytes.take(self._pending):
                 return None
-            self._scanner.feed(self._unread)
-            self._unread = b""
+            self._scanner.feed(self._pending)
+            self._pending = b""
         if self._bytes.complete():
             return b""
         return shortest_ending(self._bytes, self._scanner, self.grammar.hints)
 
     def ending_ids(self) -> Sequence[int] | None:
-        """`ending` as ids that the grammar accepts."""
+        """`ending` as ids, byte by byte where the tokenizer's own ids do not fit the grammar's state."""
         data = self.ending()
         if data is None:
             return None
@@ -175,7 +175,7 @@ class JsonText:
 
 
 class _Bytes:
-    """llguidance over single bytes, as json_ending wants it."""
+    """llguidance over single bytes: a ByteGrammar (ending.py)."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
@@ -200,7 +200,7 @@ class _Bytes:
 
 
 class _Source:
-    """What llguidance reads of a tokenizer."""
+    """A tokenizer in the shape that llguidance's TokenizerWrapper reads."""
 
     bos_token_id = None
 

@@ -1,4 +1,4 @@
-"""What we must know of a JSON Schema beside compiling it: limits, an equal schema with fewer keywords, some sizes.
+"""JSON Schemas before they are compiled: our limits, a simpler equal schema, estimates of size.
 
 The meaning of a schema is the compiler's business (json_text.py). Nothing here decides what is valid.
 """
@@ -62,7 +62,7 @@ def simplified(schema: Any) -> Any:
 
 
 def unsound(schema: dict[str, Any]) -> str | None:
-    """What the compiler takes but does not get right: seen by trying its grammars against `jsonschema`."""
+    """A keyword that the compiler accepts but gets wrong, as seen against `jsonschema`; None = none is there."""
     for part in subschemas(schema):
         sure = len(set(map(str, _listed(part.get("required")))))
         fewest = part.get("minProperties")
@@ -100,9 +100,11 @@ def depth(value: Any) -> int:
     return deepest
 
 
-def largest_obligation(schema: dict[str, Any]) -> int:
-    """About how many bytes the beginning of one value or property may oblige to: the smallest instance of the
-    part whose smallest instance is longest."""
+def max_growth(schema: dict[str, Any]) -> int:
+    """An estimate, in bytes: by how much one token can lengthen the shortest completion of a text.
+
+    That is the longest of the smallest instances of its subschemas and properties: the token that begins
+    one makes all of it due. Required integers a and b: 16, where the shortest `{"a":0,"b":0}` has 13."""
     root = schema
     budget = [20_000]  # visits; references can make a small schema large
 
@@ -143,7 +145,7 @@ def largest_obligation(schema: dict[str, Any]) -> int:
 
 
 def patterns(schema: Any) -> tuple[str, ...]:
-    """One short text for each `pattern` in it: the way out of a text that must still match."""
+    """A matching text for each `pattern` of the schema, with which a string under it can be completed."""
     found = {p["pattern"] for p in subschemas(schema) if isinstance(p.get("pattern"), str)}
     return tuple(sorted(text for text in map(example, found) if text))
 
@@ -204,12 +206,8 @@ def _member(options: Any) -> str:
     return {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " ", "CATEGORY_NOT_WORD": "-"}.get(str(value), "a")
 
 
-def _inside(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else _listed(value)
-
-
 def _listed(value: Any) -> list[Any]:
-    """What is no list holds nothing: the compiler complains about it."""
+    """A list as it is; anything else as an empty one (the compiler complains about it)."""
     return value if isinstance(value, list) else []
 
 
@@ -222,12 +220,12 @@ def _says_nothing(key: str, value: Any) -> bool:
 
 
 def _resolved(root: dict[str, Any], ref: str) -> Any:
-    at: Any = root
+    part: Any = root
     for step in ref.removeprefix("#").strip("/").split("/"):
         step = step.replace("~1", "/").replace("~0", "~")
         if step:
-            at = at.get(step) if isinstance(at, dict) else None
-    return at if ref.startswith("#") else None
+            part = part.get(step) if isinstance(part, dict) else None
+    return part if ref.startswith("#") else None
 
 
 def _whole(value: Any) -> int:

@@ -1,8 +1,28 @@
-"""What an assistant's turn may be: think* (text | call+), decided by control-token ids and never by text.
+"""The grammar of an assistant's turn, think* (text | call+), as a mask over the next token.
 
-The thought is free, so nothing in it can be taken for a call or for the answer. A call's name is one of those
-offered and its arguments fit their schema; an answer may have to be JSON. When the tokens run short the turn
-is completed by a short way, so that it is whole whenever it did not end by its limit.
+Boundaries are control-token ids and never text, so nothing in a thought can be taken for a call or for
+the answer. A call's name is one of those offered and its arguments fit their schema; an answer may
+have to be JSON. Which ids bound what, the chat format says (Tokenizer.marker_ids).
+
+Before its tokens run out the turn is closed by its *shortest completion*: the fewest tokens after which
+it is whole. One sampled token can make that completion longer (a "{" whose object has required keys): its
+*growth*. The completion is forced once no more tokens are left than it has, plus the growth of one.
+
+An example: `add` may be called, with integers a and b, both required; 60 tokens are left; markers in
+capitals. "shortest" counts the tokens of the shortest completion.
+
+    left  state      shortest  may come next               comes
+    60    TEXT       -         anything: text is free      SECTION_OPEN
+    59    SECTION    32        CALL_OPEN, nothing else     CALL_OPEN
+    58    HEADER     31        ways into "functions.add:0" its 14 tokens
+    44    HEADER     17        CALL_ARGUMENTS, as no       CALL_ARGUMENTS
+                               other label begins so
+    43    ARGUMENTS  16        "{"                         {"a": 123
+    34    ARGUMENTS  10        a digit, ",", white space   3, and 3 again: a small model in a loop
+    25    ARGUMENTS  10        ",": forced from here on    ,"b":0} CALL_CLOSE SECTION_CLOSE end_of_turn
+
+At 25 the ten tokens and the growth, 15, are all that is left. (The growth of this schema is 16 and that of
+one character 6, but a completion may claim a quarter of the limit early at most: `reserve`.)
 """
 
 from __future__ import annotations
@@ -17,15 +37,17 @@ from abruzzi.engine.grammar.json_text import JsonGrammar, JsonText, Vocabulary
 from abruzzi.tokenizer import ChatParser
 from abruzzi.tokenizer.formats.parser import State
 
-# Between two looks at how far the end is, a text may oblige to this many tokens for each one that comes.
-_GROWTH = 4
-# What a single token may begin without any schema: a character of four bytes, an escape.
-_SLIPS = 6
+# Growth of the shortest completion by one token, where no schema says more: three bytes that a character
+# still lacks, or the escape \uXXXX.
+_CHARACTER_GROWTH = 6
+# To find the shortest completion is dear, so it is not measured at every token. Between two
+# measurements it is taken to grow by at most this many tokens for each one that comes.
+_USUAL_GROWTH = 4
 
 
 @dataclass(frozen=True, slots=True)
 class CallGrammar:
-    """A tool that may be called. arguments: their JSON."""
+    """A tool that may be called. arguments: the grammar of their JSON."""
 
     name: str
     arguments: JsonGrammar
@@ -49,18 +71,19 @@ class TurnTokens:
         self._labels: dict[str, int] = {}
 
     def label_length(self, name: str) -> int:
-        """About the most tokens that the header of a call has."""
+        """Tokens of a call's label, about the most it can have (an index of four digits)."""
         if name not in self._labels:
             self._labels[name] = len(self.vocabulary.spell(self.format.label(name, 1000).encode()))
         return self._labels[name]
 
 
 class TurnGrammar:
-    """Immutable; `begin` once for each sequence.
+    """What one turn may be. Immutable; `begin` makes the constraint of one sequence.
 
-    calls: what may be called, nothing = no calls. must_call: no text, at least one call. max_calls: None = any
-    number. answer: what the text must be, None = any text. first_index: of the next call in the conversation.
-    may_think: whether a thought may be opened. reserve: the share of a limit that an ending may claim early."""
+    calls: what may be called, nothing = no calls. must_call: no text, at least one call. max_calls:
+    None = any number. answer: what the text must be, None = any text. first_index: of the next call in
+    the conversation. may_think: whether a thought may be opened. reserve: the share of the limit that a
+    completion may claim for growth."""
 
     def __init__(
         self,
@@ -77,37 +100,39 @@ class TurnGrammar:
         self.tokens, self.calls, self.answer = tokens, tuple(calls), answer
         self.must_call, self.max_calls, self.first_index = must_call, max_calls, first_index
         self.may_think, self.reserve = may_think, reserve
-        lengths = (tokens.label_length(c.name) + len(c.arguments.least_ids) + 2 for c in calls)
-        self.largest_call = max(lengths, default=0)  # of the shortest calls, in tokens
+        shortest = (tokens.label_length(c.name) + len(c.arguments.least_ids) + 2 for c in calls)
+        self.largest_call = max(shortest, default=0)  # tokens of the longest of the shortest calls
 
     @property
     def free(self) -> bool:
         """Whether text may be anything, or nothing."""
         return self.answer is None and not self.must_call
 
-    def begin(self, said: Iterable[int], limit: int, stops: Iterable[int] = ()) -> TurnConstraint:
-        """For a sequence whose turn begins with these ids and goes on for at most `limit` tokens.
+    def begin(self, ids: Iterable[int], limit: int, stops: Iterable[int] = ()) -> TurnConstraint:
+        """The constraint of a sequence whose turn begins with these ids and goes on for at most `limit` tokens.
 
-        stops: ids that end the sequence; inside a structure they may not come. Raises ValueError for a beginning
-        that the grammar does not allow."""
+        stops: ids at which the client stops; inside calls and JSON they may not come. Raises ValueError
+        for a beginning that the grammar does not allow."""
         turn = TurnConstraint(self, limit, stops)
-        if not turn.note_all(said):
+        if not turn.advance_all(ids):
             raise ValueError("the turn begins with what does not fit the form that was asked for")
         return turn
 
-    def labels(self, made: int) -> dict[bytes, CallGrammar]:
-        """Headers that a call may have behind `made` others in this turn."""
-        label, index = self.tokens.format.label, self.first_index + made
+    def labels(self, calls_made: int) -> dict[bytes, CallGrammar]:
+        """Labels (UTF-8) that the next call may have, behind `calls_made` others in this turn."""
+        label, index = self.tokens.format.label, self.first_index + calls_made
         return {label(c.name, index).encode(): c for c in self.calls}
 
     def shortest_call(self, rest_of_label: bytes, call: CallGrammar) -> list[int]:
-        """Ids of the rest of its header, of its arguments, and of its end."""
+        """Ids that complete a call: the rest of its label, the shortest arguments, its end."""
         label = self.tokens.vocabulary.spell(rest_of_label)
         return [*label, self.tokens.arguments, *call.arguments.least_ids, self.tokens.end_call]
 
 
 class TurnConstraint:
-    """A Constraint of the engine. failed: why the turn could not go on under its grammar, if so; it then ends."""
+    """A Constraint of the engine: one sequence's place in its grammar.
+
+    failed: why the turn could not go on under its grammar, if so; it then ends."""
 
     def __init__(self, grammar: TurnGrammar, limit: int, stops: Iterable[int] = ()) -> None:
         self.failed: str | None = None
@@ -115,44 +140,44 @@ class TurnConstraint:
         self._parser = ChatParser(self._vocabulary.tok)
         self._stops = [i for i in stops if i < self._vocabulary.size and self._vocabulary.learned[i]]
         self._limit = self._left = limit
-        self._made = 0  # calls
+        self._calls_made = 0
         self._labels = grammar.labels(0)  # of the next call
-        self._label = b""
-        self._json: JsonText | None = None  # the text that is being written
-        self._look_at = limit  # with so many tokens left, the way to the end is looked up again
-        self._ending: deque[int] = deque()
+        self._label = b""  # as far as it is written
+        self._json: JsonText | None = None  # arguments or the answer, while they are written
+        self._measure_at = limit  # with so many tokens left the shortest completion is measured again
+        self._completion: deque[int] = deque()  # what is left of the forced one
 
-    # the engine's questions
+    # the Constraint protocol
 
     def allowed(self) -> int | np.ndarray | None:
-        """What may come next: see Constraint."""
-        if not self._ending and self.failed is None:
-            self._end_in_time()
-        if self._ending:
-            return self._ending[0]
+        """The mask of the next token: see Constraint."""
+        if not self._completion and self.failed is None:
+            self._complete_in_time()
+        if self._completion:
+            return self._completion[0]
         if self.failed is None:
             allowed = self._allowed()
             if allowed is None or isinstance(allowed, int):
                 return allowed
-            few = np.flatnonzero(allowed)
-            if len(few) > 1:
+            ids = np.flatnonzero(allowed)
+            if len(ids) > 1:
                 return allowed
-            if len(few) == 1:
-                return int(few[0])
+            if len(ids) == 1:
+                return int(ids[0])
             self.failed = (self._json.error if self._json else None) or "nothing may follow"
         return self._ids.end
 
     def accept(self, token_id: int) -> None:
-        """The token that came. One that `allowed` did not allow is a mistake of the caller."""
+        """Advance by the sampled token. One that `allowed` did not allow is a mistake of the caller."""
         self._left -= 1
-        if self._ending:
-            assert token_id == self._ending[0], f"token {token_id} came where {self._ending[0]} was forced"
-            self._ending.popleft()
+        if self._completion:
+            assert token_id == self._completion[0], f"token {token_id} came where {self._completion[0]} was forced"
+            self._completion.popleft()
         if self.failed is None:
-            assert self.note(token_id), f"token {token_id} came where the grammar does not allow it"
+            assert self.advance(token_id), f"token {token_id} came where the grammar does not allow it"
 
-    def note(self, token_id: int) -> bool:
-        """Follow the turn by one token; False when the grammar has no place for it."""
+    def advance(self, token_id: int) -> bool:
+        """Advance by one token; False when the grammar does not allow it here."""
         before = self._parser.state
         self._parser.feed(token_id)
         after = self._parser.state
@@ -171,11 +196,11 @@ class TurnConstraint:
             if text:
                 return self._json.accept(token_id)
             whole, self._json = self._json.complete(), None
-            self._made += 1
-            self._labels = self._grammar.labels(self._made)
+            self._calls_made += 1
+            self._labels = self._grammar.labels(self._calls_made)
             return whole and token_id == self._ids.end_call
         if after is State.HEADER:
-            self._label, self._look_at = b"", self._left
+            self._label, self._measure_at = b"", self._left
             return bool(self._grammar.calls)
         if before is State.TEXT and after is State.TEXT and text and self._grammar.answer is not None:
             if self._json is None:
@@ -184,47 +209,47 @@ class TurnConstraint:
             return self._json.accept(token_id)
         return True
 
-    def note_all(self, said: Iterable[int]) -> bool:
-        """note, for many; a spelled thought at the beginning is no text."""
+    def advance_all(self, ids: Iterable[int]) -> bool:
+        """advance, for many. Where think markers are text, a thought at the beginning is no answer."""
         if not self._vocabulary.tok.marker_ids.spells_thinking:
-            return all([self.note(token_id) for token_id in said])
-        self._parser.feed_all(said)
+            return all([self.advance(token_id) for token_id in ids])
+        self._parser.feed_all(ids)
         return self._grammar.free or not self._parser.message().content
 
     def _write(self, grammar: JsonGrammar) -> None:
-        """A JSON text begins."""
-        self._json, self._look_at = grammar.begin(), self._left
+        """Begin a JSON text."""
+        self._json, self._measure_at = grammar.begin(), self._left
 
-    # what may come
+    # the mask of the next token
 
     def _allowed(self) -> np.ndarray | int | None:
-        """Where the turn stands decides."""
+        """The mask by the parser's state; None = anything, an id = only that."""
         state = self._parser.state
         grammar, ids = self._grammar, self._ids
         if state is State.THINK:
             return self._free() if grammar.free else ids.thought
         if state is State.SECTION:
-            if not self._made:
+            if not self._calls_made:
                 return ids.call
             return self._only(ids.end_section, ids.call if self._may_call() else None)
         if state is State.HEADER:
             return self._header()
         if state is State.ARGUMENTS:
             return self._json_mask(ids.end_call)
-        if state is State.TEXT and not self._made:
+        if state is State.TEXT and not self._calls_made:
             if self._json is not None:
                 return self._json_mask(ids.end)
             return self._free() if grammar.free else self._beginning()
         return ids.end
 
     def _free(self) -> np.ndarray | None:
-        """Any text; a call only when it can still be completed."""
+        """Free text; a call only while it can still be completed."""
         if self._may_call():
             return None
         return self._ids.no_call
 
     def _beginning(self) -> np.ndarray:
-        """A thought, calls, or the first of the answer."""
+        """The first token of a turn that is not free: of a thought, of calls, of the answer."""
         grammar, ids = self._grammar, self._ids
         allowed = np.zeros(self._vocabulary.size, bool)
         if grammar.answer is not None and not grammar.must_call:
@@ -236,6 +261,7 @@ class TurnConstraint:
         return allowed
 
     def _header(self) -> np.ndarray:
+        """Tokens that go on with a label; the arguments behind a whole one."""
         allowed = np.zeros(self._vocabulary.size, bool)
         for label in self._labels:
             if label == self._label:
@@ -247,13 +273,14 @@ class TurnConstraint:
         return self._without_stops(allowed)
 
     def _json_mask(self, end: int) -> np.ndarray:
+        """Tokens that go on with the JSON text; `end` where it may end."""
         assert self._json is not None
         allowed = self._json.mask()
         allowed[end] = self._json.complete()
         return self._without_stops(allowed)
 
     def _without_stops(self, allowed: np.ndarray) -> np.ndarray:
-        """Ids at which the client wants to stop would cut the structure: they wait for its end."""
+        """Without the client's stops, which would cut a structure, unless nothing else may come."""
         if self._stops:
             rest = allowed.copy()
             rest[self._stops] = False
@@ -267,38 +294,38 @@ class TurnConstraint:
         return allowed
 
     def _may_call(self) -> bool:
-        """Whether one more call may begin, and the tokens that are left complete it."""
+        """Whether one more call may begin, and be completed with the tokens that are left."""
         grammar = self._grammar
-        if not grammar.calls or (grammar.max_calls is not None and self._made >= grammar.max_calls):
+        if not grammar.calls or (grammar.max_calls is not None and self._calls_made >= grammar.max_calls):
             return False
-        return self._left > grammar.largest_call + 4 or (grammar.must_call and not self._made)
+        return self._left > grammar.largest_call + 4 or (grammar.must_call and not self._calls_made)
 
-    # the end in time
+    # the shortest completion
 
-    def _end_in_time(self) -> None:
-        """Plan the ending when as many tokens are left as it takes, and what one more could oblige to."""
-        if self._left > self._look_at:
+    def _complete_in_time(self) -> None:
+        """Force the shortest completion when the tokens left are just its length and one token's growth."""
+        if self._left > self._measure_at:
             return
-        ways = self._ways_to_end()
-        if not ways:  # text is free, or no way was found: looked for less and less often
-            self._look_at = self._left - (self._left // 8 if self._json is not None else 0)
+        completions = self._completions()
+        if not completions:  # text is free, or none was found: measured less and less often
+            self._measure_at = self._left - (self._left // 8 if self._json is not None else 0)
             return
-        way = min(ways, key=len)
-        reserve = min(self._obligation(ways) + _SLIPS, int(self._limit * self._grammar.reserve))
-        slack = self._left - len(way) - reserve
+        shortest = min(completions, key=len)
+        reserve = min(self._growth(completions) + _CHARACTER_GROWTH, int(self._limit * self._grammar.reserve))
+        slack = self._left - len(shortest) - reserve
         if slack <= 0:
-            self._ending.extend(way)
+            self._completion.extend(shortest)
         else:
-            self._look_at = self._left - max(1, slack // (1 + _GROWTH))
+            self._measure_at = self._left - max(1, slack // (1 + _USUAL_GROWTH))
 
-    def _obligation(self, ways: list[list[int]]) -> int:
-        """How many more tokens than the shortest way the next token may oblige to."""
+    def _growth(self, completions: list[list[int]]) -> int:
+        """By how many tokens the next token can lengthen the shortest completion."""
         if self._json is not None:
-            return self._json.grammar.obligation
-        return max(map(len, ways)) - min(map(len, ways)) + 1
+            return self._json.grammar.max_growth
+        return max(map(len, completions)) - min(map(len, completions)) + 1
 
-    def _ways_to_end(self) -> list[list[int]]:
-        """Short ways to complete the turn, one for each turn it may still take. Empty where text is free."""
+    def _completions(self) -> list[list[int]]:
+        """The shortest completion of each course the turn can still take (one a tool). Empty where text is free."""
         state, ids = self._parser.state, self._ids
         tail = [ids.end_section, ids.end]
         if state is State.ARGUMENTS or (state is State.TEXT and self._json is not None):
@@ -311,9 +338,9 @@ class TurnConstraint:
             written = len(self._label)
             fitting = {label: call for label, call in self._labels.items() if label.startswith(self._label)}
             return [[*self._grammar.shortest_call(label[written:], call), *tail] for label, call in fitting.items()]
-        if state is State.SECTION and self._made:
+        if state is State.SECTION and self._calls_made:
             return [tail]
-        if state is State.TEXT and self._made:
+        if state is State.TEXT and self._calls_made:
             return [[ids.end]]
         if self._grammar.free and state is not State.SECTION:
             return []

@@ -1,0 +1,48 @@
+"""Control tokens are written down in one file, the chat format's: everybody else asks `Tokenizer.format`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[2] / "src" / "abruzzi"
+FORMATS = ("tokenizer/formats/k2.py",)  # one for each family
+# Those that still look tokens up by their text. The list only gets shorter.
+STILL = {
+    "engine/llm.py",
+    "server/dialects/chat_read.py",
+    "server/generation.py",
+    "server/memory/history.py",
+    "server/service.py",
+}
+LITERAL = re.compile(r"<\|[a-z_]+\|>|</?think>|\[(?:BOS|EOS|EOT|PAD|UNK)\]")
+
+
+def control_tokens(source: str) -> list[str]:
+    return LITERAL.findall(source)
+
+
+def test_only_formats_write_control_tokens_down() -> None:
+    found = {str(p.relative_to(SRC)) for p in SRC.rglob("*.py") if control_tokens(p.read_text(encoding="utf-8"))}
+    assert found - set(FORMATS) - STILL == set(), "ask tok.format or tok.marker_ids"
+    assert set(FORMATS) <= found
+
+
+def test_who_has_stopped_is_no_longer_excused() -> None:
+    clean = {name for name in STILL if not control_tokens((SRC / name).read_text(encoding="utf-8"))}
+    assert clean == set(), "take them out of STILL"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_writes_each_of_its_tokens_once(name: str) -> None:
+    counts = Counter(control_tokens((SRC / name).read_text(encoding="utf-8")))
+    assert len(counts) >= 15
+    assert {token for token, n in counts.items() if n > 1} == set()
+
+
+@pytest.mark.parametrize("planted", ['id_of("<|im_end|>")', '"</think>" in text', "<think>", 'tok.control["[PAD]"]'])
+def test_the_guard_sees_a_planted_literal(planted: str) -> None:
+    assert len(control_tokens(planted)) == 1
