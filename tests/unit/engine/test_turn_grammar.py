@@ -173,6 +173,7 @@ def test_the_worked_example_of_the_module() -> None:
     script = [TOKENS.section, TOKENS.call, *label, TOKENS.arguments, *begun]
     masks: dict[int, Any] = {}
     said: list[int] = []
+    left = 60
     for left in range(60, 0, -1):
         masks[left] = turn.allowed()
         forced = masks[left] if isinstance(masks[left], int) else None

@@ -1,9 +1,10 @@
-"""Token ids -> typed events: the one parser of server, agent, training and evals.
+"""Token ids -> typed events: the streaming parser of server, agent, training and evals.
 
 A state machine over ids, never over the text of a whole message, so that streaming and not streaming
-cannot differ. Control tokens move the machine and never reach a field. What real models do wrong is
-handled (k2.md 5.3): calls inside a thought, a missing end of thought, calls without a section, broken
-JSON (passed through), headers without an index, names with dots and hyphens, ends in the middle.
+cannot differ. Control tokens move the machine and never reach a field; which of them mean what, the
+tokenizer's chat format says (marker_ids.meanings). What real models do wrong is handled (k2.md 5.3):
+calls inside a thought, a missing end of thought, calls without a section, broken JSON (passed
+through), labels without an index, names with dots and hyphens, ends in the middle.
 
 Tokenizers without think tokens spell the markers as text; then, and only then, text is watched for them,
 and what may be the beginning of a marker is held back. It does not check arguments against a schema.
@@ -56,8 +57,8 @@ class ChatParser:
         self._tok = tok
         self._open_thought, self._close_thought = (tok.format.markers[m][0] for m in THINKING)
         self._decoder = _Utf8()
-        self._held = ""  # text that may still become a marker, or white space that may turn out to be layout
-        self._began = False  # something other than white space was written
+        self._pending = ""  # may still become a marker, or white space that is only layout
+        self._began = False  # content other than white space was written
         self._header: list[str] = []
         self._ids: list[int] = []
         self._reasoning: list[str] = []
@@ -88,7 +89,7 @@ class ChatParser:
         return [event for token_id in ids for event in self.feed(token_id)]
 
     def finish(self) -> list[ParserEvent]:
-        """The generation is over: what was held back, and the end of a call that was cut."""
+        """Flush at the end of the generation: pending text, and the end of a call that was cut."""
         events = self._leave(complete=False)
         self.state = State.DONE
         return events
@@ -139,16 +140,16 @@ class ChatParser:
         return events
 
     def _leave(self, complete: bool) -> list[ParserEvent]:
-        """Close the current state: unfinished characters, held text, an open call."""
+        """Close the current state: unfinished characters, pending text, an open call."""
         events = self._text(self._decoder.finish())
-        held, self._held = self._held, ""
+        pending, self._pending = self._pending, ""
         if self.state is State.HEADER:
             events += self._start_call()
             events.append(ToolCallEnd(len(self._calls) - 1, complete))
         elif self.state is State.ARGUMENTS:
             events.append(ToolCallEnd(len(self._calls) - 1, complete))
-        elif held and self.state in (State.TEXT, State.THINK):
-            events += self._write(held)
+        elif pending and self.state in (State.TEXT, State.THINK):
+            events += self._write(pending)
         return events
 
     def _start_call(self) -> list[ParserEvent]:
@@ -189,10 +190,10 @@ class ChatParser:
         return self._write(self._without_trailing_space(text))
 
     def _without_trailing_space(self, text: str) -> str:
-        """Held text and this, up to the last character that is no white space; the rest is held."""
-        text = self._held + text
+        """Pending text and this, up to the last character that is no white space; the rest is pending."""
+        text = self._pending + text
         solid = text.rstrip()
-        self._held = text[len(solid) :]
+        self._pending = text[len(solid) :]
         return solid
 
     def _watched(self, text: str) -> list[ParserEvent]:
@@ -200,7 +201,7 @@ class ChatParser:
 
         A thought opens only at the beginning of the message; later the word is just a word."""
         events: list[ParserEvent] = []
-        text, self._held = self._held + text, ""
+        text, self._pending = self._pending + text, ""
         while text and (self.state is State.THINK or not self._began):
             thinking = self.state is State.THINK
             marker = self._close_thought if thinking else self._open_thought
@@ -217,7 +218,7 @@ class ChatParser:
                 keep = len(text)  # white space before a possible marker
             elif not thinking:
                 keep = 0
-            self._held = text[len(text) - keep :]
+            self._pending = text[len(text) - keep :]
             return events + self._write(text[: len(text) - keep])
         return events + self._write(text)
 
@@ -241,13 +242,13 @@ class _Call:
 
 
 class _Utf8:
-    """Bytes -> text; the bytes of an unfinished character wait for the next token."""
+    """An incremental UTF-8 decoder; the bytes of an unfinished character wait for the next token."""
 
     def __init__(self) -> None:
         self._waiting = b""
 
     def decode(self, piece: bytes) -> str:
-        """Text that is complete with these bytes; what is no UTF-8 becomes U+FFFD."""
+        """The characters that these bytes complete; invalid UTF-8 becomes U+FFFD."""
         if not self._waiting and piece.isascii():
             return piece.decode("ascii")
         piece = self._waiting + piece

@@ -99,10 +99,10 @@ def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]], form: ChatFormat) 
         raise ValueError(f"tools are not JSON: {error}; hint: text keys; only dict, list, text, number, bool") from None
 
 
-def _listed(what: str, given: Any) -> Sequence[Any]:
-    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
-        raise ValueError(f"{what} must be a list, got {type(given).__name__}; hint: put it in [ ]")
-    return given
+def _listed(what: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise ValueError(f"{what} must be a list, got {type(value).__name__}; hint: put it in [ ]")
+    return value
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class _OpenCall:
 
 
 class _Writer:
-    """Appends turns; knows which calls are open and how they are labelled."""
+    """Appends turns in a format's layout; keeps the open calls and their labels for the results."""
 
     def __init__(self, tok: Tokenizer) -> None:
         self.tok, self.form, self.markers = tok, tok.format, tok.marker_ids
@@ -134,17 +134,17 @@ class _Writer:
         self._control(self.markers.end_of_turn)
 
     def tool_result(self, message: Message) -> None:
-        wanted = message.tool_call_id
-        fitting = [c for c in self._open if c.id == wanted][-1:] if wanted else self._open[:1]
-        if not fitting:
+        call_id = message.tool_call_id
+        matching = [c for c in self._open if c.id == call_id][-1:] if call_id else self._open[:1]
+        if not matching:
             known = ", ".join(repr(c.id) for c in self._open[:8]) or "none"
             raise ValueError(
-                f"tool result with tool_call_id {wanted!r} answers no open call; open calls: {known}; "
+                f"tool result with tool_call_id {call_id!r} answers no open call; open calls: {known}; "
                 "hint: keep the assistant message with its tool_calls before it, and one result for each call"
             )
         # By identity: two open calls may look the same.
-        self._open = [c for c in self._open if c is not fitting[0]]
-        text = self.form.result.format(label=fitting[0].label, content=message.content or "")
+        self._open = [c for c in self._open if c is not matching[0]]
+        text = self.form.result.format(label=matching[0].label, content=message.content or "")
         self.turn("tool", message.name or "tool", text)
 
     def assistant(self, message: Message, drop_thinking: bool) -> None:
