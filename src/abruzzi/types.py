@@ -44,14 +44,14 @@ class ToolCall:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping):
             raise ValueError(
-                f"tool call {_brief(call)} has no 'function' object; "
+                f"tool call {brief(call)} has no 'function' object; "
                 'hint: {"id": "...", "type": "function", "function": {"name": "...", "arguments": "{}"}}'
             )
         if call.get("type", "function") != "function":
             raise ValueError(f"tool call type {call.get('type')!r} is not supported; expected 'function'")
         name, arguments, call_id = function.get("name"), function.get("arguments", ""), call.get("id")
         if not isinstance(name, str) or not name:
-            raise ValueError(f"tool call {_brief(call)}: function.name must be a non-empty string, got {name!r}")
+            raise ValueError(f"tool call {brief(call)}: function.name must be a non-empty string, got {name!r}")
         if call_id is not None and not isinstance(call_id, str):
             raise ValueError(f"tool call {name!r}: id must be a string, got {call_id!r}")
         if isinstance(arguments, Mapping):
@@ -60,7 +60,7 @@ class ToolCall:
             arguments = json.dumps(arguments, ensure_ascii=False)
         if not isinstance(arguments, str):
             raise ValueError(
-                f"tool call {name!r}: function.arguments must be JSON text or an object, got {_brief(arguments)}"
+                f"tool call {name!r}: function.arguments must be JSON text or an object, got {brief(arguments)}"
             )
         return cls(name=name, arguments=arguments, id=call_id or "")
 
@@ -121,14 +121,14 @@ class Message:
             return message
         if not isinstance(message, Mapping):
             raise ValueError(
-                f'a message must be an object with a role, got {_brief(message)}; hint: {{"role": "user", ...}}'
+                f'a message must be an object with a role, got {brief(message)}; hint: {{"role": "user", ...}}'
             )
         role = message.get("role")
         if not isinstance(role, str):
-            raise ValueError(f"message {_brief(message)} has no role; expected one of {', '.join(ROLES)}")
+            raise ValueError(f"message {brief(message)} has no role; expected one of {', '.join(ROLES)}")
         calls = message.get("tool_calls") or ()
         if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
-            raise ValueError(f"tool_calls must be a list of calls, got {_brief(calls)}")
+            raise ValueError(f"tool_calls must be a list of calls, got {brief(calls)}")
         reasoning = message.get("reasoning_content")
         if reasoning is None:
             reasoning = message.get("reasoning")
@@ -138,7 +138,7 @@ class Message:
             ("tool_call_id", message.get("tool_call_id")),
         ):
             if value is not None and not isinstance(value, str):
-                raise ValueError(f"{role} message: {key} must be text, got {_brief(value)}")
+                raise ValueError(f"{role} message: {key} must be text, got {brief(value)}")
         ids, sampled = message.get("ids"), message.get("sampled")
         return cls(
             role=role,
@@ -291,7 +291,14 @@ ParserEvent = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallDelta | To
 Event = ParserEvent | MessageEnd
 
 
-class ContextFull(ValueError):
+class UserError(ValueError):
+    """Something that the person at the keyboard can mend; the text is one line with a `hint:`.
+
+    Plain ValueError and OSError are read as people's mistakes too. This is for errors that callers tell
+    apart by name (EndpointError, Diverged) and for those that no builtin class names."""
+
+
+class ContextFull(UserError):
     """A prompt that leaves no room to answer."""
 
 
@@ -312,9 +319,10 @@ class ChatModel(Protocol):
     ) -> Iterator[Event]: ...
 
 
-def _brief(value: object) -> str:
+def brief(value: object, length: int = 80) -> str:
+    """The repr of a value that somebody gave, cut to `length` characters, for an error's one line."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _text_of(role: str, content: object) -> str | None:
@@ -325,9 +333,9 @@ def _text_of(role: str, content: object) -> str | None:
         for part in content:
             if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
                 raise ValueError(
-                    f"{role} message: content part {_brief(part)} is not supported; "
+                    f"{role} message: content part {brief(part)} is not supported; "
                     'expected {"type": "text", "text": "..."}'
                 )
             texts.append(part["text"])
         return "".join(texts)
-    raise ValueError(f"{role} message: content must be text or a list of text parts, got {_brief(content)}")
+    raise ValueError(f"{role} message: content must be text or a list of text parts, got {brief(content)}")

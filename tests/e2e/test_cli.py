@@ -15,7 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
 
+from abruzzi.agent.client import EndpointError
+from abruzzi.cli import exit_codes
+from abruzzi.cli import main as cli_main
+from abruzzi.types import ContextFull, UserError
 from tests import tiny
 
 ABRUZZI = [sys.executable, "-c", "from abruzzi.cli.main import main; main()"]
@@ -61,6 +66,48 @@ def test_the_answer_goes_to_stdout_and_nothing_else_when_piped(model: Path) -> N
 def test_a_limit_has_its_own_exit_code(model: Path) -> None:
     done = abruzzi("run", "--json", "--model", str(model), "--max-tokens", "1", "--no-think", "Hi")
     assert done.returncode == 3 and json.loads(done.stdout)["stop_reason"] in ("length", "max_steps")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (UserError("no such thing;\n hint: look"), 1, "abruzzi: no such thing; hint: look"),
+        (EndpointError("http://x is down"), 1, "abruzzi: http://x is down"),
+        (ContextFull("too long"), 1, "abruzzi: too long"),
+        (FileNotFoundError("gone"), 1, "abruzzi: gone"),
+        (KeyError("k"), 1, "abruzzi: unexpected KeyError: 'k'; hint: ABRUZZI_DEBUG=1 shows where"),
+        (AssertionError(), 1, "abruzzi: unexpected AssertionError: AssertionError; hint"),
+        (typer.Abort(), 130, ""),
+        (typer.Exit(3), 3, ""),
+        (typer.BadParameter("bad"), 2, "bad"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_every_error_has_its_exit_code_and_a_persons_mistake_no_surprise(
+    error: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(**_: object) -> None:
+        raise error
+
+    monkeypatch.delenv("ABRUZZI_DEBUG", raising=False)
+    monkeypatch.setattr(cli_main, "app", fails)
+    monkeypatch.setattr(cli_main, "_register", lambda app: None)
+    with pytest.raises(SystemExit) as ended:
+        cli_main.main()
+    shown = capsys.readouterr()
+    assert ended.value.code == code and shown.out == ""
+    assert says in shown.err and (bool(shown.err) == bool(says))
+    assert (exit_codes.OK, exit_codes.ERROR, exit_codes.USAGE, exit_codes.LIMIT, exit_codes.INTERRUPTED) == (
+        0,
+        1,
+        2,
+        3,
+        130,
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "types": set(),
     "config": set(),
     "tokenizer": {"types"},
-    "checkpoint": {"config", "quant", "numpy", "ml_dtypes", "safetensors"},
+    "checkpoint": {"config", "quant", "types", "numpy", "ml_dtypes", "safetensors"},
     "quant": {"config", "numpy", "ml_dtypes"},
     "kernels": {"numpy", "ml_dtypes"},
     "cost": {"types", "config"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from abruzzi.types import Message, SamplingParams, ToolCall
+from abruzzi.types import ContextFull, Message, SamplingParams, ToolCall, UserError, brief
 
 CALL = {"id": "call_ab12", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
 
@@ -73,3 +73,24 @@ def test_sampling_out_of_range_is_named(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         SamplingParams(**wrong)
+
+
+def test_a_persons_mistake_is_a_value_error_whoever_names_it() -> None:
+    from abruzzi.agent.client import EndpointError
+
+    assert issubclass(UserError, ValueError)
+    assert issubclass(EndpointError, UserError) and issubclass(ContextFull, UserError)
+
+
+@pytest.mark.parametrize(
+    ("value", "length", "shown"),
+    [
+        ("a\nb", 80, r"'a\nb'"),
+        ("x" * 78, 80, "'" + "x" * 78 + "'"),
+        ("x" * 79, 80, "'" + "x" * 76 + "..."),
+        ({"k": [1, 2]}, 9, "{'k': ..."),
+        ("\udc80\u202e", 80, r"'\udc80\u202e'"),  # what a terminal could not show, or would obey
+    ],
+)
+def test_brief_shows_a_value_on_one_line(value: object, length: int, shown: str) -> None:
+    assert brief(value, length) == shown

@@ -30,12 +30,13 @@ from abruzzi.types import (
     ToolCallStart,
     ToolSpec,
     Usage,
+    UserError,
 )
 
 FINISH_REASONS = ("stop", "length", "tool_calls")
 
 
-class EndpointError(Exception):
+class EndpointError(UserError):
     """The endpoint is down, slow or does not speak the protocol. The text is one line with a hint."""
 
 
@@ -119,7 +120,7 @@ class _Stream:
 
     def _chunk(self, chunk: dict[str, Any]) -> Iterator[Event]:
         if chunk.get("error"):
-            raise EndpointError(f"{self.where} reported an error: {_brief(chunk['error'])}")
+            raise EndpointError(f"{self.where} reported an error: {_line(chunk['error'])}")
         if isinstance(chunk.get("usage"), dict):
             self.usage = _usage(chunk["usage"])
         choices = chunk.get("choices") or []
@@ -220,11 +221,11 @@ def _sse(lines: Iterable[str], where: str) -> Iterator[dict[str, Any] | None]:
             chunk = json.loads(data)
         except ValueError as error:
             raise EndpointError(
-                f"{where} sent something that is not JSON: {_brief(data)}; "
+                f"{where} sent something that is not JSON: {_line(data)}; "
                 "hint: is this an OpenAI-compatible chat endpoint?"
             ) from error
         if not isinstance(chunk, dict):
-            raise EndpointError(f"{where} sent {_brief(data)} where an object was expected")
+            raise EndpointError(f"{where} sent {_line(data)} where an object was expected")
         yield chunk
 
 
@@ -245,15 +246,15 @@ def _unreachable(where: str, error: Exception) -> str:
         kind = "did not answer in time"
     elif isinstance(error, (httpx2.RemoteProtocolError, httpx2.ReadError)):
         kind, hint = "broke off its answer", "did the server stop? its log may say why"
-    return f"{where} {kind} ({type(error).__name__}: {_brief(str(error))}); hint: {hint}"
+    return f"{where} {kind} ({type(error).__name__}: {_line(str(error))}); hint: {hint}"
 
 
 def _refused(where: str, status: int, text: str) -> str:
     hint = {401: "check --api-key", 403: "check --api-key", 404: "check the URL and --served-model", 429: "try later"}
-    return f"{where} answered {status}: {_brief(text.strip())}; hint: {hint.get(status, 'look at the server log')}"
+    return f"{where} answered {status}: {_line(text.strip())}; hint: {hint.get(status, 'look at the server log')}"
 
 
-def _brief(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 160 else text[:157] + "..."
+def _line(said: object) -> str:
+    """What a server said, without the quotes of `types.brief`, on one line of at most 160 characters."""
+    line = " ".join((said if isinstance(said, str) else repr(said)).split())
+    return line if len(line) <= 160 else line[:157] + "..."

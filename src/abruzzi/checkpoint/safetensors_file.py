@@ -21,6 +21,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from abruzzi.types import brief
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -157,17 +159,17 @@ def _read_header(header: bytes, data_bytes: int) -> dict[str, Entry]:
 
 def _read_entry(name: str, fields: Any, data_bytes: int) -> Entry:
     if not name.isprintable():  # would garble a message, or a terminal
-        raise ValueError(f"tensor name {_brief(name)} is not printable")
+        raise ValueError(f"tensor name {brief(name)} is not printable")
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name} is described by {_brief(fields)}; expected dtype, shape and data_offsets")
+        raise ValueError(f"tensor {name} is described by {brief(fields)}; expected dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {name} has dtype {_brief(dtype)}; expected one of {', '.join(DTYPES)}")
+        raise ValueError(f"tensor {name} has dtype {brief(dtype)}; expected one of {', '.join(DTYPES)}")
     # NumPy cannot make an empty array whose other sides multiply to more than memory.
     if not _naturals(shape) or len(shape) > 8 or math.prod(n for n in shape if n) >= 1 << 48:
-        raise ValueError(f"tensor {name} has shape {_brief(shape)}")
+        raise ValueError(f"tensor {name} has shape {brief(shape)}")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"tensor {name} has data_offsets {_brief(offsets)}")
+        raise ValueError(f"tensor {name} has data_offsets {brief(offsets)}")
     begin, end = offsets
     want = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != want:
@@ -185,7 +187,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in pairs:
         if key in out:
-            raise _TwiceError(_brief(key))
+            raise _TwiceError(brief(key))
         out[key] = value
     return out
 
@@ -193,8 +195,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _naturals(value: Any) -> bool:
     """Whether it is a list of integers that fit a 64-bit size."""
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
-
-
-def _brief(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

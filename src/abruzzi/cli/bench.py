@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from abruzzi.cli.choose import WEIGHTS
-from abruzzi.cli.main import OK
+from abruzzi.cli.exit_codes import OK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

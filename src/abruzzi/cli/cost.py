@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from abruzzi.cli.main import OK
+from abruzzi.cli.exit_codes import OK
 
 if TYPE_CHECKING:
     from abruzzi.config import ModelConfig

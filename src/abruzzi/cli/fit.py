@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from abruzzi.cli.choose import PRECISION, WEIGHTS
-from abruzzi.cli.main import OK
+from abruzzi.cli.exit_codes import OK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from abruzzi.cli.main import OK
+from abruzzi.cli.exit_codes import OK
 
 PULL_HELP = """Fetch a checkpoint from a hub, or what is missing of it; what has arrived is never fetched again.
 

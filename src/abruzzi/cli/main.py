@@ -1,7 +1,7 @@
-"""`abruzzi`: the command line. Each command imports its rooms only when it runs.
+"""`abruzzi`: the command line's entry point. Each command imports its rooms only when it runs.
 
-Exit codes: 0 ok, 1 error, 2 usage, 3 a limit was hit, 130 interrupted. People's mistakes are one line on
-stderr with a hint, never a traceback (set ABRUZZI_DEBUG=1 to see one).
+The exit codes are in exit_codes.py. A person's mistake (ValueError, OSError) is one line on stderr
+with a hint, never a traceback; ABRUZZI_DEBUG=1 shows one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import sys
 import typer
 
 from abruzzi import __version__
-
-OK, ERROR, USAGE, LIMIT, INTERRUPTED = 0, 1, 2, 3, 130
+from abruzzi.cli.exit_codes import ERROR, INTERRUPTED, OK
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +23,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(asked: bool) -> None:
+    if asked:
         print(f"abruzzi {__version__}")
         raise typer.Exit
 
@@ -40,19 +39,7 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
-        from abruzzi.cli import bench, cost, fit, hub, quantize, run, serve, show, tasks, train, verify
-
-        run.register(app)
-        hub.register(app)
-        cost.register(app)
-        fit.register(app)
-        bench.register(app)
-        quantize.register(app)
-        show.register(app)
-        tasks.register(app)
-        train.register(app)
-        serve.register(app)
-        verify.register(app)
+        _register(app)
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -66,6 +53,14 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else OK)
 
 
+def _register(app: typer.Typer) -> None:
+    """Add every command, in the order of `--help`."""
+    from abruzzi.cli import bench, cost, fit, hub, quantize, run, serve, show, tasks, train, verify
+
+    for group in (run, hub, cost, fit, bench, quantize, show, tasks, train, serve, verify):
+        group.register(app)
+
+
 def _explain(error: Exception) -> int:
     if os.environ.get("ABRUZZI_DEBUG") == "1":
         raise error
@@ -76,10 +71,10 @@ def _explain(error: Exception) -> int:
         return exit_code
     if isinstance(exit_code, int):
         return exit_code
-    if type(error).__name__ == "Abort":
+    if isinstance(error, typer.Abort):
         return INTERRUPTED
     text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError)) and type(error).__name__ not in ("EndpointError", "Diverged"):
+    if not isinstance(error, (ValueError, OSError)):
         text = f"unexpected {type(error).__name__}: {text}; hint: ABRUZZI_DEBUG=1 shows where"
     print(f"abruzzi: {text}", file=sys.stderr)
     return ERROR

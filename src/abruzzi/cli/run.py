@@ -14,7 +14,7 @@ import typer
 from abruzzi.agent.loop import Finish, Limits, ToolResult
 from abruzzi.agent.loop import run as run_agent
 from abruzzi.cli.choose import PRECISION, WEIGHTS, Chosen, choose
-from abruzzi.cli.main import LIMIT, OK
+from abruzzi.cli.exit_codes import LIMIT, OK
 from abruzzi.cli.terminal import Terminal
 from abruzzi.tools import Tool
 from abruzzi.types import Message, MessageEnd, SamplingParams

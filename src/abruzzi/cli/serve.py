@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from abruzzi.cli.choose import PRECISION, WEIGHTS
-from abruzzi.cli.main import INTERRUPTED, OK
+from abruzzi.cli.exit_codes import INTERRUPTED, OK
 
 if TYPE_CHECKING:
     from abruzzi.server.page.routes import Page

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from abruzzi import __version__
-from abruzzi.cli.main import ERROR, OK
+from abruzzi.cli.exit_codes import ERROR, OK
 
 if TYPE_CHECKING:
     from abruzzi.config import ModelConfig

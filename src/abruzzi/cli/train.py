@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from abruzzi.cli.main import LIMIT, OK
+from abruzzi.cli.exit_codes import LIMIT, OK
 
 if TYPE_CHECKING:
     from abruzzi.model import K2Model

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from abruzzi.cli.main import ERROR, OK
+from abruzzi.cli.exit_codes import ERROR, OK
 
 if TYPE_CHECKING:
     from abruzzi.verify.probe import Result

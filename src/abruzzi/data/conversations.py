@@ -17,7 +17,7 @@ from typing import Any
 from abruzzi.data.packing import Conversation
 from abruzzi.tokenizer import Tokenizer, render
 from abruzzi.tokenizer.formats.spans import assistant_spans, first_user
-from abruzzi.types import Message, ToolCall
+from abruzzi.types import Message, ToolCall, brief
 
 KEYS = ("messages", "tools")
 MESSAGE_KEYS = ("role", "content", "reasoning_content", "reasoning", "tool_calls", "tool_call_id", "name", "weight")
@@ -56,7 +56,7 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error}); hint: one whole object per line, no line breaks inside it") from error
     if not isinstance(given, dict):
-        raise ValueError(f'{_brief(given)} is no object; hint: {{"messages": [{{"role": "user", "content": "..."}}]}}')
+        raise ValueError(f'{brief(given)} is no object; hint: {{"messages": [{{"role": "user", "content": "..."}}]}}')
     _only(given, KEYS, "the line")
     if "messages" not in given:
         raise ValueError(f"no 'messages'; it has {', '.join(map(repr, given)) or 'nothing'}; hint: OpenAI's shape")
@@ -66,7 +66,7 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
 def _conversation(given: Mapping[str, Any], tok: Tokenizer, longest: int) -> Conversation:
     raw, tools = given["messages"], given.get("tools") or []
     if not isinstance(raw, list) or not raw:
-        raise ValueError(f"'messages' is {_brief(raw)}; expected a list of messages")
+        raise ValueError(f"'messages' is {brief(raw)}; expected a list of messages")
     messages = [_message(m, index) for index, m in enumerate(raw)]
     if messages[-1].role != "assistant":
         raise ValueError(
@@ -90,7 +90,7 @@ def _conversation(given: Mapping[str, Any], tok: Tokenizer, longest: int) -> Con
 def _message(given: Any, index: int) -> Message:
     try:
         if not isinstance(given, dict):
-            raise ValueError(f"{_brief(given)} is no object")
+            raise ValueError(f"{brief(given)} is no object")
         _only(given, MESSAGE_KEYS, "it")
         message = Message.from_openai(given)
         if message.role == "assistant" and given.get("weight", 1) not in (0, 1):
@@ -112,9 +112,9 @@ def _check_arguments(name: str, arguments: str) -> None:
     try:
         parsed = json.loads(arguments)
     except ValueError as error:
-        raise ValueError(f"call of {name!r}: arguments {_brief(arguments)} are not JSON ({error})") from error
+        raise ValueError(f"call of {name!r}: arguments {brief(arguments)} are not JSON ({error})") from error
     if not isinstance(parsed, dict):
-        raise ValueError(f"call of {name!r}: arguments {_brief(arguments)} are no JSON object")
+        raise ValueError(f"call of {name!r}: arguments {brief(arguments)} are no JSON object")
 
 
 def _check_calls(messages: Sequence[Message], declared: set[str]) -> None:
@@ -149,8 +149,3 @@ def _only(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"leave it out; known are {', '.join(known)}"
             raise ValueError(f"{what} has {key!r}, which has no meaning here; hint: {hint}")
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

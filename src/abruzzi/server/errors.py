@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from abruzzi.types import brief
+
 # OpenAI's and Anthropic's name of an error, by status.
 _OPENAI = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _ANTHROPIC = {
@@ -63,9 +65,3 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
 def error_body(path: str, error: ApiError) -> dict[str, Any]:
     """The body in the dialect that is spoken at `path`."""
     return anthropic_error(error) if path.startswith("/v1/messages") else openai_error(error)
-
-
-def brief(value: object) -> str:
-    """A value as it was given, cut to what fits a line."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from abruzzi.server.errors import ApiError, brief, unsupported
+from abruzzi.server.errors import ApiError, unsupported
+from abruzzi.types import brief
 
 
 class Fields:

@@ -38,13 +38,14 @@ from abruzzi.train.run_config import RunConfig as RunConfig
 from abruzzi.train.run_config import fast_bfloat16 as fast_bfloat16
 from abruzzi.train.run_config import rate as rate
 from abruzzi.train.state import read_state, write_state
+from abruzzi.types import UserError
 
 # Rows of shard number k; must be deterministic in k, and may be called from another process.
 ShardOf = Callable[[int], Sequence[Row]]
 
 
-class Diverged(ArithmeticError):
-    """The loss is not a number any more."""
+class Diverged(UserError):
+    """The loss or a weight is not a finite number any more; the last good state is kept."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 from abruzzi.server.budget import EFFORTS
 from abruzzi.server.dialects.chat_write import ChatOutput, fingerprint
 from abruzzi.server.dialects.structure_read import answer_format, any_tool, argument_schema, openai_choice, with_answer
-from abruzzi.server.errors import ApiError, brief, unsupported
+from abruzzi.server.errors import ApiError, unsupported
 from abruzzi.server.fields import Fields, required, wrong
 from abruzzi.server.request import (
     MAX_N,
@@ -21,7 +21,7 @@ from abruzzi.server.request import (
 )
 from abruzzi.server.service import Service
 from abruzzi.server.structure import Structure
-from abruzzi.types import Message, ToolCall
+from abruzzi.types import Message, ToolCall, brief
 
 EFFORT_NAMES = ("none", *EFFORTS)
 NOT_HERE = "this server does not have it"
