@@ -1,29 +1,23 @@
-"""The shape of a tool, and the one border where a model's call meets it.
+"""The tool protocol, and `call_tool`: the one border where a model's call meets a tool.
 
-Whatever a model writes as arguments ends as a result that it can read: broken JSON, an unknown tool, a
-wrong type, a tool that fails. No exception passes this border and no traceback reaches a model.
+Whatever a model writes as arguments, whatever a tool's schema says and whatever the tool does ends as a result
+that the model can read: broken JSON, an unknown tool, a wrong type, a schema that is none, a tool that fails. No
+exception but KeyboardInterrupt passes this border, and no traceback reaches a model.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from abruzzi.tools.schema import SchemaFault, complaint
 from abruzzi.types import ToolCall, ToolSpec
 
 MAX_ARGUMENTS = 100_000  # characters
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +47,34 @@ class Tool(Protocol):
 
 def error(message: str) -> ToolError:
     """An error whose first line is the brief."""
-    return ToolError(f"Error: {message}", message.splitlines()[0][:100])
+    message = _encodable(message)
+    return ToolError(f"Error: {message}", (message.splitlines() or [""])[0][:100])
 
 
 def call_tool(tools: Sequence[Tool], call: ToolCall) -> ToolOk | ToolError:
-    """Run a call. Always returns a result; see the header."""
+    """Run a call whose arguments satisfy the tool's schema. Always returns a result; see the header.
+
+    A tool whose schema cannot be applied is not run: the error says what is wrong with the schema."""
     by_name = {tool.spec.name: tool for tool in tools}
     tool = by_name.get(call.name)
     if tool is None:
-        near = difflib.get_close_matches(call.name, by_name, n=1)
+        near = difflib.get_close_matches(call.name[:60], by_name, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         return error(f"there is no tool {call.name[:60]!r}{meant} Available: {', '.join(by_name) or 'none'}.")
+    parameters = tool.spec.parameters
     try:
         arguments = _parsed(call.arguments)
-        _check(arguments, tool.spec.parameters)
+        if (wrong := complaint(arguments, parameters)) is not None:
+            raise ValueError(wrong)
+    except SchemaFault as fault:
+        return error(f"the schema of {call.name} is wrong: {fault}. The tool cannot be called")
     except ValueError as problem:
-        return error(f"{problem}. Expected arguments: {_signature(tool.spec)}")
+        return error(f"{problem}. Expected arguments: {_signature(parameters)}")
     try:
-        return tool.run(arguments)
-    except Exception as problem:  # the border: a tool's own bug must not end the conversation
+        return _checked(tool.run(arguments), call.name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # a tool's own bug, or its exit(), must not end the conversation
         return error(f"the tool {call.name} failed ({type(problem).__name__}); try another way")
 
 
@@ -79,7 +82,9 @@ def _parsed(text: str) -> dict[str, Any]:
     if len(text) > MAX_ARGUMENTS:
         raise ValueError(f"the arguments have {len(text)} characters, more than {MAX_ARGUMENTS}")
     try:
-        given = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_int)
+        given = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_int, parse_float=_whole
+        )
     except RecursionError:
         raise ValueError("the arguments are nested too deeply") from None
     except json.JSONDecodeError as problem:
@@ -107,39 +112,34 @@ def _int(text: str) -> int:
     return int(text)
 
 
-def _check(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """The part of JSON Schema that tools here use: flat objects."""
-    properties: Mapping[str, Mapping[str, Any]] = schema.get("properties") or {}
-    for name in schema.get("required", ()):
-        if name not in arguments:
-            raise ValueError(f"argument {name!r} is missing")
-    for name, value in arguments.items():
-        rule = properties.get(name)
-        if rule is None:
-            if schema.get("additionalProperties", True):
-                continue
-            raise ValueError(f"there is no argument {name[:60]!r}")
-        wanted = rule.get("type")
-        if wanted is not None:
-            fits = isinstance(value, _TYPES[wanted]) and not (
-                isinstance(value, bool) and wanted in ("integer", "number")
-            )
-            if not fits:
-                raise ValueError(f"argument {name!r} must be of type {wanted}")
-        if "enum" in rule and value not in rule["enum"]:
-            raise ValueError(f"argument {name!r} must be one of {', '.join(map(str, rule['enum']))}")
-        if "minimum" in rule and value < rule["minimum"]:
-            raise ValueError(f"argument {name!r} must be at least {rule['minimum']}")
-        if "maximum" in rule and value > rule["maximum"]:
-            raise ValueError(f"argument {name!r} must be at most {rule['maximum']}")
-        if isinstance(value, str) and len(value) > rule.get("maxLength", MAX_ARGUMENTS):
-            raise ValueError(f"argument {name!r} has {len(value)} characters, more than {rule['maxLength']}")
+def _whole(text: str) -> float | int:
+    """2.0 is 2, as JSON knows one kind of number; a tool that wants an integer gets one."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:30]} is too large")
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _signature(spec: ToolSpec) -> str:
-    required = set(spec.parameters.get("required", ()))
-    parts = [
-        f'"{name}": {rule.get("type", "any")}{"" if name in required else " (optional)"}'
-        for name, rule in spec.parameters.get("properties", {}).items()
-    ]
+def _checked(result: object, name: str) -> ToolOk | ToolError:
+    """The result, if it is one, with text that can be encoded (a lone surrogate cannot)."""
+    if not (isinstance(result, ToolOk | ToolError) and isinstance(result.message, str)):
+        return error(f"the tool {name} failed (it returned {type(result).__name__}, no result); try another way")
+    return type(result)(_encodable(result.message), _encodable(str(result.brief)))
+
+
+def _encodable(text: str) -> str:
+    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _signature(parameters: object) -> str:
+    """The arguments on one line, as far as a schema tells them: {"text": string, "count": integer (optional)}."""
+    schema = parameters if isinstance(parameters, Mapping) else {}
+    properties, required = schema.get("properties"), schema.get("required")
+    needed = required if isinstance(required, list | tuple) else ()
+    parts = []
+    for name, rule in properties.items() if isinstance(properties, Mapping) else ():
+        kind = rule.get("type", "any") if isinstance(rule, Mapping) else "any"
+        kind = " or ".join(map(str, kind)) if isinstance(kind, list) else kind
+        parts.append(f'"{name}": {kind}{"" if name in needed else " (optional)"}')
     return "{" + ", ".join(parts) + "}"

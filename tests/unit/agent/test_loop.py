@@ -48,7 +48,7 @@ def test_think_call_read_answer() -> None:
     [
         (("calculator", '{"expression": "6 *'), "not valid JSON"),
         (("calculator", '["6"]'), "must be a JSON object"),
-        (("calculator", '{"expr": "6"}'), "'expression' is missing"),
+        (("calculator", '{"expr": "6"}'), "/expression is missing"),
         (("calculater", '{"expression": "6"}'), "did you mean 'calculator'"),
         (("", "{}"), "there is no tool ''"),
         (("calculator", '{"expression": "6 apples"}'), "unexpected 'apples'"),
