@@ -1,4 +1,4 @@
-"""`import abruzzi` and the light rooms pull in neither numpy nor torch (its time is in bench/import_time.py)."""
+"""`import abruzzi` and the light rooms pull in neither numpy, torch nor jsonschema (its time is in bench/import_time.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "tokenizers", "tiktoken", "transformers", "safetensors")
+HEAVY = ("torch", "numpy", "tokenizers", "tiktoken", "transformers", "safetensors", "jsonschema")
 
 
 def heavy_after(statement: str) -> list[str]:

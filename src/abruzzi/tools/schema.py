@@ -115,9 +115,8 @@ def _judge(arguments: Any, schema: Any) -> str | None:
     except SchemaError as fault:
         raise SchemaFault(f"{_pointer(fault.absolute_path) or 'it'}: {_misfit(fault)}") from None
     except Unresolvable as fault:
-        raise SchemaFault(
-            f"$ref {_shown(getattr(fault, 'anchor', fault.ref))} leads nowhere; nothing is fetched"
-        ) from None
+        target = getattr(fault, "anchor", fault.ref)
+        raise SchemaFault(f"$ref {_shown(target)} leads nowhere; nothing is fetched") from None
     except (re.error, OverflowError) as fault:
         raise SchemaFault(f"a pattern or number in it cannot be applied ({_cut(str(fault))})") from None
     except RecursionError:
