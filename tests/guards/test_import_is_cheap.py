@@ -1,4 +1,4 @@
-"""`import abruzzi` and the light rooms pull in neither numpy, torch nor jsonschema (its time is in bench/import_time.py)."""
+"""`import abruzzi` and the light rooms pull in no numpy, torch or jsonschema (its time: bench/import_time.py)."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def run(
         if no_tools:
             tools: Sequence[Tool] = []
         else:
-            tools = built_in_tools(table, files) if task is None else open_tools.enter_context(task.open_tools())
+            tools = _tools(table, files) if task is None else open_tools.enter_context(task.open_tools())
         for event in run_agent(chosen.model, [Message("user", text)], tools, params, Limits(max_steps)):
             recorder.see(event)
             if not as_json:
@@ -117,7 +117,7 @@ def chat(
     precision: str = PRECISION,
 ) -> int:
     chosen = choose(model, served_model, api_key, thinking=not no_think, weights=weights, precision=precision)
-    tools = [] if no_tools else built_in_tools(table, files)
+    tools = [] if no_tools else _tools(table, files)
     params = _params(chosen, max_tokens, thinking_budget, temperature, seed)
     terminal = Terminal()
     history: list[Message] = []
@@ -131,22 +131,6 @@ def chat(
         history.extend(recorder.finish.messages)
         terminal.summary(recorder.line())
     return OK
-
-
-def built_in_tools(table: Path | None, files: Path | None) -> list[Tool]:
-    """The table and the folder when they are given, and always the calculator, last as in nano's training."""
-    from abruzzi.tools.calculator import Calculator
-
-    tools: list[Tool] = []
-    if table is not None:
-        from abruzzi.tools.table import Table
-
-        tools.append(Table.from_csv(table.read_text(encoding="utf-8"), name=table.stem))
-    if files is not None:
-        from abruzzi.tools.files import Files
-
-        tools.append(Files(files))
-    return [*tools, Calculator()]
 
 
 class Recorder:
@@ -209,6 +193,12 @@ class Recorder:
             f"first token {self.ends[0].ttft_s * 1000:.0f} ms" if self.ends[0].ttft_s is not None else "",
         ]
         return " · ".join(p for p in parts if p)
+
+
+def _tools(table: Path | None, files: Path | None) -> list[Tool]:
+    from abruzzi.tools.registry import Given, tools_for
+
+    return tools_for(Given(table, files))
 
 
 def _params(

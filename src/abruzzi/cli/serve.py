@@ -88,17 +88,18 @@ def serve(
 
 
 def _page(service: Service, model: str, usd_per_hour: float | None) -> Page:
-    """The page at /, with the built-in tools that need nothing of the person's."""
+    """The page at /, with the built-in tools that are safe to serve."""
     from abruzzi.server.page.routes import Page, PageSettings
-    from abruzzi.tools.calculator import Calculator
+    from abruzzi.tools.registry import tools_to_serve
 
+    tools = tuple(tools_to_serve())
     if model != "nano":
-        return Page(service, PageSettings((Calculator(),), usd_per_hour=usd_per_hour))
+        return Page(service, PageSettings(tools, usd_per_hour=usd_per_hour))
     from abruzzi.tasks import examples
 
     questions = tuple(task.prompt for task in examples() if task.family == "word_problems")
     note = "nano is very small: it does multi-step word problems like these, and little else."
-    return Page(service, PageSettings((Calculator(),), questions, note, usd_per_hour=usd_per_hour))
+    return Page(service, PageSettings(tools, questions, note, usd_per_hour=usd_per_hour))
 
 
 def _service(
