@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, cast
 
 import httpx2
@@ -34,6 +35,12 @@ from abruzzi.types import (
 )
 
 FINISH_REASONS = ("stop", "length", "tool_calls")
+# Sampling parameters that are called something else in a request, and those that have no place in one.
+WIRE_NAMES = {"thinking_budget": "thinking_token_budget"}
+NOT_SENT = {
+    "stop_token_ids": "use stop strings",
+    "top_logprobs": "this client reads no log-probabilities; ask the endpoint itself",
+}
 
 
 class EndpointError(UserError):
@@ -192,20 +199,22 @@ def _request(
     }
     if tools:
         body["tools"] = [t.to_openai() for t in tools]
-    # Only what was asked for: servers refuse fields that they do not know, and rightly so.
-    optional = {
-        "top_p": params.top_p if params.top_p != 1 else None,
-        "top_k": params.top_k or None,
-        "min_p": params.min_p or None,
-        "max_tokens": params.max_tokens,
-        "seed": params.seed,
-        "stop": list(params.stop) or None,
-        "thinking_token_budget": params.thinking_budget,
-    }
-    body.update({k: v for k, v in optional.items() if v is not None})
-    if params.stop_token_ids:
-        raise ValueError("stop_token_ids cannot be sent to an endpoint; hint: use stop strings")
-    return body
+    return body | _sampling(params)
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    """The sampling parameters that differ from the defaults, by the wire's names.
+
+    Only these: servers refuse fields that they do not know, and rightly so."""
+    sent: dict[str, Any] = {}
+    for field in fields(params):
+        value = getattr(params, field.name)
+        if value == field.default:
+            continue
+        if field.name in NOT_SENT:
+            raise ValueError(f"{field.name} cannot be sent to an endpoint; hint: {NOT_SENT[field.name]}")
+        sent[WIRE_NAMES.get(field.name, field.name)] = list(value) if isinstance(value, tuple) else value
+    return sent
 
 
 def _sse(lines: Iterable[str], where: str) -> Iterator[dict[str, Any] | None]:

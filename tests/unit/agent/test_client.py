@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -85,6 +86,32 @@ def call(index: int, **fields: Any) -> dict[str, Any]:
         **{k: v for k, v in fields.items() if k == "id"},
         "function": {k: v for k, v in fields.items() if k != "id"},
     }
+
+
+SENT = {
+    "temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "max_tokens": 8, "stop": ("a", "b"), "seed": 0,
+    "thinking_budget": 0,
+}  # fmt: skip
+
+
+def test_every_sampling_parameter_that_was_asked_for_is_sent_or_refused_and_no_other(server: Server) -> None:
+    server.body = sse(delta(content="Hi", finish="stop"))
+    model = HttpChatModel(server.url, "m")
+    for name, value in SENT.items():
+        list(model.chat([Message("user", "Hi")], (), SamplingParams(**{name: value})))
+    list(model.chat([Message("user", "Hi")]))
+    names = {"thinking_budget": "thinking_token_budget"}
+    always = {"model", "messages", "stream", "stream_options", "temperature"}
+    *asked, plain = server.asked
+    assert set(plain) == always and plain["temperature"] == 1.0
+    for body, (name, value) in zip(asked, SENT.items(), strict=True):
+        assert set(body) == always | {names.get(name, name)}
+        assert body[names.get(name, name)] == (list(value) if isinstance(value, tuple) else value)
+    for name, value in (("stop_token_ids", (1,)), ("top_logprobs", 2)):
+        with pytest.raises(ValueError, match=f"{name} cannot be sent to an endpoint; hint: "):
+            list(model.chat([Message("user", "Hi")], (), SamplingParams(**{name: value})))
+    # A new parameter is sent as it is called; here it needs a value to be tried with.
+    assert {*SENT, "stop_token_ids", "top_logprobs"} == {field.name for field in fields(SamplingParams)}
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])

@@ -10,7 +10,7 @@ from abruzzi import tokenizer
 from abruzzi.agent.loop import Finish, Limits, ToolResult, run
 from abruzzi.tools import ToolError, ToolOk
 from abruzzi.tools.calculator import Calculator
-from abruzzi.types import ContextFull, Message, SamplingParams, ToolCall
+from abruzzi.types import ContextFull, Message, MessageEnd, SamplingParams, ToolCall
 from tests import tiny
 from tests.scripted import ScriptedModel, say
 
@@ -83,6 +83,37 @@ def test_ids_that_the_model_gives_are_kept() -> None:
     end = replace(end, message=replace(end.message, tool_calls=(replace(end.message.tool_calls[0], id="toolu_9"),)))
     _, (result,) = play(ScriptedModel(end, say("ok")))
     assert result.call.id == "toolu_9" and isinstance(result.result, ToolOk)
+
+
+def with_ids(*ids: str) -> MessageEnd:
+    """A message of one call for each id, ids as a server gives them."""
+    end = say("", *[("calculator", '{"expression": "1"}')] * len(ids))
+    calls = tuple(replace(call, id=call_id) for call, call_id in zip(end.message.tool_calls, ids))
+    return replace(end, message=replace(end.message, tool_calls=calls))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [with_ids("toolu_9", "toolu_9")],  # twice in a message
+        [with_ids("toolu_9"), with_ids("toolu_9")],  # again in the next step
+        [with_ids("call_1", "")],  # what we would have given the second one ourselves
+        [with_ids("", "call_0", "call_0", "call_0_")],
+        [with_ids("functions.calculator:0", "functions.calculator:0", "x"), with_ids("x", "functions.calculator:0")],
+    ],
+    ids=["in a message", "in the next step", "ours given by the model", "with our suffix", "as K2 spells them"],
+)
+def test_an_id_that_a_model_repeats_is_made_unique(script: list[MessageEnd]) -> None:
+    finish, results = play(ScriptedModel(*script, say("ok")))
+    ids = [r.call.id for r in results]
+    assert all(ids) and len(set(ids)) == len(ids) == sum(len(end.message.tool_calls) for end in script)
+    # Each first use of an id is kept, and every message says the same ids as the results.
+    assert ids[0] == (script[0].message.tool_calls[0].id or "call_0")
+    assert [c.id for m in finish.messages for c in m.tool_calls] == ids
+    assert [m.tool_call_id for m in finish.messages if m.role == "tool"] == ids
+    tok = tiny.vocabulary()
+    text = tok.decode(tokenizer.render(tok, [*ASK, *finish.messages]).ids)
+    assert text.count("## Return of functions.calculator:") == len(ids)
 
 
 @pytest.mark.parametrize(
