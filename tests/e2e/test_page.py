@@ -57,7 +57,7 @@ def site(pace: Pace) -> Iterator[tuple[str, ScriptedLLM]]:
     llm = ScriptedLLM(script, max_context=16_384, per_step=pace)
     with serving(llm) as served, socket.socket() as door:
         door.bind(("127.0.0.1", 0))
-        page = Page(served.service, PageSettings((Calculator(),), ("What is 6 * 7?",), "A scripted model."))
+        page = Page(served.service, (Calculator(),), PageSettings(("What is 6 * 7?",), "A scripted model."))
         app = make_app(served.service, routes=page.routes(), open_paths=page.open_paths())
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, args=([door],), daemon=True)

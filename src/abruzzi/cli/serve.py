@@ -94,12 +94,12 @@ def _page(service: Service, model: str, usd_per_hour: float | None) -> Page:
 
     tools = tuple(tools_to_serve())
     if model != "nano":
-        return Page(service, PageSettings(tools, usd_per_hour=usd_per_hour))
+        return Page(service, tools, PageSettings(usd_per_hour=usd_per_hour))
     from abruzzi.tasks import examples
 
     questions = tuple(task.prompt for task in examples() if task.family == "word_problems")
     note = "nano is very small: it does multi-step word problems like these, and little else."
-    return Page(service, PageSettings(tools, questions, note, usd_per_hour=usd_per_hour))
+    return Page(service, tools, PageSettings(questions, note, usd_per_hour=usd_per_hour))
 
 
 def _service(

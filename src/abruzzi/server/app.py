@@ -7,8 +7,9 @@ is one more route; what answers must look like is compiled in structure.py befor
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,20 +20,24 @@ from starlette.types import ASGIApp
 
 from abruzzi import __version__
 from abruzzi.server.body import read_body, scope_of
-from abruzzi.server.dialects.chat_read import read_chat
-from abruzzi.server.dialects.chat_write import ChatEncoder, fingerprint
+from abruzzi.server.dialects.chat_read import read_chat, read_control
+from abruzzi.server.dialects.chat_write import ChatEncoder
+from abruzzi.server.dialects.common import fingerprint
 from abruzzi.server.dialects.completions import CompletionEncoder, read_completion, score_prompts
-from abruzzi.server.dialects.messages_read import read_message_request
+from abruzzi.server.dialects.messages_read import read_messages
 from abruzzi.server.dialects.messages_write import MessagesEncoder
-from abruzzi.server.dialects.responses_read import read_response_request
+from abruzzi.server.dialects.responses_read import read_response
 from abruzzi.server.dialects.responses_write import ResponsesEncoder
+from abruzzi.server.dialects.tokens import read_ids, read_text
 from abruzzi.server.errors import ApiError, error_body
-from abruzzi.server.fields import Fields, required
+from abruzzi.server.fields import Fields, read_all
 from abruzzi.server.generation import Generation
 from abruzzi.server.guard import Guard
+from abruzzi.server.request import ChatRequest
 from abruzzi.server.service import Service
 from abruzzi.server.sse import Encoder, EventStream, encoded, to_json, unless_gone
 
+T = TypeVar("T")
 LOG = logging.getLogger("abruzzi.server")
 CLIENT_GONE = 499  # nobody reads it; it is for the log
 Handler = Callable[[Service, Request], Awaitable[Response]]
@@ -102,35 +107,34 @@ def _border(service: Service, path: str, handler: Handler) -> Callable[[Request]
 
 
 async def _chat(service: Service, request: Request) -> Response:
-    chat, output = read_chat(service, await read_body(service, request))
+    chat, output = await _read(service, request, partial(read_chat, service))
     generation = await service.start(scope_of(service, request), chat, "chatcmpl-")
     return await _answer(service, request, generation, ChatEncoder(service.tok, generation, output), output.stream)
 
 
 async def _completions(service: Service, request: Request) -> Response:
-    wanted = read_completion(service, await read_body(service, request))
-    scored = await score_prompts(service, wanted)
-    generation = service.start_raw(scope_of(service, request), wanted.prompts, wanted.params, wanted.n)
+    asked = await _read(service, request, partial(read_completion, service))
+    scored = await score_prompts(service, asked)
+    generation = service.start_raw(scope_of(service, request), asked.prompts, asked.params, asked.n)
     return await _answer(
-        service, request, generation, CompletionEncoder(service.tok, generation, wanted, scored), wanted.stream
+        service, request, generation, CompletionEncoder(service.tok, generation, asked, scored), asked.stream
     )
 
 
 async def _messages(service: Service, request: Request) -> Response:
-    wanted, output = read_message_request(service, await read_body(service, request))
-    generation = await service.start(scope_of(service, request), wanted, "msg_", "toolu_")
+    chat, output = await _read(service, request, partial(read_messages, service))
+    generation = await service.start(scope_of(service, request), chat, "msg_", "toolu_")
     return await _answer(service, request, generation, MessagesEncoder(generation, output), output.stream)
 
 
 async def _count_tokens(service: Service, request: Request) -> Response:
-    wanted, _ = read_message_request(service, await read_body(service, request), count_only=True)
-    ids = service.render(wanted, service.history(scope_of(service, request), wanted))
-    return _json({"input_tokens": len(ids)})
+    chat, _ = await _read(service, request, partial(read_messages, service, count_only=True))
+    return _json({"input_tokens": len(_prompt_ids(service, request, chat))})
 
 
 async def _responses(service: Service, request: Request) -> Response:
-    wanted, output = read_response_request(service, await read_body(service, request))
-    generation = await service.start(scope_of(service, request), wanted, "resp_")
+    chat, output = await _read(service, request, partial(read_response, service))
+    generation = await service.start(scope_of(service, request), chat, "resp_")
     return await _answer(service, request, generation, ResponsesEncoder(generation, output), output.stream)
 
 
@@ -148,13 +152,7 @@ async def _answer(
 
 async def _control(service: Service, request: Request) -> Response:
     """ "Answer now": closes the thought of a running request, for the client that made it."""
-    body = Fields(await read_body(service, request))
-    generation_id = body.text("id")
-    if generation_id is None:
-        raise required("id")
-    if body.choice("action", "reasoning_end") is None:
-        raise required("action")
-    body.end()
+    generation_id = await _read(service, request, read_control)
     scope, generation = service.running.get(generation_id, (b"", None))
     if generation is None or scope != scope_of(service, request):
         raise ApiError(404, f"no request {generation_id!r:.80} is running", "id", "not_running")
@@ -167,44 +165,22 @@ async def _control(service: Service, request: Request) -> Response:
 
 async def _tokenize(service: Service, request: Request) -> Response:
     """The ids of a text, or of the prompt that a chat request would be rendered to."""
-    given = await read_body(service, request)
-    body = Fields(given)
+    body = Fields(await read_body(service, request))
     if body.has("messages"):
-        chat, _ = read_chat(service, given)
-        ids = list(service.render(chat, service.history(scope_of(service, request), chat)))
+        chat, _ = read_all(body, partial(read_chat, service, from_ids=False))
+        ids = _prompt_ids(service, request, chat)
     else:
-        service.require_model(body.text("model"))
-        texts = [t for t in (body.text("prompt"), body.text("content")) if t is not None]
-        if len(texts) != 1:
-            raise required("prompt (or content, or messages)")
-        special = body.boolean("parse_special") or False
-        body.only("add_special_tokens", False, hint="text is encoded as it is; use messages for a chat's prompt")
-        body.only("add_special", False, hint="text is encoded as it is; use messages for a chat's prompt")
-        body.end()
-        ids = encode(service, texts[0], "prompt", special)
-    return _json({"tokens": ids, "count": len(ids), "max_model_len": service.llm.max_context})
+        ids = read_all(body, partial(read_text, service))
+    return _json({"tokens": list(ids), "count": len(ids), "max_model_len": service.llm.max_context})
 
 
 async def _detokenize(service: Service, request: Request) -> Response:
-    body = Fields(await read_body(service, request))
-    service.require_model(body.text("model"))
-    ids = body.token_ids("tokens", service.tok.vocab_size)
-    if ids is None:
-        raise required("tokens")
-    body.end()
-    try:
-        text = service.tok.decode(ids)
-    except ValueError as error:  # a hole in the vocabulary
-        raise ApiError(400, str(error), "tokens", "invalid_value") from None
+    text = await _read(service, request, partial(read_ids, service))
     return _json({"prompt": text, "content": text})
 
 
-def encode(service: Service, text: str, field: str, special: bool = False) -> list[int]:
-    """Ids of a text. Raises ApiError for text that is no Unicode."""
-    try:
-        return service.tok.encode(text, allow_special=special)
-    except ValueError as error:
-        raise ApiError(400, str(error), field, "invalid_value") from None
+def _prompt_ids(service: Service, request: Request, chat: ChatRequest) -> Sequence[int]:
+    return service.render(chat, service.history(scope_of(service, request), chat))
 
 
 # what this server is
@@ -212,11 +188,11 @@ def encode(service: Service, text: str, field: str, special: bool = False) -> li
 
 async def _models(service: Service, request: Request) -> Response:
     """OpenAI's list with Anthropic's fields beside it, or one model."""
-    wanted = request.path_params.get("model")
-    cards = [_model_card(service, name) for name in service.settings.names]
-    if wanted is not None:
-        service.require_model(wanted)
-        return _json(next(c for c in cards if c["id"] == wanted))
+    name = request.path_params.get("model")
+    cards = [_model_card(service, served) for served in service.settings.names]
+    if name is not None:
+        service.require_model(name)
+        return _json(next(c for c in cards if c["id"] == name))
     ends = {"has_more": False, "first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
     return _json({"object": "list", "data": cards, **ends})
 
@@ -274,10 +250,15 @@ async def _metrics(service: Service, request: Request) -> Response:
 async def _openapi(service: Service, request: Request) -> Response:
     from abruzzi.server.openapi import document  # only who asks pays for it
 
-    return _json(document(service.settings.names, service.tok.vocab_size))
+    return _json(document(service))
 
 
 # parts
+
+
+async def _read(service: Service, request: Request, read: Callable[[Fields], T]) -> T:
+    """What a dialect's reader makes of the body. Raises ApiError."""
+    return read_all(Fields(await read_body(service, request)), read)
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

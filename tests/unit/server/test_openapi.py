@@ -30,7 +30,7 @@ from abruzzi.server.memory.seal import Seal
 from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.openapi import document
 from abruzzi.server.service import Service, Settings
-from tests.unit.server.scripted_engine import TOK, saying
+from tests.unit.server.scripted_engine import saying
 
 CHECKS = [
     not_a_server_error,
@@ -63,7 +63,12 @@ def schema(url: str, *modes: GenerationMode) -> Any:
     return schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
 
 
-DOCUMENT = document(("tiny",), TOK.vocab_size)
+def service_of(llm: Any) -> Service:
+    """Without a thread that runs: to read requests with."""
+    return Service(EngineThread(llm), ReasoningStore(), Seal(b"k" * 32), Settings(names=("tiny",), body_seconds=2.0))
+
+
+DOCUMENT = document(service_of(saying("x[end]")))
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 
 

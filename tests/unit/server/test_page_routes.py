@@ -27,7 +27,7 @@ ASK = [{"role": "user", "content": "What is 6 * 7?"}]
 @contextmanager
 def paged(llm: ScriptedLLM, api_key: str | None = None, **settings: Any) -> Iterator[tuple[Served, Page]]:
     with serving(llm) as served:
-        page = Page(served.service, PageSettings(tools=(Calculator(),), **settings))
+        page = Page(served.service, (Calculator(),), PageSettings(**settings))
         app = make_app(served.service, api_key=api_key, routes=page.routes(), open_paths=page.open_paths())
         yield Served(served.service, app), page
 

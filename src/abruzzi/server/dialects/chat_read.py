@@ -1,60 +1,69 @@
-"""What a POST to /v1/chat/completions may hold, field by field. Nothing is accepted and ignored."""
+"""POST /v1/chat/completions, read: OpenAI's chat, field by field. Nothing is accepted and ignored."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from abruzzi.server.budget import EFFORTS
-from abruzzi.server.dialects.chat_write import ChatOutput, fingerprint
-from abruzzi.server.dialects.structure_read import answer_format, any_tool, argument_schema, openai_choice, with_answer
-from abruzzi.server.errors import ApiError, unsupported
-from abruzzi.server.fields import Fields, required, wrong
-from abruzzi.server.request import (
+from abruzzi.server.dialects.chat_write import ChatOutput
+from abruzzi.server.dialects.common import (
+    EFFORT_NAMES,
     MAX_N,
-    ChatRequest,
-    Thinking,
-    distinct,
+    MAX_STOPS,
+    NOT_HERE,
+    by_name,
+    fingerprint,
+    include_usage,
+    joined_text,
     model_name,
+    no_penalties,
+    read_thinking_object,
+    read_tool,
     sampling,
-    stop_strings,
-    tool,
 )
+from abruzzi.server.dialects.structure_read import answer_format, any_tool, openai_choice, with_answer
+from abruzzi.server.errors import ApiError
+from abruzzi.server.fields import Fields, required
+from abruzzi.server.request import ChatRequest, Thinking
 from abruzzi.server.service import Service
-from abruzzi.server.structure import Structure
-from abruzzi.types import Message, ToolCall, brief
+from abruzzi.server.structure import Schema, Structure
+from abruzzi.types import Message, ToolCall
 
-EFFORT_NAMES = ("none", *EFFORTS)
-NOT_HERE = "this server does not have it"
 MAX_TOP_LOGPROBS = 20  # OpenAI's
+PROMPT = "messages (or prompt_token_ids, not both)"
+FUNCTION = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string", "minLength": 1}, "arguments": {"type": ["string", "object"]}},
+}
 
 
-def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]:
-    """The request, and how its answer is wanted. Raises ApiError that names what is wrong."""
-    body = Fields(given)
-    model = service.require_model(model_name(body))
+def read_chat(service: Service, body: Fields, from_ids: bool = True) -> tuple[ChatRequest, ChatOutput]:
+    """The request, and how to write its answer. from_ids: whether prompt_token_ids may stand for messages.
+
+    Raises ApiError that names what is wrong."""
+    model = model_name(service, body)
+    exact = from_ids and body.given("prompt_token_ids")
+    if not from_ids:
+        body.only("prompt_token_ids", hint="these are ids already")
     thinking = read_thinking(body)
-    prompt_ids = body.token_ids("prompt_token_ids", service.tok.vocab_size)
-    messages = read_messages(body.items("messages"))
-    if (prompt_ids is None) == (not messages):
-        raise required("messages (or prompt_token_ids, not both)")
-    tools, may_call, structure = read_tools(body)
-    if prompt_ids is not None:
-        may_call = True if not body.has("tool_choice") else may_call
+    prompt_ids, messages = _prompt(service, body, exact)
+    tools, may_call, structure = _tools(body)
+    if exact:
+        may_call = may_call or not body.has("tool_choice")
         for name in ("tools", "reasoning_effort", "chat_template_kwargs", "thinking"):
-            if body.has(name):
-                raise unsupported(name, body.any(name), "prompt_token_ids are used as they are")
+            body.only(name, hint="prompt_token_ids are used as they are")
     logprobs, top_logprobs = body.boolean("logprobs") or False, body.integer("top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
     if top_logprobs and not logprobs:
         raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs", "invalid_value")
     params = sampling(
         body,
         _max_tokens(body),
-        stop_strings(body, "stop"),
+        body.strings("stop", MAX_STOPS),
         thinking.budget,
         service.settings.temperature,
         top_logprobs=top_logprobs,
     )
-    answer, _ = answer_format(body.object("response_format"), nested=True)
+    answer, _ = answer_format(body, "response_format", nested=True)
     request = ChatRequest(
         model=model,
         messages=messages,
@@ -79,81 +88,71 @@ def read_chat(service: Service, given: object) -> tuple[ChatRequest, ChatOutput]
         fingerprint=fingerprint(service.settings.isa),
     )
     _no_effect(body)
-    body.end()
     return request, output
+
+
+def read_control(body: Fields) -> str:
+    """POST /v1/chat/completions/control ("answer now"): the id of the request whose thought is to end."""
+    generation_id = body.required_text("id")
+    body.required_choice("action", "reasoning_end")
+    return generation_id
 
 
 def read_thinking(body: Fields) -> Thinking:
     """reasoning_effort, reasoning, thinking, chat_template_kwargs, thinking_token_budget."""
-    said = Thinking()
-    said.say_effort("reasoning_effort", body.choice("reasoning_effort", *EFFORT_NAMES))
-    said.say("thinking_token_budget", budget=body.integer("thinking_token_budget", 0))
+    out = Thinking()
+    out.merge_effort("reasoning_effort", body.choice("reasoning_effort", *EFFORT_NAMES))
+    out.merge("thinking_token_budget", budget=body.integer("thinking_token_budget", 0))
     reasoning = body.object("reasoning")
     if reasoning is not None:
-        said.say_effort("reasoning.effort", reasoning.choice("effort", *EFFORT_NAMES))
-        said.say("reasoning.max_tokens", budget=reasoning.integer("max_tokens", 0))
-        said.say("reasoning.enabled", enabled=reasoning.boolean("enabled"))
+        out.merge_effort("reasoning.effort", reasoning.choice("effort", *EFFORT_NAMES))
+        out.merge("reasoning.max_tokens", budget=reasoning.integer("max_tokens", 0))
+        out.merge("reasoning.enabled", enabled=reasoning.boolean("enabled"))
         reasoning.only("exclude", False, hint="leave the field reasoning_content unread instead")
         reasoning.end()
     thinking = body.object("thinking")
     if thinking is not None:
-        kind = thinking.choice("type", "enabled", "disabled", "adaptive")
-        said.say("thinking.type", enabled=None if kind is None else kind != "disabled")
-        said.say("thinking.budget_tokens", budget=thinking.integer("budget_tokens", 0))
-        said.say("thinking.keep", preserve=True if thinking.choice("keep", "all") else None)
+        read_thinking_object(thinking, out)
+        out.merge("thinking.keep", preserve=True if thinking.choice("keep", "all") else None)
         thinking.end()
     template = body.object("chat_template_kwargs")
     if template is not None:
         for name in ("thinking", "enable_thinking"):
-            said.say(f"chat_template_kwargs.{name}", enabled=template.boolean(name))
-        said.say("chat_template_kwargs.preserve_thinking", preserve=template.boolean("preserve_thinking"))
+            out.merge(f"chat_template_kwargs.{name}", enabled=template.boolean(name))
+        out.merge("chat_template_kwargs.preserve_thinking", preserve=template.boolean("preserve_thinking"))
         template.end()
-    return said.check()
+    return out.check()
 
 
-def read_tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure]:
+def _prompt(service: Service, body: Fields, exact: bool) -> tuple[tuple[int, ...] | None, tuple[Message, ...]]:
+    """Exact prompt ids, or messages."""
+    if not exact:
+        return None, tuple(body.each("messages", _message, need=True, missing=PROMPT))
+    ids = body.token_ids("prompt_token_ids", service.tok.vocab_size, need=True)
+    if body.raw("messages", {"enum": [[]]}):
+        raise required(PROMPT)
+    return ids, ()
+
+
+def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure]:
     """The tools, whether the model may call them, and how."""
-    tools, schemas = [], {}
-    for at, given in enumerate(body.items("tools") or []):
-        entry = Fields(given, f"tools[{at}]")
-        entry.only("type", "function", hint="only functions are tools here")
-        function = entry.object("function")
-        if function is None:
-            raise required(entry.name("function"))
-        name, parameters = function.any("name"), function.any("parameters")
-        tools.append(tool(name, function.any("description"), parameters, entry.name("function")))
-        schemas[name] = argument_schema(function, parameters, "parameters")
-        function.end()
-        entry.end()
-    offered = distinct(tools)
+    tools, schemas = by_name(body.each("tools", _tool))
     structure = any_tool(schemas, body.boolean("parallel_tool_calls") is not False)
-    chosen = openai_choice(structure, body.any("tool_choice"), nested=True)
-    return offered, chosen is not None and bool(chosen.arguments), chosen or Structure()
+    chosen = openai_choice(structure, body, nested=True)
+    return tools, chosen is not None and bool(chosen.arguments), chosen or Structure()
 
 
-def include_usage(body: Fields, stream: bool) -> bool:
-    """stream_options.include_usage."""
-    options = body.object("stream_options")
-    if options is None:
-        return False
-    if not stream:
-        raise ApiError(400, "stream_options is only allowed with stream=true", "stream_options", "invalid_value")
-    wanted = options.boolean("include_usage") or False
-    options.only("include_obfuscation", False, hint="nothing is padded here")
-    options.end()
-    return wanted
-
-
-def read_messages(given: list[Any] | None) -> tuple[Message, ...]:
-    """OpenAI's messages. Raises ApiError that says which message is wrong."""
-    return tuple(_message(Fields(m, f"messages[{at}]")) for at, m in enumerate(given or []))
+def _tool(entry: Fields) -> tuple[dict[str, Any], Schema]:
+    entry.only("type", "function", hint="only functions are tools here")
+    function = entry.required_object("function")
+    out = read_tool(function, "parameters")
+    function.end()
+    return out
 
 
 def _message(fields: Fields) -> Message:
-    role = fields.choice("role", "system", "developer", "user", "assistant", "tool")
-    if role is None:
-        raise required(fields.name("role"))
-    content = text_of(fields.any("content"), fields.name("content"))
+    role = fields.kind("role", "system", "developer", "user", "assistant", "tool")
+    content = joined_text(fields.text_or_each("content", _text_part, "text parts"))
     name = fields.text("name")
     fields.only("refusal", hint="this model has no refusals")
     fields.only("audio", hint="text only")
@@ -162,65 +161,43 @@ def _message(fields: Fields) -> Message:
     fields.label("provider_specific_fields", dict)  # LiteLLM's copy of our fields that it has no name for
     calls, thought = (), None
     if role == "assistant":
-        calls = tuple(
-            _call(c, f"{fields.name('tool_calls')}[{n}]") for n, c in enumerate(fields.items("tool_calls") or [])
-        )
+        calls = tuple(fields.each("tool_calls", _call))
         thought, content = _thought(fields, content)
     call_id = fields.text("tool_call_id") if role == "tool" else None
-    fields.end()
     return Message(role, content, thought, calls, call_id, name)
 
 
-def text_of(content: object, name: str) -> str | None:
-    """Text, or text parts put together."""
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise wrong(name, "text or a list of text parts", content)
-    texts = []
-    for at, given in enumerate(content):
-        part = Fields(given, f"{name}[{at}]")
-        part.only("type", "text", hint="this model reads text only")
-        text = part.text("text")
-        if text is None:
-            raise required(part.name("text"))
-        part.label("cache_control", dict)  # every prefix is cached anyway
-        part.end()
-        texts.append(text)
-    return "".join(texts)
+def _text_part(part: Fields) -> str:
+    part.only("type", "text", hint="this model reads text only")
+    part.label("cache_control", dict)  # every prefix is cached anyway
+    return part.required_text("text")
 
 
-def _call(given: object, where: str) -> ToolCall:
-    fields = Fields(given, where)
-    fields.any("index")  # clients send back what the stream gave them; the order says the same
+def _call(fields: Fields) -> ToolCall:
+    fields.raw("index", {})  # clients send back what the stream gave them; the order says the same
+    fields.only("type", "function", hint="only functions are tools here")
+    call_id, function = fields.text("id"), fields.raw("function", FUNCTION, need=True)
     try:
-        call = ToolCall.from_openai(given if isinstance(given, dict) else {})
+        return ToolCall.from_openai({"id": call_id, "type": "function", "function": function})
     except ValueError as error:
+        where = fields.name("")[:-1]
         raise ApiError(400, f"{where}: {error}", where, "invalid_value") from None
-    for name in ("id", "type", "function"):
-        fields.any(name)
-    fields.end()
-    return call
 
 
 def _thought(fields: Fields, content: str | None) -> tuple[str | None, str | None]:
     """The thought under any of its names, or in think tags in front of the content; and the content."""
-    said = {name: fields.text(name) for name in ("reasoning_content", "reasoning", "thinking")}
-    details = fields.items("reasoning_details")
-    if details is not None:
-        said["reasoning_details"] = "".join(
-            _detail(d, f"{fields.name('reasoning_details')}[{n}]") for n, d in enumerate(details)
-        )
-    given = {name: text for name, text in said.items() if text}
-    if len(set(given.values())) > 1:
+    names: dict[str, str | None] = {n: fields.text(n) for n in ("reasoning_content", "reasoning", "thinking")}
+    names["reasoning_details"] = "".join(fields.each("reasoning_details", _detail))
+    thoughts = {name: text for name, text in names.items() if text}
+    if len(set(thoughts.values())) > 1:
         raise ApiError(
             400,
-            f"{' and '.join(map(fields.name, given))} differ; hint: send the thought under one name",
-            fields.name(next(iter(given))),
+            f"{' and '.join(map(fields.name, thoughts))} differ; hint: send the thought under one name",
+            fields.name(next(iter(thoughts))),
             "contradiction",
         )
-    if given:
-        return next(iter(given.values())), content
+    if thoughts:
+        return next(iter(thoughts.values())), content
     head, opened, rest = (content or "").partition("<think>")
     if opened and not head.strip() and "</think>" in rest:
         thought, _, content = rest.partition("</think>")
@@ -228,33 +205,26 @@ def _thought(fields: Fields, content: str | None) -> tuple[str | None, str | Non
     return None, content
 
 
-def _detail(given: object, where: str) -> str:
-    detail = Fields(given, where)
-    kind = detail.any("type")
-    if kind not in ("reasoning.text", "reasoning.summary"):
-        raise unsupported(detail.name("type"), kind, "expected reasoning.text")
-    text = detail.text("text" if kind == "reasoning.text" else "summary") or ""
+def _detail(detail: Fields) -> str:
+    kind = detail.kind("type", "reasoning.text", "reasoning.summary", hint="expected reasoning.text")
     for name in ("id", "format", "index", "signature"):
-        detail.any(name)  # other servers' bookkeeping
-    detail.end()
-    return text
+        detail.raw(name, {})  # other servers' bookkeeping
+    return detail.text("text" if kind == "reasoning.text" else "summary") or ""
 
 
 def _max_tokens(body: Fields) -> int | None:
-    given = [n for n in (body.integer("max_completion_tokens", 1), body.integer("max_tokens", 1)) if n is not None]
-    if len(set(given)) > 1:
+    limits = [n for n in (body.integer("max_completion_tokens", 1), body.integer("max_tokens", 1)) if n is not None]
+    if len(set(limits)) > 1:
         raise ApiError(
             400, "max_tokens and max_completion_tokens differ; hint: send one", "max_completion_tokens", "contradiction"
         )
-    return given[0] if given else None
+    return limits[0] if limits else None
 
 
 def _no_effect(body: Fields) -> None:
     """Fields whose only supported value is what happens anyway, and labels that change no answer."""
-    for name in ("frequency_penalty", "presence_penalty"):
-        body.only(name, 0, 0.0, hint=NOT_HERE)
-    body.only("repetition_penalty", 1, 1.0, hint=NOT_HERE)
-    body.only("logit_bias", {}, hint=NOT_HERE)
+    no_penalties(body)
+    body.only("repetition_penalty", 1, hint=NOT_HERE)
     body.only("modalities", ["text"], hint="text only")
     body.only("store", False, hint="nothing is stored for you")
     body.only("service_tier", "auto", "default", hint="there is one tier")
@@ -263,6 +233,4 @@ def _no_effect(body: Fields) -> None:
         body.label(name, str)
     body.label("metadata", dict)
     for name in ("audio", "prediction", "web_search_options", "functions", "function_call"):
-        if body.has(name):
-            raise unsupported(name, brief(body.any(name)), NOT_HERE)
-        body.any(name)
+        body.only(name, hint=NOT_HERE)

@@ -1,7 +1,7 @@
-"""POST /v1/chat/completions: OpenAI's chat, with the fields that open reasoning models added to it.
+"""POST /v1/chat/completions, written: OpenAI's chat, with the fields that open reasoning models added to it.
 
-Reading the request is in chat_read.py. Additions to OpenAI's answer: reasoning_content and reasoning,
-thinking_ended_by, token_ids / sampled / prompt_token_ids on request, timings.
+Additions to OpenAI's answer: reasoning_content and reasoning, thinking_ended_by, token_ids / sampled /
+prompt_token_ids on request, timings. chat_read.py reads the request.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from abruzzi import __version__
 from abruzzi.engine.sequence import Token
+from abruzzi.server.dialects.common import timings_of
 from abruzzi.server.errors import ApiError, openai_error
 from abruzzi.server.generation import Batch, End, Generation
 from abruzzi.server.sse import event
@@ -27,7 +27,7 @@ from abruzzi.types import (
 
 @dataclass(frozen=True, slots=True)
 class ChatOutput:
-    """How the client wants it. reasoning_field: both, reasoning_content or reasoning."""
+    """Options of the answer's form. reasoning_field: both, reasoning_content or reasoning."""
 
     model: str
     stream: bool = False
@@ -175,11 +175,6 @@ class ChatEncoder:
         }
 
 
-def fingerprint(isa: str) -> str:
-    """What computes the answers: version and instruction set."""
-    return f"abruzzi-{__version__}-{isa}"
-
-
 def token_logprob(tok: Tokenizer, token: Token) -> dict[str, Any]:
     """One entry of OpenAI's logprobs.content."""
     top = [_logprob(tok, *entry) for entry in token.top]
@@ -202,9 +197,3 @@ def usage_of(ends: list[End]) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": sum(e.usage.reasoning_tokens for e in ends)},
     }
-
-
-def timings_of(ends: list[End]) -> dict[str, Any]:
-    """Of the first choice: seconds to the first token, tokens per second before and after it."""
-    end = ends[0] if ends else None
-    return {name: None if end is None else getattr(end, name) for name in ("ttft_s", "prefill_tok_s", "decode_tok_s")}

@@ -1,4 +1,4 @@
-"""POST /v1/completions: bare prompts (text or token ids) continued, no chat format."""
+"""POST /v1/completions, read and written: raw completion of prompts (text or token ids), no chat format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from typing import Any
 
 from abruzzi.engine.measure.score import score
 from abruzzi.engine.sequence import Token
-from abruzzi.server.dialects.chat_write import fingerprint, timings_of
+from abruzzi.server.dialects.common import (
+    MAX_N,
+    MAX_STOPS,
+    fingerprint,
+    include_usage,
+    model_name,
+    no_penalties,
+    sampling,
+    timings_of,
+)
 from abruzzi.server.errors import ApiError, openai_error, unsupported
-from abruzzi.server.fields import Fields, required, wrong
+from abruzzi.server.fields import Fields, JsonSchema, wrong
 from abruzzi.server.generation import Batch, End, Generation
-from abruzzi.server.request import MAX_N, model_name, sampling, stop_strings
 from abruzzi.server.service import Service
 from abruzzi.server.sse import event
 from abruzzi.tokenizer import Tokenizer
@@ -29,7 +37,7 @@ Scored = list[tuple[Token, ...]] | None  # of each prompt, its tokens but the fi
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What is wanted. prompts: ids; echo: the text of the prompt in front of the answer."""
+    """A completion request. prompts: ids; echo: the text of the prompt in front of the answer."""
 
     model: str
     prompts: tuple[tuple[int, ...], ...]
@@ -43,12 +51,9 @@ class Completion:
     fingerprint: str
 
 
-def read_completion(service: Service, given: object) -> Completion:
+def read_completion(service: Service, body: Fields) -> Completion:
     """Raises ApiError that names what is wrong."""
-    from abruzzi.server.dialects.chat_read import include_usage
-
-    body = Fields(given)
-    model = service.require_model(model_name(body))
+    model = model_name(service, body)
     prompts = _prompts(service, body)
     stream = body.boolean("stream") or False
     max_tokens = body.integer("max_tokens", 1)
@@ -56,20 +61,19 @@ def read_completion(service: Service, given: object) -> Completion:
     echo = body.boolean("echo") or False
     if echo and logprobs is not None:
         _require_memory(service, prompts)
-    n = body.integer("n", 1, MAX_N) or 1
-    body.only("best_of", n, hint="choose among n yourself")
+    n, best_of = body.integer("n", 1, MAX_N) or 1, body.integer("best_of", 1, MAX_N)
+    if best_of not in (None, n):
+        raise unsupported("best_of", best_of, "choose among n yourself")
     body.only("suffix", "", hint="this model does not fill gaps")
-    for name in ("frequency_penalty", "presence_penalty"):
-        body.only(name, 0, 0.0, hint="this server does not have it")
-    body.only("logit_bias", {}, hint="this server does not have it")
+    no_penalties(body)
     body.label("user", str)
-    wanted = Completion(
+    return Completion(
         model=model,
         prompts=prompts,
         params=sampling(
             body,
             max_tokens or DEFAULT_MAX_TOKENS,
-            stop_strings(body, "stop"),
+            body.strings("stop", MAX_STOPS),
             None,
             service.settings.temperature,
             top_logprobs=logprobs or 0,
@@ -82,8 +86,6 @@ def read_completion(service: Service, given: object) -> Completion:
         include_usage=include_usage(body, stream),
         fingerprint=fingerprint(service.settings.isa),
     )
-    body.end()
-    return wanted
 
 
 def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> None:
@@ -94,31 +96,33 @@ def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> N
         raise unsupported("echo", True, f"with logprobs a prompt may have {room} tokens, and one has {longest}")
 
 
-async def score_prompts(service: Service, wanted: Completion) -> Scored:
+async def score_prompts(service: Service, asked: Completion) -> Scored:
     """The log-probabilities of the prompts' own tokens, where echo and logprobs ask for them. Raises ApiError."""
-    if not (wanted.echo and wanted.logprobs):
+    if not (asked.echo and asked.logprobs):
         return None
-    top = wanted.params.top_logprobs
-    return [await service.engine.ask(partial(score, service.llm, p, top)) for p in wanted.prompts]
+    top = asked.params.top_logprobs
+    return [await service.engine.ask(partial(score, service.llm, p, top)) for p in asked.prompts]
 
 
 def _prompts(service: Service, body: Fields) -> tuple[tuple[int, ...], ...]:
     """prompt: a text, a list of texts, ids, or a list of lists of ids."""
-    given = body.any("prompt")
-    if given is None:
-        raise required("prompt")
-    several = isinstance(given, list) and (not given or isinstance(given[0], (str, list)))
-    listed = given if several else [given]
-    if not listed or len(listed) > MAX_PROMPTS:
-        raise wrong("prompt", f"1 to {MAX_PROMPTS} prompts", given)
-    return tuple(_prompt_ids(service, p) for p in listed)
+    ids: JsonSchema = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": service.tok.vocab_size - 1},
+    }
+    one: list[JsonSchema] = [{"type": "string"}, {**ids, "minItems": 1}]
+    several = {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": {"anyOf": one}}
+    prompt = body.raw("prompt", {"anyOf": [*one, several]}, need=True)
+    is_list = isinstance(prompt, list) and (not prompt or isinstance(prompt[0], (str, list)))
+    prompts = prompt if is_list else [prompt]
+    if not prompts or len(prompts) > MAX_PROMPTS:
+        raise wrong("prompt", f"1 to {MAX_PROMPTS} prompts", prompt)
+    return tuple(_prompt_ids(service, p) for p in prompts)
 
 
 def _prompt_ids(service: Service, prompt: object) -> tuple[int, ...]:
     if not isinstance(prompt, str):
-        ids = Fields({"prompt": prompt}).token_ids("prompt", service.tok.vocab_size)
-        assert ids is not None
-        return ids
+        return Fields({"prompt": prompt}).token_ids("prompt", service.tok.vocab_size, need=True)
     try:
         return tuple(service.tok.encode(prompt))
     except ValueError as error:
@@ -128,14 +132,14 @@ def _prompt_ids(service: Service, prompt: object) -> tuple[int, ...]:
 class CompletionEncoder:
     """One text completion; its choices are numbered prompt by prompt."""
 
-    def __init__(self, tok: Tokenizer, generation: Generation, wanted: Completion, scored: Scored = None) -> None:
-        self._tok, self._generation, self._wanted, self._scored = tok, generation, wanted, scored
+    def __init__(self, tok: Tokenizer, generation: Generation, asked: Completion, scored: Scored = None) -> None:
+        self._tok, self._generation, self._asked, self._scored = tok, generation, asked, scored
         self._created = int(time.time())
         self._ends: dict[int, End] = {}
         self._spellings: dict[int, _Spelling] = {}
 
     def start(self) -> bytes:
-        if not self._wanted.echo:
+        if not self._asked.echo:
             return b""
         return b"".join(
             self._chunk(at, self._echo(at), (), beside=self._echoed(at)) for at in range(len(self._generation.choices))
@@ -143,7 +147,7 @@ class CompletionEncoder:
 
     def batch(self, at: int, batch: Batch) -> bytes:
         text = "".join(e.text for e in batch.events if isinstance(e, ContentDelta))
-        beside = self._wanted.logprobs or self._wanted.token_ids
+        beside = self._asked.logprobs or self._asked.token_ids
         return self._chunk(at, text, batch.tokens) if text or (beside and batch.tokens) else b""
 
     def end(self, at: int, end: End) -> bytes:
@@ -152,7 +156,7 @@ class CompletionEncoder:
 
     def close(self) -> bytes:
         done = b"data: [DONE]\n\n"
-        if not self._wanted.include_usage:
+        if not self._asked.include_usage:
             return done
         return event({**self._frame(), "choices": [], "usage": self._usage(self._ends)}) + done
 
@@ -175,16 +179,16 @@ class CompletionEncoder:
         return {**self._frame(), "choices": choices, "usage": usage, "timings": timings_of(ends)}
 
     def _echo(self, at: int) -> str:
-        return self._tok.decode(self._generation.choices[at].job.prompt) if self._wanted.echo else ""
+        return self._tok.decode(self._generation.choices[at].job.prompt) if self._asked.echo else ""
 
     def _beside(self, at: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
         out: dict[str, Any] = {"logprobs": None}
-        if self._wanted.logprobs:
+        if self._asked.logprobs:
             if at not in self._spellings:
                 self._spellings[at] = _Spelling(self._tok, len(self._echo(at)))
             offsets = [self._spellings[at].offset(t.id) for t in tokens]
             out["logprobs"] = self._listed([(t.id, t) for t in tokens], offsets)
-        if self._wanted.token_ids:
+        if self._asked.token_ids:
             out["token_ids"] = [t.id for t in tokens]
             out["prompt_token_ids"] = list(self._generation.choices[at].job.prompt)
         return out
@@ -195,7 +199,7 @@ class CompletionEncoder:
             return {"logprobs": None}
         prompt = self._generation.choices[at].job.prompt
         spelling = _Spelling(self._tok, 0, all_shown=True)
-        tokens = (None, *self._scored[at // self._wanted.n])
+        tokens = (None, *self._scored[at // self._asked.n])
         return {"logprobs": self._listed(list(zip(prompt, tokens)), [spelling.offset(i) for i in prompt])}
 
     def _listed(self, tokens: list[tuple[int, Token | None]], offsets: list[int]) -> dict[str, Any]:
@@ -206,7 +210,7 @@ class CompletionEncoder:
         return {
             "tokens": [piece(self._tok, token_id) for token_id, _ in tokens],
             "token_logprobs": [t and t.logprob for _, t in tokens],
-            "top_logprobs": tops if self._wanted.params.top_logprobs else None,
+            "top_logprobs": tops if self._asked.params.top_logprobs else None,
             "text_offset": offsets,
         }
 
@@ -219,11 +223,11 @@ class CompletionEncoder:
         beside: dict[str, Any] | None = None,
     ) -> bytes:
         choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish, **(beside or {})}
-        usage = {"usage": None} if self._wanted.include_usage else {}
+        usage = {"usage": None} if self._asked.include_usage else {}
         return event({**self._frame(), "choices": [choice], **usage})
 
     def _usage(self, ends: dict[int, End]) -> dict[str, Any]:
-        firsts = [e.usage for at, e in ends.items() if at % self._wanted.n == 0]
+        firsts = [e.usage for at, e in ends.items() if at % self._asked.n == 0]
         prompt = sum(u.prompt_tokens for u in firsts)
         completion = sum(e.usage.completion_tokens for e in ends.values())
         return {
@@ -238,8 +242,8 @@ class CompletionEncoder:
             "id": self._generation.id,
             "object": "text_completion",
             "created": self._created,
-            "model": self._wanted.model,
-            "system_fingerprint": self._wanted.fingerprint,
+            "model": self._asked.model,
+            "system_fingerprint": self._asked.fingerprint,
         }
 
 

@@ -1,20 +1,29 @@
-"""POST /v1/messages: Anthropic's dialect. Thoughts are thinking blocks with a signature that carries their ids.
+"""POST /v1/messages, written: Anthropic's dialect.
 
-The signature of a streamed thought covers the thought, because it is sent when that ends; without
-streaming it covers the whole turn. usage.input_tokens leaves out what came from the cache, as in Anthropic's API.
+Thoughts are thinking blocks with a signature that carries their ids. That of a streamed thought covers the
+thought, because it is sent when that ends; without streaming it covers the whole turn. usage.input_tokens
+leaves out what came from the cache, as in Anthropic's API.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from abruzzi.server.dialects.messages_read import MessagesOutput
 from abruzzi.server.errors import ApiError, anthropic_error
 from abruzzi.server.generation import Batch, End, Generation
 from abruzzi.server.memory.seal import BROKEN_JSON
 from abruzzi.server.sse import event
 from abruzzi.types import ContentDelta, ReasoningDelta, ToolCallDelta, ToolCallStart, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesOutput:
+    """Options of the answer's form."""
+
+    model: str
+    stream: bool = False
 
 
 class MessagesEncoder:

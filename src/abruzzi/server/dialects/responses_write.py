@@ -1,13 +1,15 @@
-"""POST /v1/responses: OpenAI's Responses. Thoughts are reasoning items; with include=["reasoning.encrypted_content"]
-they carry their ids. The thought is sent as reasoning_text, or as the summary for clients that ask for one.
+"""POST /v1/responses, written: OpenAI's Responses. Thoughts are reasoning items.
+
+With include=["reasoning.encrypted_content"] they carry their ids. The thought is sent as reasoning_text, or as
+the summary for clients that ask for one.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
-from abruzzi.server.dialects.responses_read import ResponseOutput
 from abruzzi.server.errors import ApiError
 from abruzzi.server.generation import Batch, End, Generation
 from abruzzi.server.memory.seal import wire_id
@@ -15,6 +17,17 @@ from abruzzi.server.sse import event
 from abruzzi.types import ContentDelta, ReasoningDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, Usage
 
 KINDS = {"reasoning": "rs_", "message": "msg_", "function_call": "fc_"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseOutput:
+    """Options of the answer's form. echo: what the response repeats of the request."""
+
+    model: str
+    stream: bool = False
+    encrypted: bool = False
+    summary: bool = False
+    echo: dict[str, Any] = field(default_factory=dict)
 
 
 class ResponsesEncoder:
