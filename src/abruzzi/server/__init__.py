@@ -1,1 +1,2 @@
-"""HTTP: OpenAI's and Anthropic's dialects over one stream of typed events per request. `app.make_app` is the door."""
+"""HTTP server: OpenAI's and Anthropic's dialects over one stream of typed events
+(`app.make_app`)."""

@@ -1,7 +1,8 @@
-"""The routes: read a body, ask the service, write the answer in the dialect of the path.
+"""The ASGI application: routes that read a body, ask the service and answer in their dialect.
 
-`make_app` needs a Service whose engine thread runs; `cli/serve.py` puts them together. The page at `/`
-is one more route; what answers must look like is compiled in structure.py before a generation starts.
+`make_app` needs a Service whose engine thread runs; `cli/serve.py` puts them together. The page at
+`/` is one more route; what answers must look like is compiled in structure.py before a generation
+starts.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def make_app(
 ) -> ASGIApp:
     """The ASGI application behind its guard. host: where it is bound; hosts: further names for it.
 
-    routes: more of them (the page); those whose path is in open_paths are served without the key."""
+    routes: more of them (the page); those whose path is in open_paths are served without the
+    key."""
     posts: dict[str, Handler] = {
         "/v1/chat/completions": _chat,
         "/v1/chat/completions/control": _control,
@@ -85,7 +87,7 @@ def make_app(
 
 
 def _border(service: Service, path: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Every failure becomes an answer in the dialect of the path."""
+    """Error boundary: every failure becomes an answer in the dialect of the path."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -183,7 +185,7 @@ def _prompt_ids(service: Service, request: Request, chat: ChatRequest) -> Sequen
     return service.render(chat, service.history(scope_of(service, request), chat))
 
 
-# what this server is
+# models, health, metrics
 
 
 async def _models(service: Service, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What every route reads of a request: its JSON body within limits of size and time, and whose turns it may see."""
+"""Request bodies: JSON within limits of size and time; and the scope of the client that sent it."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def _no_constant(name: str) -> Any:
 
 
 def scope_of(service: Service, request: Request) -> bytes:
-    """Whose turns a request may see: those made with the same key."""
+    """The client's scope: it may see the turns that were made with the same key."""
     return service.seal.scope(presented_key(request.headers))

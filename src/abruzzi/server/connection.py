@@ -1,9 +1,10 @@
-"""HTTP/1.1 as uvicorn speaks it, by h11, for a server that strangers may reach.
+"""HTTP/1.1 connections (uvicorn's, over h11) with timeouts against slow clients (slowloris).
 
-uvicorn waits for ever for the head of a request that does not come: some hundred silent connections, or such as
-send a byte a minute, and nobody else gets in. Here a head must be there HEAD_SECONDS after the connection or after
-its own first byte. (How long a body may take is body.py's; between requests uvicorn's keep-alive counts.) And who
-takes nothing of an answer for STALL_SECONDS, though some of it waits, has left without saying so.
+uvicorn waits for ever for the head of a request that does not come: some hundred silent
+connections, or such as send a byte a minute, and nobody else gets in. Here a head must be there
+HEAD_SECONDS after the connection or after its own first byte. (How long a body may take is
+body.py's; between requests uvicorn's keep-alive counts.) And a client that takes nothing of an
+answer for STALL_SECONDS, though some of it waits, has left without saying so.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _look_again(self) -> None:
-        """How much waits now, and whether it is less in a while."""
+        """Look again in STALL_SECONDS whether less is waiting than now."""
         self._stall = self.loop.call_later(STALL_SECONDS, self._stalled, self.transport.get_write_buffer_size())
 
     def _stalled(self, waited: int) -> None:

@@ -1,4 +1,4 @@
-"""What a client did wrong, or what went wrong with its request, and how each dialect writes it down."""
+"""API errors: status, message, field and code, and their JSON in each dialect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANTHROPIC = {
 
 
 class ApiError(Exception):
-    """A request that gets no answer. message: one line for a person, with a hint where there is one.
+    """A request that failed. message: one line for a person, with a hint where there is one.
 
     param: the field at fault. code: a name for programs. retry_after: seconds."""
 
@@ -44,9 +44,9 @@ class ApiError(Exception):
         return headers
 
 
-def unsupported(param: str, given: object, hint: str) -> ApiError:
+def unsupported(param: str, value: object, hint: str) -> ApiError:
     """A value that this server does not implement: refused by name, never accepted and ignored."""
-    return ApiError(400, f"{param}={brief(given)} is not supported; hint: {hint}", param, "unsupported_value")
+    return ApiError(400, f"{param}={brief(value)} is not supported; hint: {hint}", param, "unsupported_value")
 
 
 def openai_error(error: ApiError) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def openai_error(error: ApiError) -> dict[str, Any]:
 
 
 def anthropic_error(error: ApiError) -> dict[str, Any]:
-    """{"type": "error", "error": {...}} as Anthropic's clients read it; param and code are additions."""
+    """{"type": "error", "error": {...}} as Anthropic's clients read it, plus param and code."""
     kind = _ANTHROPIC.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     detail = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
     return {"type": "error", "error": detail, "request_id": None}

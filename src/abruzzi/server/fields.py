@@ -1,8 +1,9 @@
-"""Request validation: one JSON object, read field by field; a field that nobody read is an error that names it.
+"""Request validation: a JSON object read field by field. A field that nobody read is an error.
 
-Types are checked and never coerced: "5" is not 5, true is not 1. null counts as absent, as in OpenAI's API.
-Every read states the field's JSON Schema beside its check. request_schema.py runs the same readers on a
-subclass that notes these schemas: so a field is told once, and GET /openapi.json follows.
+Types are checked and never coerced: "5" is not 5, true is not 1. null counts as absent, as in
+OpenAI's API. Every read states the field's JSON Schema beside its check. request_schema.py runs the
+same readers on a subclass that notes these schemas: so a field is told once, and GET /openapi.json
+follows.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ JsonSchema = dict[str, Any]
 
 
 class Fields:
-    """Reads one JSON object field by field; `end` raises for fields nobody read. where: its name in messages.
+    """Reads one JSON object field by field; `end` raises for fields nobody read.
 
-    What a reader does may depend on `kind` and `given` alone where it decides which fields there are: these are
-    what the schema branches on. A rule about two fields (this one needs that one) asks `has`."""
+    where: its name in messages. Which fields a reader reads may depend on `kind` and `given` alone:
+    these are what the schema branches on. A rule about two fields (this one needs that one) asks
+    `has`."""
 
     def __init__(self, value: object, where: str = "") -> None:
         if not isinstance(value, dict):
@@ -59,7 +61,7 @@ class Fields:
     # what the schema branches on
 
     def kind(self, field: str, *allowed: str, hint: str = "", default: str | None = None) -> str:
-        """The discriminator: which kind of object this is. hint: for a kind that is not supported."""
+        """The discriminator: which kind of object this is. hint: for an unsupported kind."""
         value = self.raw(field, {"enum": [*allowed]})
         value = default if value is None else value
         if isinstance(value, str) and value in allowed:
@@ -76,7 +78,8 @@ class Fields:
     # scalars
 
     def text(self, field: str, known: Sequence[str] = ()) -> str | None:
-        """A string. known: the only ones that exist; whoever asks refuses the others, with a status of its own."""
+        """A string. known: those that exist, for the schema; the caller refuses the others
+        (404)."""
         return self._typed(field, str, "a string", {"enum": [*known]} if known else {"type": "string"})
 
     def required_text(self, field: str, filled: bool = False, missing: str = "") -> str:
@@ -123,8 +126,7 @@ class Fields:
     def only(self, field: str, *values: Any, hint: str) -> None:
         """Absent, or one of the values that mean what this server does anyway."""
         value = self.raw(field, {"enum": [*values]})
-        same = [v for v in values if v == value and isinstance(v, bool) == isinstance(value, bool)]
-        if value is not None and not same:
+        if value is not None and not any(v == value and isinstance(v, bool) == isinstance(value, bool) for v in values):
             raise unsupported(self.name(field), value, hint)
 
     # lists of scalars
@@ -132,7 +134,7 @@ class Fields:
     def token_ids(
         self, field: str, vocab_size: int | None = None, most: int | None = None, need: bool = False
     ) -> tuple[int, ...]:
-        """A list of token ids, () when absent. vocab_size: None = any. most: how many there may be at most."""
+        """A list of at most `most` token ids; () when absent. vocab_size: None = any."""
         item: JsonSchema = {"type": "integer", "minimum": 0}
         item |= {} if vocab_size is None else {"maximum": vocab_size - 1}
         value = self.raw(field, {"type": "array", "items": item, **({} if most is None else {"maxItems": most})}, need)
@@ -203,7 +205,9 @@ class Fields:
         return value
 
     def each(self, field: str, read: Callable[[Fields], T], need: bool = False, missing: str = "") -> list[T]:
-        """What `read` makes of each object of a list. need: it must have one at least. missing: as in `raw`."""
+        """What `read` makes of each object of a list.
+
+        need: it must have one at least. missing: as in `raw`."""
         value = self._typed(field, list, "a list", {"type": "array"})
         if need and not value:
             raise required(missing or self.name(field))
@@ -212,7 +216,9 @@ class Fields:
     def text_or_each(
         self, field: str, read: Callable[[Fields], T], parts: str, need: bool = False, least: int = 0
     ) -> str | list[T] | None:
-        """A string, or `each` of at least so many objects. parts: what they are called. need: it must be there."""
+        """A string, or what `read` makes of each of at least `least` objects.
+
+        parts: what they are called. need: it must be there."""
         value = self.raw(field, {}, need)
         if value is None or isinstance(value, str):
             return value

@@ -1,9 +1,10 @@
-"""Who may talk to the server at all: the door in front of every route.
+"""Access control in front of every route: Host, Origin, content type, API key.
 
-A browser on this machine is hostile ground: any page may send requests to localhost. So the Host header
-must be ours (DNS rebinding), an Origin must be our own page, a POST must be JSON (a page cannot send that
-without asking first, and nobody here answers the question), and there are no CORS headers. A key, where one
-is set, is compared in constant time. Binding elsewhere than loopback without a key is refused at start.
+A browser on this machine is hostile ground: any page may send requests to localhost. So the Host
+header must be ours (DNS rebinding), an Origin must be our own page, a POST must be JSON (a page
+cannot send that without asking first, and nobody here answers the question), and there are no CORS
+headers. A key, where one is set, is compared in constant time. Binding elsewhere than loopback
+without a key is refused at start.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ def require_key_off_loopback(host: str, api_key: str | None) -> None:
 
 
 class Guard:
-    """ASGI middleware. host: where the server is bound. hosts: further names under which it is reached.
-    open_paths: served without the key, beside OPEN_PATHS."""
+    """ASGI middleware that refuses requests. host: where the server is bound.
+
+    hosts: further names under which it is reached. open_paths: served without the key, as
+    OPEN_PATHS are."""
 
     def __init__(
         self,
@@ -106,12 +109,12 @@ class Guard:
                 )
 
     def _check_host(self, headers: Headers) -> None:
-        given = headers.getlist("host")
-        name = _host_name(given[0]) if len(given) == 1 else None
+        values = headers.getlist("host")
+        name = _host_name(values[0]) if len(values) == 1 else None
         if name is None or not self._may_be_called(name):
             raise ApiError(
                 403,
-                f"Host {', '.join(given)!r:.80} is not a name of this server; hint: --allowed-host NAME",
+                f"Host {', '.join(values)!r:.80} is not a name of this server; hint: --allowed-host NAME",
                 None,
                 "wrong_host",
             )

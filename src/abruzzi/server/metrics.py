@@ -1,4 +1,5 @@
-"""Counters of what was served, in Prometheus's text format. No request text ever enters them."""
+"""Metrics: counters, gauges and histograms in Prometheus's text format. No request text ever enters
+them."""
 
 from __future__ import annotations
 
@@ -73,7 +74,7 @@ class Metrics:
         self.aborts += unfinished
 
     def text(self, load: Load, open_sequences: int, failures: int, turns: int, store_failures: int = 0) -> str:
-        """All of it."""
+        """The whole exposition, for GET /metrics."""
         out: list[str] = []
 
         def counter(name: str, what: str, values: dict[str, float], kind: str = "counter") -> None:

@@ -1,10 +1,10 @@
-"""GET /openapi.json: the API as an OpenAPI 3.1 document, for people, for tools, and for the fuzzer in our tests.
+"""GET /openapi.json: the OpenAPI 3.1 document, for people, tools, and the fuzzer in our tests.
 
-The requests are derived from the readers (request_schema.py); paths and answers are written here. schemathesis
-sends what the document allows and what it forbids, and checks refusals and answers against it. null counts as
-absent. What depends on more than one field (a result without its call, a budget for a thought that is off) is a
-400 that says so, and not in here. A stream is text/event-stream; what its events hold is each dialect's own
-documentation.
+The requests are derived from the readers (request_schema.py); paths and answers are written here.
+schemathesis sends what the document allows and what it forbids, and checks refusals and answers
+against it. null counts as absent. What depends on more than one field (a result without its call, a
+budget for a thought that is off) is a 400 that says so, and not in here. A stream is
+text/event-stream; what its events hold is each dialect's own documentation.
 """
 
 from __future__ import annotations

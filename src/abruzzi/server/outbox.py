@@ -1,9 +1,10 @@
-"""What the engine thread has for one event loop: a call into the loop costs more than a token of a small model does.
+"""Outbox: batched delivery from the engine thread to one event loop.
 
-The first news wake the loop at once, and so do urgent ones: a stream's first token, and its end. What else comes
-within TICK after a delivery waits for its end and comes together, so a stream is woken a thousand times a second at
-most however fast the engine is, no token waits longer than that, and nothing ever waits for the engine: the loop
-itself looks again.
+A call into the loop costs more than a token of a small model does. The first item wakes the loop at
+once, and so do urgent ones: a stream's first token, and its end. Other items wait until TICK after
+the last delivery and come together (coalescing): a stream is woken a thousand times a second at
+most however fast the engine is, and no token waits longer than a TICK. Nothing waits for the
+engine: the loop itself looks again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ Item = TypeVar("Item")
 
 
 class Outbox(Generic[Item]):
-    """`put` from one thread; `deliver` is called by the loop's, item by item in their order."""
+    """A queue: `put` in one thread; `deliver` is called in the loop's, item by item in their
+    order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Item], None]) -> None:
         self.loop = loop

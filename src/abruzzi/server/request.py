@@ -16,9 +16,9 @@ class ChatRequest:
     """A conversation to continue, or exact prompt ids.
 
     seals: what an assistant message (by its place) brought along to prove its ids. thinking,
-    preserve_thinking: None = the server's, the checkpoint's default. effort: a key of budget.EFFORTS.
-    may_call: whether the model may call tools; which, and in what form: structure. prompt_ids: used
-    as they are, instead of messages."""
+    preserve_thinking: None = the server's, the checkpoint's default. effort: a key of
+    budget.EFFORTS. may_call: whether the model may call tools; which, and in what form: structure.
+    prompt_ids: used as they are, instead of messages."""
 
     model: str | None
     messages: tuple[Message, ...] = ()
@@ -36,7 +36,8 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class Thinking:
-    """The thinking options of a request, merged from the fields that several dialects have for them."""
+    """The thinking options of a request, merged from the fields that several dialects have for
+    them."""
 
     enabled: bool | None = None
     effort: str | None = None

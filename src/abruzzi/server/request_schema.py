@@ -1,12 +1,13 @@
-"""The JSON Schema of a request, derived by running its reader (fields.py) on an object that records each read.
+"""JSON Schemas of requests, derived: a reader (fields.py) runs on an object that records each read.
 
     >>> schema_of(lambda fields: fields.integer("n", 1, 16))
     {'type': 'object', 'required': [], 'properties': {'n': {'type': ['integer', 'null'], ...}}, ...}
 
-Fields that are optional are absent here, those that are required have an example, an object and an item of a
-list are always there, so one run meets every read. Where a reader branches, on `kind` or `given`, it is run
-once for each alternative, and the schema is their anyOf. Any other way to read a field only sometimes is not
-seen: the test of openapi.py sends what readers were seen to read, and finds it.
+Fields that are optional are absent here, those that are required have an example, an object and an
+item of a list are always there, so one run meets every read. Where a reader branches, on `kind` or
+`given`, it is run once for each alternative, and the schema is their anyOf. A read that hides
+behind anything else is not seen here; tests/unit/server/test_request_schema.py sends every value of
+every field and finds it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ ABSENT: JsonSchema = {"enum": [None]}
 
 
 class RecordingFields(Fields):
-    """Fields of an object that is not there: each read notes a property and returns what a reader goes on with.
+    """Fields that note a property at each read, and return what a reader can go on with.
 
-    path: the alternatives to take, branch by branch; behind its end the first one is taken. None: no branches.
-    untried: paths to the others. discriminators: the fields that `kind` read."""
+    path: the alternatives to take, branch by branch; behind its end the first one is taken. None:
+    no branches. untried: paths to the others. discriminators: the fields that `kind` read."""
 
     def __init__(self, where: str = "", path: Sequence[Any] | None = None) -> None:
         super().__init__({}, where)
@@ -97,7 +98,8 @@ class RecordingFields(Fields):
     # parts
 
     def _note(self, field: str, schema: JsonSchema | RecordingFields, need: bool = False) -> None:
-        """Once for each field. Read again, it may only be said to be absent (an option that excludes another)."""
+        """Once for each field. Read again, it may only be said to be absent (an option that
+        excludes another)."""
         if need:
             self._required.append(field)
         noted = self._optional(field, schema) if isinstance(schema, dict) else schema

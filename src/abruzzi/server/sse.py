@@ -1,4 +1,4 @@
-"""Responses that stop working when the client leaves: a stream of server-sent events, and a plain answer."""
+"""Server-sent events, and plain answers, whose work is cancelled when the client leaves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Encoder(Protocol):
-    """A dialect's way to write a generation down. Each method gives the bytes to send, maybe none."""
+    """A dialect's writer of a generation. index: of the choice. Each method gives the bytes to
+    send, or none."""
 
     def start(self) -> bytes: ...
 
-    def batch(self, at: int, batch: Batch) -> bytes: ...
+    def batch(self, index: int, batch: Batch) -> bytes: ...
 
-    def end(self, at: int, end: End) -> bytes: ...
+    def end(self, index: int, end: End) -> bytes: ...
 
     def close(self) -> bytes:
         """Every choice has ended."""
@@ -42,20 +43,20 @@ class Encoder(Protocol):
 
 
 async def encoded(encoder: Encoder, generation: Generation) -> AsyncIterator[bytes]:
-    """A generation in a dialect, piece by piece, the ends of choices with what follows. Empty pieces are left out."""
+    """A generation in a dialect, piece by piece; the end of a choice goes with what follows it."""
     tail, left = b"", len(generation.choices)
     try:
         yield encoder.start()
         async with aclosing(generation.items()) as items:
-            async for at, item in items:
+            async for index, item in items:
                 if isinstance(item, End):
                     left -= 1
-                    tail += encoder.end(at, item)
+                    tail += encoder.end(index, item)
                 else:
-                    tail += encoder.batch(at, replace(item, events=joined(item.events)))
+                    tail += encoder.batch(index, replace(item, events=joined(item.events)))
                 # A piece more is a system call more, so what follows at once goes along.
-                held = left == 0 if isinstance(item, End) else item.last
-                if tail and not held:
+                more_follows = left == 0 if isinstance(item, End) else item.last
+                if tail and not more_follows:
                     yield tail
                     tail = b""
         yield tail + encoder.close()
@@ -82,8 +83,11 @@ def joined(events: tuple[ParserEvent, ...]) -> tuple[ParserEvent, ...]:
 
 
 class EventStream(Response):
-    """Sends pieces as they come, and a comment when nothing came for `ping_seconds`, so that a long prefill is told
-    from a dead server. When the client leaves, `close` is called at once."""
+    """A response of server-sent events: pieces as they come. When the client leaves, `close` is
+    called at once.
+
+    When nothing came for `ping_seconds` it sends a comment (keep-alive), so that a long prefill is
+    told from a dead server."""
 
     media_type = "text/event-stream"
 

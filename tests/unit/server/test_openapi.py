@@ -8,8 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 import schemathesis
 import uvicorn
@@ -24,13 +26,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from abruzzi.engine.sequence import Sequence
 from abruzzi.server.app import make_app
 from abruzzi.server.engine_thread import EngineThread
 from abruzzi.server.memory.seal import Seal
 from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.openapi import document
 from abruzzi.server.service import Service, Settings
-from tests.unit.server.scripted_engine import saying
+from tests.unit.server.scripted_engine import ScriptedLLM, ids, saying
 
 CHECKS = [
     not_a_server_error,
@@ -41,9 +44,26 @@ CHECKS = [
 ]
 
 
+ENDS = [i for text in ("[end]", "}", "]", '"', "0") for i in ids(text)]  # what closes an answer soonest
+
+
+class Obedient(ScriptedLLM):
+    """Says its script, and where a grammar forbids that, what ends the answer soonest."""
+
+    def _token(self, sequence: Sequence) -> None:
+        allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
+        if isinstance(allowed, np.ndarray):
+            token_id = next(self.live[sequence], ENDS[0])
+            if not allowed[token_id]:
+                token_id = next((i for i in ENDS if allowed[i]), int(np.flatnonzero(allowed)[0]))
+            self.live[sequence] = chain([token_id], self.live[sequence])
+        super()._token(sequence)
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Service, str]]:
-    llm: Any = saying("<think>a</think>b[end]", "<think>well</think>Mia has 42.[end]")
+    said = ("<think>a</think>b[end]", "<think>well</think>Mia has 42.[end]")
+    llm: Any = Obedient(lambda _, number: said[min(number, 1)])
     engine = EngineThread(llm)
     service = Service(engine, ReasoningStore(), Seal(b"k" * 32), Settings(names=("tiny",), body_seconds=2.0))
     engine.start()
@@ -63,12 +83,8 @@ def schema(url: str, *modes: GenerationMode) -> Any:
     return schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
 
 
-def service_of(llm: Any) -> Service:
-    """Without a thread that runs: to read requests with."""
-    return Service(EngineThread(llm), ReasoningStore(), Seal(b"k" * 32), Settings(names=("tiny",), body_seconds=2.0))
-
-
-DOCUMENT = document(service_of(saying("x[end]")))
+LLM: Any = saying("x[end]")
+DOCUMENT = document(Service(EngineThread(LLM), ReasoningStore(), Seal(b"k" * 32), Settings(names=("tiny",))))
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 
 

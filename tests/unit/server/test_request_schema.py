@@ -1,4 +1,5 @@
-"""The derived request schemas: what the recorder notes, and that readers read exactly the fields of the document."""
+"""The derived request schemas: what the recorder notes, and that readers read exactly the fields of
+the document."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def properties(schema: dict[str, Any], where: str = "") -> dict[str, set[str]]:
 
 
 def values(schema: dict[str, Any]) -> list[Any]:
-    """Values of a schema that are not null: each word, both ends of a range, each object with each of its fields."""
+    """Values of a schema that are not null: each word, both ends of a range, each object with each
+    of its fields."""
     if "anyOf" in schema:
         return [value for part in schema["anyOf"] for value in values(part)]
     if "enum" in schema:

@@ -1,1 +1,1 @@
-"""Wire formats: one reader and one writer a dialect (chat completions, responses, messages, completions)."""
+"""Wire formats, a reader and a writer each: chat completions, responses, messages, completions."""

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, read: OpenAI's chat, field by field. Nothing is accepted and ignored."""
+"""POST /v1/chat/completions, read: OpenAI's chat, field by field. Nothing is ignored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ FUNCTION = {
 
 
 def read_chat(service: Service, body: Fields, from_ids: bool = True) -> tuple[ChatRequest, ChatOutput]:
-    """The request, and how to write its answer. from_ids: whether prompt_token_ids may stand for messages.
+    """The request, and how to write its answer. from_ids: whether prompt_token_ids may stand for
+    messages.
 
     Raises ApiError that names what is wrong."""
     model = model_name(service, body)
@@ -92,7 +93,7 @@ def read_chat(service: Service, body: Fields, from_ids: bool = True) -> tuple[Ch
 
 
 def read_control(body: Fields) -> str:
-    """POST /v1/chat/completions/control ("answer now"): the id of the request whose thought is to end."""
+    """POST /v1/chat/completions/control ("answer now"): the id of the request to hurry."""
     generation_id = body.required_text("id")
     body.required_choice("action", "reasoning_end")
     return generation_id
@@ -158,7 +159,7 @@ def _message(fields: Fields) -> Message:
     fields.only("audio", hint="text only")
     fields.only("function_call", hint="use tool_calls")
     fields.only("annotations", [], hint="text only")
-    fields.label("provider_specific_fields", dict)  # LiteLLM's copy of our fields that it has no name for
+    fields.label("provider_specific_fields", dict)  # LiteLLM's copy of our fields
     calls, thought = (), None
     if role == "assistant":
         calls = tuple(fields.each("tool_calls", _call))
@@ -185,7 +186,7 @@ def _call(fields: Fields) -> ToolCall:
 
 
 def _thought(fields: Fields, content: str | None) -> tuple[str | None, str | None]:
-    """The thought under any of its names, or in think tags in front of the content; and the content."""
+    """The thought, under any of its names or in think tags in front of the content; the content."""
     names: dict[str, str | None] = {n: fields.text(n) for n in ("reasoning_content", "reasoning", "thinking")}
     names["reasoning_details"] = "".join(fields.each("reasoning_details", _detail))
     thoughts = {name: text for name, text in names.items() if text}
@@ -222,7 +223,7 @@ def _max_tokens(body: Fields) -> int | None:
 
 
 def _no_effect(body: Fields) -> None:
-    """Fields whose only supported value is what happens anyway, and labels that change no answer."""
+    """Fields that may only say what happens anyway, and labels that change no answer."""
     no_penalties(body)
     body.only("repetition_penalty", 1, hint=NOT_HERE)
     body.only("modalities", ["text"], hint="text only")

@@ -1,7 +1,7 @@
-"""POST /v1/chat/completions, written: OpenAI's chat, with the fields that open reasoning models added to it.
+"""POST /v1/chat/completions, written: OpenAI's chat and the additions of open reasoning models.
 
-Additions to OpenAI's answer: reasoning_content and reasoning, thinking_ended_by, token_ids / sampled /
-prompt_token_ids on request, timings. chat_read.py reads the request.
+Additions to OpenAI's answer: reasoning_content and reasoning, thinking_ended_by, token_ids /
+sampled / prompt_token_ids on request, timings. chat_read.py reads the request.
 """
 
 from __future__ import annotations
@@ -52,21 +52,22 @@ class ChatEncoder:
         extra = {"prompt_token_ids": list(self._generation.prompt)} if self._out.token_ids else {}
         first = {"role": "assistant", "content": ""}
         return b"".join(
-            self._chunk(at, first, extra=extra if at == 0 else {}) for at in range(len(self._generation.choices))
+            self._chunk(index, first, extra=extra if index == 0 else {})
+            for index in range(len(self._generation.choices))
         )
 
-    def batch(self, at: int, batch: Batch) -> bytes:
-        deltas = self._deltas(at, batch)
-        beside = self._beside(batch.tokens)
-        if not deltas and not beside:
+    def batch(self, index: int, batch: Batch) -> bytes:
+        deltas = self._deltas(index, batch)
+        choice_fields = self._token_fields(batch.tokens)
+        if not deltas and not choice_fields:
             return b""
         # Ids and log-probabilities go with the first piece of the batch.
         pieces = deltas or [{}]
-        return b"".join(self._chunk(at, d, beside if n == 0 else {}) for n, d in enumerate(pieces))
+        return b"".join(self._chunk(index, d, choice_fields if n == 0 else {}) for n, d in enumerate(pieces))
 
-    def end(self, at: int, end: End) -> bytes:
+    def end(self, index: int, end: End) -> bytes:
         self._ends.append(end)
-        return self._chunk(at, {}, {"thinking_ended_by": end.thought_end}, end.finish_reason)
+        return self._chunk(index, {}, {"thinking_ended_by": end.thought_end}, end.finish_reason)
 
     def close(self) -> bytes:
         done = b"data: [DONE]\n\n"
@@ -82,13 +83,13 @@ class ChatEncoder:
 
     def body(self, ends: list[End]) -> dict[str, Any]:
         out = self._frame("chat.completion")
-        out["choices"] = [self._choice(at, end) for at, end in enumerate(ends)]
+        out["choices"] = [self._choice(index, end) for index, end in enumerate(ends)]
         out["usage"], out["timings"] = usage_of(ends), timings_of(ends)
         if self._out.token_ids:
             out["prompt_token_ids"] = list(self._generation.prompt)
         return out
 
-    def _choice(self, at: int, end: End) -> dict[str, Any]:
+    def _choice(self, index: int, end: End) -> dict[str, Any]:
         message: dict[str, Any] = {
             "role": "assistant",
             "content": end.message.content or None if end.message.tool_calls else end.message.content,
@@ -98,18 +99,18 @@ class ChatEncoder:
         if end.message.tool_calls:
             message["tool_calls"] = [{"index": n, **c.to_openai()} for n, c in enumerate(end.message.tool_calls)]
         choice: dict[str, Any] = {
-            "index": at,
+            "index": index,
             "message": message,
             "logprobs": None,
             "finish_reason": end.finish_reason,
             "thinking_ended_by": end.thought_end,
         }
-        choice.update(self._beside(end.tokens))
+        choice.update(self._token_fields(end.tokens))
         return choice
 
     # parts
 
-    def _deltas(self, at: int, batch: Batch) -> list[dict[str, Any]]:
+    def _deltas(self, index: int, batch: Batch) -> list[dict[str, Any]]:
         """Neighbouring pieces of one kind put together."""
         out: list[dict[str, Any]] = []
         text, kind = "", ""
@@ -125,7 +126,7 @@ class ChatEncoder:
                 text += item.text
             elif isinstance(item, ToolCallStart):
                 function = {"name": item.name, "arguments": ""}
-                call_id = self._generation.choices[at].call_ids[item.position]
+                call_id = self._generation.choices[index].call_ids[item.position]
                 out.append(
                     {"tool_calls": [{"index": item.position, "id": call_id, "type": "function", "function": function}]}
                 )
@@ -140,7 +141,7 @@ class ChatEncoder:
         names = ("reasoning_content", "reasoning") if both else (self._out.reasoning_field,)
         return dict.fromkeys(names, text)
 
-    def _beside(self, tokens: tuple[Token, ...]) -> dict[str, Any]:
+    def _token_fields(self, tokens: tuple[Token, ...]) -> dict[str, Any]:
         if not tokens:
             return {}
         out: dict[str, Any] = {}
@@ -153,13 +154,13 @@ class ChatEncoder:
 
     def _chunk(
         self,
-        at: int,
+        index: int,
         delta: dict[str, Any],
-        beside: dict[str, Any] | None = None,
+        choice_fields: dict[str, Any] | None = None,
         finish: str | None = None,
         extra: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": at, "delta": delta, "logprobs": None, "finish_reason": finish, **(beside or {})}
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish, **(choice_fields or {})}
         frame = self._frame("chat.completion.chunk")
         if self._out.include_usage:
             frame["usage"] = None

@@ -1,4 +1,4 @@
-"""Fields that the dialects share: the model, sampling, tools, text parts, thinking switches, and the server's name."""
+"""Fields that the dialects share: model, sampling, tools, text parts, thinking; timings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sampling(
     max_temperature: float = 2.0,
     top_logprobs: int = 0,
 ) -> SamplingParams:
-    """The sampling fields of every dialect (seed, top_k, min_p, stop_token_ids are extensions in some)."""
+    """The sampling fields of every dialect (in some, seed, top_k, min_p are extensions)."""
     temperature, top_p = body.number("temperature", 0, max_temperature), body.number("top_p", 0, 1, above=True)
     return SamplingParams(
         temperature=default_temperature if temperature is None else temperature,
@@ -63,12 +63,12 @@ def read_thinking_object(fields: Fields, thinking: Thinking) -> None:
 
 
 def read_tool(fields: Fields, parameters_field: str, strict: bool = False) -> tuple[dict[str, Any], Schema]:
-    """A tool as it goes into the prompt, the same in every dialect, and the schema of its arguments.
+    """A tool as it goes into the prompt of any dialect, and the schema of its arguments.
 
-    Reads name, description, strict and the field of its parameters; those that are absent stay absent.
-    strict: what the absence of `strict` means in the dialect. Where it is true, a part of the schema that
-    cannot be enforced is an error, else only that part is left out: agents declare tools with keywords that
-    no grammar has (propertyNames)."""
+    Reads name, description, strict and the field of its parameters; those that are absent stay
+    absent. strict: what the absence of `strict` means in the dialect. Where it is true, a part of
+    the schema that cannot be enforced is an error, else only that part is left out: agents declare
+    tools with keywords that no grammar has (propertyNames)."""
     function: dict[str, Any] = {"name": fields.required_text("name", filled=True)}
     description = fields.text("description")
     if description is not None:

@@ -1,4 +1,4 @@
-"""POST /v1/completions, read and written: raw completion of prompts (text or token ids), no chat format."""
+"""POST /v1/completions, read and written: raw completion of text or token ids, no chat format."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> N
 
 
 async def score_prompts(service: Service, asked: Completion) -> Scored:
-    """The log-probabilities of the prompts' own tokens, where echo and logprobs ask for them. Raises ApiError."""
+    """The prompts' own log-probabilities, where echo and logprobs ask for them. Raises ApiError."""
     if not (asked.echo and asked.logprobs):
         return None
     top = asked.params.top_logprobs
@@ -142,17 +142,18 @@ class CompletionEncoder:
         if not self._asked.echo:
             return b""
         return b"".join(
-            self._chunk(at, self._echo(at), (), beside=self._echoed(at)) for at in range(len(self._generation.choices))
+            self._chunk(index, self._echo(index), (), extra=self._echoed(index))
+            for index in range(len(self._generation.choices))
         )
 
-    def batch(self, at: int, batch: Batch) -> bytes:
+    def batch(self, index: int, batch: Batch) -> bytes:
         text = "".join(e.text for e in batch.events if isinstance(e, ContentDelta))
-        beside = self._asked.logprobs or self._asked.token_ids
-        return self._chunk(at, text, batch.tokens) if text or (beside and batch.tokens) else b""
+        extra = self._asked.logprobs or self._asked.token_ids
+        return self._chunk(index, text, batch.tokens) if text or (extra and batch.tokens) else b""
 
-    def end(self, at: int, end: End) -> bytes:
-        self._ends[at] = end
-        return self._chunk(at, "", (), _reason(end))
+    def end(self, index: int, end: End) -> bytes:
+        self._ends[index] = end
+        return self._chunk(index, "", (), _reason(end))
 
     def close(self) -> bytes:
         done = b"data: [DONE]\n\n"
@@ -165,41 +166,41 @@ class CompletionEncoder:
 
     def body(self, ends: list[End]) -> dict[str, Any]:
         choices = []
-        for at, end in enumerate(ends):
-            text = self._echo(at) + (end.message.content or "")
-            echoed = self._echoed(at)["logprobs"]
-            beside = self._beside(at, end.tokens)
+        for index, end in enumerate(ends):
+            text = self._echo(index) + (end.message.content or "")
+            echoed = self._echoed(index)["logprobs"]
+            extra = self._token_fields(index, end.tokens)
             if echoed is not None:
-                beside["logprobs"] = {
+                extra["logprobs"] = {
                     name: None if echoed[name] is None else echoed[name] + more
-                    for name, more in beside["logprobs"].items()
+                    for name, more in extra["logprobs"].items()
                 }
-            choices.append({"index": at, "text": text, **beside, "finish_reason": _reason(end)})
+            choices.append({"index": index, "text": text, **extra, "finish_reason": _reason(end)})
         usage = self._usage(dict(enumerate(ends)))
         return {**self._frame(), "choices": choices, "usage": usage, "timings": timings_of(ends)}
 
-    def _echo(self, at: int) -> str:
-        return self._tok.decode(self._generation.choices[at].job.prompt) if self._asked.echo else ""
+    def _echo(self, index: int) -> str:
+        return self._tok.decode(self._generation.choices[index].job.prompt) if self._asked.echo else ""
 
-    def _beside(self, at: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
+    def _token_fields(self, index: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
         out: dict[str, Any] = {"logprobs": None}
         if self._asked.logprobs:
-            if at not in self._spellings:
-                self._spellings[at] = _Spelling(self._tok, len(self._echo(at)))
-            offsets = [self._spellings[at].offset(t.id) for t in tokens]
+            if index not in self._spellings:
+                self._spellings[index] = _Spelling(self._tok, len(self._echo(index)))
+            offsets = [self._spellings[index].offset(t.id) for t in tokens]
             out["logprobs"] = self._listed([(t.id, t) for t in tokens], offsets)
         if self._asked.token_ids:
             out["token_ids"] = [t.id for t in tokens]
-            out["prompt_token_ids"] = list(self._generation.choices[at].job.prompt)
+            out["prompt_token_ids"] = list(self._generation.choices[index].job.prompt)
         return out
 
-    def _echoed(self, at: int) -> dict[str, Any]:
+    def _echoed(self, index: int) -> dict[str, Any]:
         """The log-probabilities of the prompt; the first token has none."""
         if self._scored is None:
             return {"logprobs": None}
-        prompt = self._generation.choices[at].job.prompt
+        prompt = self._generation.choices[index].job.prompt
         spelling = _Spelling(self._tok, 0, all_shown=True)
-        tokens = (None, *self._scored[at // self._asked.n])
+        tokens = (None, *self._scored[index // self._asked.n])
         return {"logprobs": self._listed(list(zip(prompt, tokens)), [spelling.offset(i) for i in prompt])}
 
     def _listed(self, tokens: list[tuple[int, Token | None]], offsets: list[int]) -> dict[str, Any]:
@@ -216,18 +217,19 @@ class CompletionEncoder:
 
     def _chunk(
         self,
-        at: int,
+        index: int,
         text: str,
         tokens: tuple[Token, ...],
         finish: str | None = None,
-        beside: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": at, "text": text, **self._beside(at, tokens), "finish_reason": finish, **(beside or {})}
+        fields = {**self._token_fields(index, tokens), "finish_reason": finish, **(extra or {})}
+        choice = {"index": index, "text": text, **fields}
         usage = {"usage": None} if self._asked.include_usage else {}
         return event({**self._frame(), "choices": [choice], **usage})
 
     def _usage(self, ends: dict[int, End]) -> dict[str, Any]:
-        firsts = [e.usage for at, e in ends.items() if at % self._asked.n == 0]
+        firsts = [e.usage for index, e in ends.items() if index % self._asked.n == 0]
         prompt = sum(u.prompt_tokens for u in firsts)
         completion = sum(e.usage.completion_tokens for e in ends.values())
         return {
@@ -248,7 +250,8 @@ class CompletionEncoder:
 
 
 class _Spelling:
-    """Where each token begins in the text of its choice, in characters. start: where the first one does.
+    """text_offset: where each token begins in its choice's text, in characters. start: the first
+    one's.
 
     all_shown: in a prompt, ends of turns are text as well."""
 

@@ -32,7 +32,8 @@ from abruzzi.types import Message, ToolCall
 
 
 def read_messages(service: Service, body: Fields, count_only: bool = False) -> tuple[ChatRequest, MessagesOutput]:
-    """The request, and how to write its answer. count_only: for count_tokens, which needs no max_tokens.
+    """The request, and how to write its answer. count_only: for count_tokens, which needs no
+    max_tokens.
 
     Raises ApiError that names what is wrong."""
     model = model_name(service, body)
@@ -135,7 +136,8 @@ def _tool_choice(structure: Structure, choice: Fields) -> Structure:
 
 
 class _History:
-    """Anthropic's turns as messages: results become messages of their own; neighbours of one role are one turn."""
+    """Anthropic's turns as messages. Results become messages; neighbours of one role are one
+    turn."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

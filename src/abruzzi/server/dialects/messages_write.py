@@ -1,8 +1,8 @@
 """POST /v1/messages, written: Anthropic's dialect.
 
-Thoughts are thinking blocks with a signature that carries their ids. That of a streamed thought covers the
-thought, because it is sent when that ends; without streaming it covers the whole turn. usage.input_tokens
-leaves out what came from the cache, as in Anthropic's API.
+Thoughts are thinking blocks with a signature that carries their ids. That of a streamed thought
+covers the thought, because it is sent when that ends; without streaming it covers the whole turn.
+usage.input_tokens leaves out what came from the cache, as in Anthropic's API.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MessagesEncoder:
         message = self._frame([], None, Usage(prompt_tokens=len(self._generation.prompt)))
         return _event("message_start", message=message) + _event("ping")
 
-    def batch(self, at: int, batch: Batch) -> bytes:
+    def batch(self, index: int, batch: Batch) -> bytes:
         out = bytearray()
         for item in batch.events:
             if isinstance(item, ReasoningDelta):
@@ -58,7 +58,7 @@ class MessagesEncoder:
                 out += self._delta(type="input_json_delta", partial_json=item.text)
         return bytes(out)
 
-    def end(self, at: int, end: End) -> bytes:
+    def end(self, index: int, end: End) -> bytes:
         delta = {"stop_reason": _stop_reason(end), "stop_sequence": end.stop}
         tail = {"thinking_ended_by": end.thought_end}
         return self._stop_block() + _event("message_delta", delta=delta, usage=_usage(end.usage), **tail)
@@ -139,7 +139,7 @@ def _stop_reason(end: End) -> str:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """Arguments as the object that this dialect needs; what is none is kept under a name that says so."""
+    """Arguments as the object that this dialect needs; broken JSON is kept under BROKEN_JSON."""
     try:
         value = json.loads(arguments) if arguments.strip() else {}
     except (ValueError, RecursionError):

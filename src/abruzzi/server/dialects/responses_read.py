@@ -1,6 +1,7 @@
-"""POST /v1/responses, read: OpenAI's Responses, field by field. Nothing is stored: items are the history.
+"""POST /v1/responses, read: OpenAI's Responses, field by field.
 
-Extensions that OpenAI's API does not have: seed, top_k, min_p, stop, thinking_token_budget, preserve_thinking.
+Nothing is stored: the items are the history. Extensions that OpenAI's API does not have: seed,
+top_k, min_p, stop, thinking_token_budget, preserve_thinking.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def _text_format(body: Fields) -> tuple[Schema | None, dict[str, Any]]:
 
 
 def _no_effect(body: Fields) -> None:
-    """Fields whose only supported value is what happens anyway, and labels that change no answer."""
+    """Fields that may only say what happens anyway, and labels that change no answer."""
     body.only("store", False, hint="nothing is stored; send the items back as input")
     body.only("background", False, hint=NOT_HERE)
     body.only("truncation", "disabled", hint="nothing is ever cut off")

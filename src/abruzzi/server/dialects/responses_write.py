@@ -1,7 +1,7 @@
 """POST /v1/responses, written: OpenAI's Responses. Thoughts are reasoning items.
 
-With include=["reasoning.encrypted_content"] they carry their ids. The thought is sent as reasoning_text, or as
-the summary for clients that ask for one.
+With include=["reasoning.encrypted_content"] they carry their ids. The thought is sent as
+reasoning_text, or as the summary for clients that ask for one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ResponsesEncoder:
         response = self._response("in_progress", None)
         return self._event("created", response=response) + self._event("in_progress", response=response)
 
-    def batch(self, at: int, batch: Batch) -> bytes:
+    def batch(self, index: int, batch: Batch) -> bytes:
         out = bytearray()
         for item in batch.events:
             if isinstance(item, ReasoningDelta):
@@ -63,7 +63,7 @@ class ResponsesEncoder:
                 out += self._done("completed" if item.complete else "incomplete")
         return bytes(out)
 
-    def end(self, at: int, end: End) -> bytes:
+    def end(self, index: int, end: End) -> bytes:
         self._ended = end
         return self._done("incomplete" if end.finish_reason == "length" else "completed")
 

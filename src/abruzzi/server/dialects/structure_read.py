@@ -45,7 +45,9 @@ def must_call(structure: Structure, choice_field: str) -> Structure:
 
 
 def openai_choice(structure: Structure, body: Fields, nested: bool) -> Structure | None:
-    """tool_choice of OpenAI's two APIs; None = no calls. nested: in an object named after the type, as in chat."""
+    """tool_choice of OpenAI's two APIs; None = no calls.
+
+    nested: the choice stands in an object named after its type, as in chat."""
     choice = body.parsed_or(
         "tool_choice",
         ("auto", "none", "required"),
@@ -84,7 +86,8 @@ def _tool_name(nested: bool, entry: Fields) -> str:
 
 
 def answer_format(body: Fields, field: str, nested: bool) -> tuple[Schema | None, dict[str, Any]]:
-    """response_format, text.format and their like: the schema of the answer, and what to repeat of the request.
+    """response_format, text.format and their like: the schema of the answer, and what to repeat of
+    the request.
 
     nested: the schema stands in an object json_schema of its own, as in chat."""
     return body.parsed(field, partial(_answer_format, nested)) or (None, {"type": "text"})
@@ -110,7 +113,7 @@ def _answer_format(nested: bool, fields: Fields) -> tuple[Schema | None, dict[st
 
 
 def with_answer(structure: Structure, answer: Schema | None, params: SamplingParams, stop_field: str) -> Structure:
-    """The structure with a form of its text. Raises ApiError for ways to stop that would cut what is demanded."""
+    """The structure with a form of its text. Raises ApiError for stops that would cut it."""
     whole = replace(structure, answer=answer)
     text_is_demanded = answer is not None and not structure.must_call
     name = stop_field if params.stop and text_is_demanded else "stop_token_ids" if params.stop_token_ids else None

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, read: ids of a text or of a chat's prompt (llama.cpp's and vLLM's fields)."""
+"""POST /tokenize and /detokenize, read, with llama.cpp's and vLLM's fields."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A client's history, with the ids put back that its assistant turns were sampled as.
+"""Restoring a client's history: its assistant turns get back the ids that they were sampled as.
 
-Clients drop thoughts, rewrite ids and reformat arguments between two calls; the model must see what it wrote.
-A turn is taken for ours when its call ids, a seal or what it said lead to a stored one AND everything in
-front of it is what it was sampled from AND it says what it said. A client's own edits win.
+Clients drop thoughts, rewrite ids and reformat arguments between two calls; the model must see what
+it wrote. A turn is taken for ours when its call ids, a seal or what it said lead to a stored one
+AND everything in front of it is what it was sampled from AND it says what it said. A client's own
+edits win.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ STATES = ("kept", "restored", "absent", "expired")
 
 @dataclass(slots=True)
 class History:
-    """messages: ready to render. prefix: the hash of them all. states: of each assistant turn, by its place."""
+    """A restored history. messages: ready to render. prefix: the hash of them all.
+
+    states: of each assistant turn, by its place."""
 
     messages: tuple[Message, ...]
     prefix: bytes
@@ -37,7 +40,7 @@ class History:
 
 
 class Restorer:
-    """Looks turns up. model: what the ids belong to (name and vocabulary)."""
+    """Looks sampled turns up. model: the name and vocabulary that the ids belong to."""
 
     def __init__(self, tok: Tokenizer, model: str, store: ReasoningStore, seal: Seal, strict: bool = False) -> None:
         self._tok, self._model, self._store, self._seal, self._strict = tok, model, store, seal, strict
@@ -75,14 +78,14 @@ class Restorer:
     def _assistant(
         self, scope: bytes, message: Message, sealed: str | None, prefix: bytes, before: Sequence[Message]
     ) -> tuple[Message, str]:
-        said = content_hash(message.content, message.tool_calls)
-        found = self._find(scope, message, prefix, said)
+        content = content_hash(message.content, message.tool_calls)
+        found = self._find(scope, message, prefix, content)
         if sealed is not None:
             carried = self._unseal(scope, sealed, message.reasoning_content)
-            # The seal is the client's own word for which thought it was; the store may know the rest of the turn.
+            # The seal says which thought it was; the store may know the rest of the turn.
             agrees = isinstance(found, SampledTurn) and carried is not None and _begins(found, carried)
             if carried is not None and not agrees:
-                fits = carried.prefix == prefix and (not carried.whole or carried.content == said)
+                fits = carried.prefix == prefix and (not carried.whole or carried.content == content)
                 found = carried if fits else None
         if isinstance(found, SampledTurn):
             spliced = self._splice(message, found, before)
@@ -92,17 +95,17 @@ class Restorer:
             return message, "kept"
         return message, "expired" if isinstance(found, Expired) else "absent"
 
-    def _find(self, scope: bytes, message: Message, prefix: bytes, said: bytes) -> SampledTurn | Expired | None:
-        """By the first call id that is known, else by what was said; only after the same prompt, saying the same."""
+    def _find(self, scope: bytes, message: Message, prefix: bytes, content: bytes) -> SampledTurn | Expired | None:
+        """By the first call id that is known, else by content; prefix and content must be equal."""
         for call in message.tool_calls:
             found = self._store.by_call(scope, call.id) if call.id else None
-            if found is not None and (found.prefix, found.content) == (prefix, said):
+            if found is not None and (found.prefix, found.content) == (prefix, content):
                 return found
             if isinstance(found, Expired):
                 return found
             if found is not None:
                 return None  # edited, or its beginning was
-        return self._store.by_said(scope, prefix, said)
+        return self._store.by_said(scope, prefix, content)
 
     def _unseal(self, scope: bytes, sealed: str, thought: str | None) -> SampledTurn | None:
         try:
@@ -116,8 +119,8 @@ class Restorer:
         return turn
 
     def _splice(self, message: Message, turn: SampledTurn, before: Sequence[Message]) -> Message | None:
-        """The message with the turn's ids and its calls as the model labelled them; None when the client's
-        thought is another one."""
+        """The message with the turn's ids and its calls as the model labelled them; None when the
+        client's thought is another one."""
         own = parse(self._tok, turn.ids)
         thought = message.reasoning_content
         if thought is not None and thought.strip() != (own.reasoning_content or "").strip():

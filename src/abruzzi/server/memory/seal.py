@@ -1,9 +1,10 @@
-"""What only this server can have written: ids of calls and responses, and sealed turns.
+"""Seals: sampled turns signed with an HMAC, for the client to keep; and ids that nobody can guess.
 
-A sealed turn is the ids of a sampled message (or of its thought), the hash of the prompt that it followed and of
-what it said, with an HMAC over them and over the client's scope. A client keeps it (Anthropic's
-`signature`, Responses' `encrypted_content`) and brings it back, so nothing needs to be stored. It is
-authenticated, not secret: it holds no more than the thought that the client was shown.
+A sealed turn is the ids of a sampled message (or of its thought), the hash of the prompt that it
+followed and of what it said, with an HMAC over them and over the client's scope. A client keeps it
+(Anthropic's `signature`, Responses' `encrypted_content`) and brings it back, so nothing needs to be
+stored. It is authenticated, not secret: it holds no more than the thought that the client was
+shown.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from abruzzi.types import Message, ToolCall
 
 MARK = "abz1."
 HASH_BYTES = 16
-BROKEN_JSON = "__invalid_json__"  # the key under which a dialect of objects carries arguments that are no JSON object
+# The key under which a dialect of objects carries arguments that are no JSON object.
+BROKEN_JSON = "__invalid_json__"
 _HEAD = struct.Struct(f"<B{HASH_BYTES}s{HASH_BYTES}sI")
 
 
 @dataclass(frozen=True, slots=True)
 class SampledTurn:
-    """The ids of an assistant message, behind its header. whole: False when only the thought is known.
+    """The ids of an assistant message, behind its header. whole: False when only the thought is
+    known.
 
-    prefix: hash of what its prompt was rendered from. content: hash of what it said (content_hash)."""
+    prefix: hash of what its prompt was rendered from. content: hash of what it said
+    (content_hash)."""
 
     prefix: bytes
     content: bytes
@@ -45,14 +49,15 @@ class SampledTurn:
 
 
 class Seal:
-    """Writes and checks. key: 32 random bytes."""
+    """Signs turns and verifies them. key: 32 random bytes."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
     def from_file(cls, file: Path) -> Seal:
-        """The key in this file, made on first use, for its owner's eyes only. Raises ValueError when damaged."""
+        """The key in this file, made on first use with mode 0600. Raises ValueError when
+        damaged."""
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -71,7 +76,7 @@ class Seal:
         return cls(key)
 
     def scope(self, api_key: str) -> bytes:
-        """Whose turns are whose: a client's key, unreadable."""
+        """The client's scope: a keyed hash of its API key."""
         return hmac.digest(self._key, b"scope\0" + api_key.encode("utf-8", "surrogatepass"), "sha256")[:HASH_BYTES]
 
     def write(self, scope: bytes, turn: SampledTurn) -> str:
@@ -81,7 +86,7 @@ class Seal:
         return f"{MARK}{_text(payload)}.{_text(self._mac(scope, payload))}"
 
     def read(self, scope: bytes, sealed: str) -> SampledTurn | None:
-        """The turn; None for text that does not claim to be ours. Raises ValueError for a forgery."""
+        """The turn; None for text that is no seal of ours. Raises ValueError for a forgery."""
         if not sealed.startswith(MARK):
             return None
         payload_text, _, mac_text = sealed[len(MARK) :].partition(".")
@@ -110,16 +115,19 @@ def wire_id(prefix: str) -> str:
 
 
 def content_hash(content: str | None, calls: Sequence[ToolCall]) -> bytes:
-    """What a message said, as far as clients keep it: white space around the text and the layout of arguments
-    are lost by some, ids are rewritten by others."""
-    said = [(content or "").strip(), [[c.name, canonical_arguments(c.arguments)] for c in calls]]
-    text = json.dumps(said, ensure_ascii=True)
+    """The hash of a message's content, as far as clients keep it.
+
+    White space around the text and the layout of arguments are lost by some, ids are rewritten by
+    others."""
+    parts = [(content or "").strip(), [[c.name, canonical_arguments(c.arguments)] for c in calls]]
+    text = json.dumps(parts, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=HASH_BYTES).digest()
 
 
 def canonical_arguments(text: str) -> str:
-    """Equal for arguments that are the same JSON to a client that keeps numbers as doubles, as JavaScript does:
-    it sends 1.0 back as 1, 1e3 as 1000, and large integers with their last digits changed."""
+    """Equal for arguments that are the same JSON to a client that keeps numbers as doubles, as
+    JavaScript does: it sends 1.0 back as 1, 1e3 as 1000, and large integers with their last digits
+    changed."""
     try:
         value = json.loads(text, parse_int=_double, parse_float=_double) if text.strip() else {}
         if isinstance(value, dict) and set(value) == {BROKEN_JSON} and isinstance(value[BROKEN_JSON], str):
@@ -136,9 +144,10 @@ def _double(number: str) -> float:
 class PrefixHash:
     """A running hash of everything that a prompt is rendered from, message by message.
 
-    Equal hashes mean equal prompts, because `render` is a function of exactly these things: tools, defaults
-    and the messages, in which sampled ids stand for themselves and a call's id only for the call that
-    its result answers. Rendering every prefix of a conversation would give the same answer in quadratic time."""
+    Equal hashes mean equal prompts, because `render` is a function of exactly these things: tools,
+    defaults and the messages, in which sampled ids stand for themselves and a call's id only for
+    the call that its result answers. Rendering every prefix of a conversation would give the same
+    answer in quadratic time."""
 
     def __init__(self, **settings: Any) -> None:
         self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
@@ -164,11 +173,11 @@ class PrefixHash:
             return
         answers = -1
         if message.role == "tool":
-            wanted = message.tool_call_id
-            fitting = [c for c in self._open if c[0] == wanted][-1:] if wanted else self._open[:1]
-            if fitting:
-                self._open.remove(fitting[0])
-                answers = fitting[0][1]
+            call_id = message.tool_call_id
+            matches = [c for c in self._open if c[0] == call_id][-1:] if call_id else self._open[:1]
+            if matches:
+                self._open.remove(matches[0])
+                answers = matches[0][1]
         role = "system" if message.role == "developer" else message.role
         self._add([role, message.name, message.content or "", answers])
 

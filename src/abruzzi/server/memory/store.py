@@ -1,8 +1,9 @@
-"""Sampled turns by the ids of their calls and by what they said, so that a thought that a client dropped
-can be put back exactly. One SQLite file, bounded, which a restart or kill -9 leaves whole.
+"""Turn store: sampled turns by their calls' ids and by their content, in one bounded SQLite file.
 
-A turn that was evicted leaves its name behind for a while: then the answer is "expired", not "absent".
-What the disk refuses (full, broken) costs a memory, never an answer: it is logged and counted, and the turn is absent.
+With it, a thought that a client dropped is put back exactly. A restart or kill -9 leaves the file
+whole. The oldest turns are evicted; one that was leaves its name behind for a while (a tombstone):
+then the answer is "expired", not "absent". What the disk refuses (full, broken) costs a memory,
+never an answer: it is logged and counted, and the turn is absent.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ NAMES_KEPT = 8  # names of so many times max_turns are remembered
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """It was known once. prefix and content as in SampledTurn."""
+    """A tombstone: the turn was evicted. prefix and content as in SampledTurn."""
 
     prefix: bytes
     content: bytes
 
 
 class ReasoningStore:
-    """file None: in memory. max_turns: the oldest beyond it are forgotten; so is what is older than max_age
-    seconds. clock: seconds since the epoch. failures: how often the disk refused. Use from one thread."""
+    """file None: in memory. max_turns: the oldest beyond it are forgotten; so is what is older than
+    max_age seconds. clock: seconds since the epoch. failures: how often the disk refused. Use from
+    one thread."""
 
     def __init__(
         self,
@@ -55,7 +57,8 @@ class ReasoningStore:
         self._max_turns, self._max_age, self._clock = max_turns, max_age, clock
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # conversations are for their owner's eyes
+            # Conversations are for their owner's eyes.
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         try:
             # The event loop's thread uses it; tests build it in another.
             self._db = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False, timeout=5)
@@ -87,7 +90,8 @@ class ReasoningStore:
         return self._turn(rows[0]) if rows else None
 
     def by_said(self, scope: bytes, prefix: bytes, content: bytes) -> SampledTurn | Expired | None:
-        """The turn that said this after that. None as well when two that thought differently said the same."""
+        """The turn that said this after that. None as well when two that thought differently said
+        the same."""
         rows = self._rows(
             "SELECT DISTINCT prefix, content, ids, sampled, whole, max(made) FROM turns "
             "WHERE scope = ? AND prefix = ? AND content = ? GROUP BY ids LIMIT 3",

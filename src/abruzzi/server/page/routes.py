@@ -1,7 +1,7 @@
 """The page at `/`, and the routes behind it: a turn with tools, "answer now", stop, the raw prompt.
 
-A turn (turn.py) reaches the browser as server-sent events, one JSON object each: start, then the turn's. The
-history stays in the browser; sampled ids are restored here as for any client.
+A turn (turn.py) reaches the browser as server-sent events, one JSON object each: start, then the
+turn's. The history stays in the browser; sampled ids are restored here as for any client.
 
 Not here: conversations on the server, accounts, uploads.
 """

@@ -1,7 +1,7 @@
-"""A turn of the page: the agent's own loop (agent/loop.py) over the server's generations, in a worker thread.
+"""A turn of the page: agent/loop.py over the server's generations, in a worker thread.
 
-`ServedModel` makes generations a ChatModel, so the page, the command line and the evals share one loop.
-Events are JSON objects: step, reasoning, content, tool_call, tool_result, error, end.
+`ServedModel` makes generations a ChatModel, so the page, the command line and the evals share one
+loop. Events are JSON objects: step, reasoning, content, tool_call, tool_result, error, end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Controls:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """One turn under way. Used by the event loop, but for `model`, which its worker thread drives."""
+    """One turn under way. Used by the event loop, but for `model`, which its worker thread
+    drives."""
 
     id: str
     scope: bytes
@@ -50,8 +51,8 @@ class Turn:
 class ServedModel:
     """The server's generations as a ChatModel, for an agent loop in another thread.
 
-    Build it on the event loop. `stop` ends the generation that is under way where it is; the loop then ends
-    as for any generation that was cut."""
+    Build it on the event loop. `stop` ends the generation that is under way where it is; the loop
+    then ends as for any generation that was cut."""
 
     def __init__(self, service: Service, scope: bytes, controls: Controls) -> None:
         self.stopped = False
@@ -180,7 +181,8 @@ def run_turn(
 
 
 def _cost(seconds: float, usd_per_hour: float | None) -> dict[str, Any]:
-    """The machine's time, all of it, also where other requests shared it. Not priced is null, never 0."""
+    """The machine's time, all of it, also where other requests shared it. Not priced is null, never
+    0."""
     if usd_per_hour is None:
         return {"cost_usd": None, "cost_basis": None}
     return {"cost_usd": seconds / 3600 * usd_per_hour, "cost_basis": f"{seconds:.1f} s at ${usd_per_hour:g} an hour"}
