@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.evals.verify_toy_server import Endpoint
+from tests.fakes.verify_toy_server import Endpoint
 
 ABRUZZI = [sys.executable, "-c", "from abruzzi.cli.main import main; main()"]
 FEW = ["--only", "chat", "--only", "stream_usage", "--only", "schema_accuracy", "--only", "tool_call_f1", "--only", "n"]

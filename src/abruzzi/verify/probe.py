@@ -1,4 +1,4 @@
-"""What a check of `abruzzi verify` is, what it may ask, and what it leaves behind.
+"""Check, Probe and Result: what a check of `abruzzi verify` is, what it may ask, and what it leaves behind.
 
 A check gets a Probe: it sends requests, says what it expected (`ok`), and every expectation counts. Three
 ends are possible: pass, fail, and unsupported (the server says that it lacks the feature, or there is
@@ -38,6 +38,8 @@ class Check:
     judges:   "server", or "model" where a weak model fails it behind a perfect server.
     required: an endpoint that does not support this is not ok.
     suites:   the suites that it runs in.
+    last:     runs after all others, because it reads every answer of the run, leaves connections open or makes
+              mistakes on purpose.
     """
 
     name: str
@@ -47,6 +49,20 @@ class Check:
     judges: Literal["server", "model"] = "server"
     required: bool = False
     suites: tuple[str, ...] = ("quick", "full")
+    last: bool = False
+
+
+def check(
+    group: str,
+    title: str,
+    *,
+    judges: Literal["server", "model"] = "server",
+    required: bool = False,
+    suites: tuple[str, ...] = ("quick", "full"),
+    last: bool = False,
+) -> Callable[[Callable[[Probe], None]], Check]:
+    """A decorator: the function below becomes a Check of its name. What the arguments mean: see Check."""
+    return lambda run: Check(run.__name__, group, title, run, judges, required, suites, last)
 
 
 @dataclass(slots=True)

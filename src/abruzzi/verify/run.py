@@ -1,8 +1,7 @@
-"""Does this endpoint serve a reasoning, tool-calling model correctly? `abruzzi verify`, for any server.
+"""The conformance run of `abruzzi verify`: does any endpoint serve a reasoning, tool-calling model correctly?
 
-The checks live in verify_answers, verify_logprobs, verify_stream, verify_tools, verify_schemas, verify_k2vv (the
-measures of K2-Vendor-Verifier) and verify_errors; each is one function of a Probe (verify_probe). verify_wire
-speaks raw HTTP, verify_report writes the page.
+A check is a decorated function in checks/, which asks through a Probe (probe.py). asks.py holds what several of them
+ask, json_judge.py and k2vv.py how answers are judged; wire.py speaks raw HTTP, report.py writes the page.
 
 Not judged here: whether answers are clever (evals/run.py does that), speed, other dialects than chat.
 """
@@ -17,29 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from abruzzi.agent.client import EndpointError
-from abruzzi.verify.checks import answers as verify_answers
-from abruzzi.verify.checks import errors as verify_errors
-from abruzzi.verify.checks import k2vv as verify_k2vv
-from abruzzi.verify.checks import logprobs as verify_logprobs
-from abruzzi.verify.checks import schemas as verify_schemas
-from abruzzi.verify.checks import streams as verify_stream
-from abruzzi.verify.checks import tools as verify_tools
+from abruzzi.verify import json_judge, k2vv
+from abruzzi.verify.checks import CHECKS
 from abruzzi.verify.probe import Broken, Check, Probe, Result, Session, Unsupported
 from abruzzi.verify.wire import Wire
 
 SUITES = ("quick", "full")
-# Checks that read every answer of the run, leave connections open or make mistakes on purpose come last.
-CHECKS: tuple[Check, ...] = (
-    *verify_answers.CHECKS,
-    *verify_logprobs.CHECKS,
-    *verify_stream.CHECKS,
-    *verify_tools.CHECKS,
-    *verify_schemas.CHECKS,
-    *verify_k2vv.CHECKS,
-    *verify_answers.LAST,
-    *verify_stream.LAST,
-    *verify_errors.LAST,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +79,16 @@ def verify(
     if not (budget > 0 and concurrency > 0 and math.isfinite(min_f1) and 0 <= min_f1 <= 1):
         raise ValueError("budget and concurrency must be at least 1, min_f1 between 0 and 1")
     if requests is not None:
-        verify_k2vv.load(requests)  # a bad file is told before anything is sent
+        k2vv.load(requests)  # a bad file is told before anything is sent
     session = Session(wire, model, suite, budget, concurrency=concurrency, requests=requests, min_f1=min_f1)
-    session.schemas = verify_schemas.load(schemas) if schemas else ()
+    session.schemas = json_judge.load(schemas) if schemas else ()
     _reach(wire, session)
     started = time.monotonic()
     results = []
     for check in chosen:
         results.append(_judge(session, check))
         progress(results[-1])
-    counts = session.facts.get("counts", verify_k2vv.Counts())
+    counts = session.facts.get("counts", k2vv.Counts())
     return Report(
         base_url=wire.base_url,
         model=model,

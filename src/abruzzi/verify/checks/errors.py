@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from abruzzi.verify.checks.answers import SHORT
-from abruzzi.verify.checks.schemas import response_format
-from abruzzi.verify.probe import Check, Probe, Unsupported
+from abruzzi.verify.asks import SHORT, response_format
+from abruzzi.verify.probe import Probe, Unsupported, check
 from abruzzi.verify.wire import Exchange
 
 # A silently accepted mistake may start an endless answer: leave after so long.
@@ -36,12 +35,14 @@ def _altered(p: Probe, **fields: Any) -> dict[str, Any]:
     return {**p.body(SHORT, max_tokens=4), **fields}
 
 
-def unknown_model(p: Probe) -> None:
+@check("errors", "An unknown model is refused", last=True)
+def error_unknown_model(p: Probe) -> None:
     for stream in (False, True):
         _refused(p, "an unknown model", _send(p, _altered(p, model="no-such-model-8f1c", stream=stream)))
 
 
-def malformed_json(p: Probe) -> None:
+@check("errors", "A body that is no JSON object is refused", required=True, last=True)
+def error_malformed_json(p: Probe) -> None:
     good = json.dumps(_altered(p))
     for what, text in (
         ("JSON that is cut off", good[:-9]),
@@ -52,7 +53,8 @@ def malformed_json(p: Probe) -> None:
         _refused(p, what, p.session.wire.post("/chat/completions", None, raw=text, timeout=ERROR_TIMEOUT))
 
 
-def wrong_types(p: Probe) -> None:
+@check("errors", "Fields of the wrong type are refused", required=True, last=True)
+def error_wrong_types(p: Probe) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("messages is text", {"messages": "hello"}),
         ("messages is empty", {"messages": []}),
@@ -78,12 +80,14 @@ def _ping() -> dict[str, Any]:
     return {"type": "function", "function": {"name": "ping", "parameters": {"type": "object", "properties": {}}}}
 
 
-def unknown_fields(p: Probe) -> None:
+@check("errors", "Unknown fields are refused, not ignored", last=True)
+def error_unknown_fields(p: Probe) -> None:
     for name in ("no_such_field", "max_token", "temprature"):
         _refused(p, f"the unknown field {name!r}", _send(p, _altered(p, **{name: 1})))
 
 
-def out_of_range(p: Probe) -> None:
+@check("errors", "Values out of range are refused", last=True)
+def error_out_of_range(p: Probe) -> None:
     for name, value in (
         ("temperature", -1),
         ("temperature", 100),
@@ -96,7 +100,8 @@ def out_of_range(p: Probe) -> None:
     _refused(p, "top_logprobs 100000", _send(p, _altered(p, logprobs=True, top_logprobs=100_000)))
 
 
-def bad_schema(p: Probe) -> None:
+@check("errors", "A schema that is none is refused", last=True)
+def error_bad_schema(p: Probe) -> None:
     probe = p.raw(p.body(SHORT, max_tokens=4, response_format=response_format({"type": "boolean"})))
     if probe.refused:
         raise Unsupported(f"response_format json_schema is refused ({probe.outcome()})")
@@ -108,7 +113,8 @@ def bad_schema(p: Probe) -> None:
         _refused(p, what, _send(p, _altered(p, response_format=response_format(schema))))
 
 
-def context(p: Probe) -> None:
+@check("errors", "A prompt longer than the context is refused, not cut", last=True)
+def error_context(p: Probe) -> None:
     limit = _context_length(p)
     if limit is None:
         raise Unsupported("neither /v1/models nor /props says how long the context is")
@@ -134,19 +140,8 @@ def _context_length(p: Probe) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
+@check("errors", "After all mistakes the server still answers", required=True, last=True)
 def alive(p: Probe) -> None:
     for stream in (None, True):
         reply = p.chat(SHORT, stream=stream)
         p.ok(bool(reply.content or reply.reasoning), "after the mistakes, a plain answer is empty", reply)
-
-
-LAST = (
-    Check("error_unknown_model", "errors", "An unknown model is refused", unknown_model),
-    Check("error_malformed_json", "errors", "A body that is no JSON object is refused", malformed_json, required=True),
-    Check("error_wrong_types", "errors", "Fields of the wrong type are refused", wrong_types, required=True),
-    Check("error_unknown_fields", "errors", "Unknown fields are refused, not ignored", unknown_fields),
-    Check("error_out_of_range", "errors", "Values out of range are refused", out_of_range),
-    Check("error_bad_schema", "errors", "A schema that is none is refused", bad_schema),
-    Check("error_context", "errors", "A prompt longer than the context is refused, not cut", context),
-    Check("alive", "errors", "After all mistakes the server still answers", alive, required=True),
-)

@@ -11,13 +11,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from abruzzi.verify.checks.answers import CONTROL_TOKEN, LONG, THINK_TAG, offers_ids
-from abruzzi.verify.probe import Check, Probe, Reply
+from abruzzi.verify.asks import LONG, offers_ids
+from abruzzi.verify.markers import CONTROL_TOKEN, THINK_TAG
+from abruzzi.verify.probe import Probe, Reply, check
 
 # How far two printings of one logprob may be apart.
 TOLERANCE = 1e-3
 
 
+@check("sampling", "logprobs are well formed and consistent")
 def logprobs(p: Probe) -> None:
     fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 3, "max_tokens": 12}
     if p.raw(p.body(LONG, **fields)).refused:
@@ -103,6 +105,3 @@ def _bad_forced(token: str, chosen: float, top: list[Any], values: Sequence[floa
     if not listed and chosen > values[-1] + TOLERANCE:
         return f"has {chosen:.4f}, more than the last of its top_logprobs, and is not among them"
     return None
-
-
-CHECKS = (Check("logprobs", "sampling", "logprobs are well formed and consistent", logprobs),)

@@ -1,156 +1,15 @@
-"""Checks of structured answers: json_object, json_schema, many schemas, large ones; JSON judged by `jsonschema`.
-
-An answer that max_tokens cut cannot be valid, but it can already be wrong: it must be the beginning of
-some JSON text. A schema that the server refuses with a 4xx is counted apart.
-"""
+"""Checks of structured answers: json_object, json_schema, many schemas, large ones."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from abruzzi.verify.probe import Check, Probe, Reply, Unsupported
-
-QUICK_CASES = 12
-
-PERSON: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 40},
-        "age": {"type": "integer", "minimum": 0, "maximum": 150},
-        "skills": {"type": "array", "items": {"enum": ["cook", "sail", "paint"]}, "minItems": 1, "maxItems": 2},
-        "home": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 30}, "floor": {"type": ["integer", "null"]}},
-            "required": ["city", "floor"],
-            "additionalProperties": False,
-        },
-    },
-    "required": ["name", "age", "skills", "home"],
-    "additionalProperties": False,
-}
-
-# What is asked where no --schemas are given: one of each kind of keyword that people use.
-BUILT_IN: list[Any] = [
-    {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False},
-    {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 4},
-    {"type": "string", "enum": ["red", "green", "blue"]},
-    {"type": "object", "properties": {"x": {"type": ["number", "null"]}}, "required": ["x"]},
-    {"anyOf": [{"type": "integer", "minimum": 3, "maximum": 5}, {"type": "boolean"}]},
-    {
-        "type": "object",
-        "properties": {"left": {"$ref": "#/$defs/leaf"}, "right": {"$ref": "#/$defs/leaf"}},
-        "required": ["left", "right"],
-        "additionalProperties": False,
-        "$defs": {"leaf": {"type": "object", "properties": {"v": {"type": "integer"}}, "required": ["v"]}},
-    },
-    {
-        "type": "object",
-        "properties": {'naïve "key"': {"type": "string", "maxLength": 8}, "鬒": {"type": "null"}},
-        "required": ['naïve "key"', "鬒"],
-        "additionalProperties": False,
-    },
-    PERSON,
-]
+from abruzzi.verify.asks import PERSON, response_format
+from abruzzi.verify.json_judge import cases, judge_cases, judge_json
+from abruzzi.verify.probe import Probe, check
 
 
-def response_format(schema: Any) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-
-
-def load(path: Path) -> list[tuple[str, Any]]:
-    """(where, schema) of a .jsonl file (a schema a line), a .json file (a schema or a list of them), or of a
-    directory of such files. Raises ValueError or OSError that name the place."""
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in (".json", ".jsonl"))
-    elif path.suffix in (".json", ".jsonl"):
-        files = [path]
-    else:
-        raise ValueError(f"--schemas {path} must be a .jsonl or .json file or a directory of them")
-    found: list[tuple[str, Any]] = []
-    for file in files:
-        text = file.read_text(encoding="utf-8")
-        pieces = (
-            [(n, s) for n, s in enumerate(text.splitlines(), 1) if s.strip()]
-            if file.suffix == ".jsonl"
-            else [(1, text)]
-        )
-        for number, piece in pieces:
-            try:
-                schema = json.loads(piece)
-            except ValueError as error:
-                raise ValueError(f"{file}:{number} is not JSON: {error}") from error
-            many = schema if file.suffix == ".json" and isinstance(schema, list) else [schema]
-            for one in many:
-                if not isinstance(one, (dict, bool)):
-                    raise ValueError(f"{file}:{number} is no JSON Schema: expected an object, got {piece[:60]!r}")
-                found.append((f"{file.name}:{number}", one))
-    if not found:
-        raise ValueError(f"--schemas {path} holds no schema; hint: one JSON Schema a line in a .jsonl file")
-    return found
-
-
-class Unjudgeable(Exception):
-    """A schema that jsonschema itself cannot apply."""
-
-
-def complaint(instance: Any, schema: Any) -> str | None:
-    """Why the instance does not satisfy the schema, by the jsonschema library; None when it does.
-    Raises Unjudgeable for a schema that is none (a dangling $ref, a pattern that Python does not know)."""
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-    from referencing.exceptions import Unresolvable
-
-    validator = validator_for(schema)
-    try:
-        validator.check_schema(schema)
-        for error in validator(schema).iter_errors(instance):
-            return f"{error.json_path}: {error.message[:300]}"
-    except (SchemaError, Unresolvable, re.error, RecursionError) as error:
-        raise Unjudgeable(f"{type(error).__name__}: {error}") from error
-    return None
-
-
-def begins_json(text: str) -> bool:
-    """Whether more text could make this a JSON value (a few impossible numbers pass as well)."""
-    text = text.lstrip()
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        rest = text[error.pos :]
-        if error.msg.startswith(("Unterminated string", "Invalid \\u")):
-            return True
-        # A word, number or escape that the cut went through; or the end itself.
-        return not rest.strip() or bool(re.fullmatch(r'-|t(ru?)?|f(a(ls?)?)?|n(ul?)?|[.eE][-+\d]*|\\|"', rest))
-    return True
-
-
-def judge_json(p: Probe, reply: Reply, text: str, schema: Any, what: str) -> None:
-    """Count one expectation: `text` is JSON by the schema (None: any object), or was cut by max_tokens."""
-    try:
-        instance = json.loads(text)
-    except ValueError as error:
-        if reply.finish == "length" and begins_json(text):
-            p.skip("cut by max_tokens before it was complete")
-        else:
-            p.ok(False, f"{what} is not JSON ({error}): {text[:120]!r}", reply)
-        return
-    if schema is None:
-        p.ok(isinstance(instance, dict), f"{what} is no JSON object: {text[:120]!r}", reply)
-        return
-    try:
-        problem = complaint(instance, schema)
-    except Unjudgeable as error:
-        p.skip("the schema cannot be applied")
-        p.note(f"{what}: {error}"[:300])
-        return
-    p.ok(problem is None, f"{what} breaks the schema: {problem}", reply)
-
-
+@check("structure", "response_format json_object gives a JSON object")
 def json_object(p: Probe) -> None:
     prompt = "Answer as JSON: an object with the keys name and age of an invented person."
     for stream in (None, True):
@@ -158,6 +17,7 @@ def json_object(p: Probe) -> None:
         judge_json(p, reply, reply.content, None, "the content")
 
 
+@check("structure", "response_format json_schema gives JSON by the schema")
 def json_schema(p: Probe) -> None:
     for stream in (None, True):
         reply = p.feature(
@@ -166,12 +26,7 @@ def json_schema(p: Probe) -> None:
         judge_json(p, reply, reply.content, PERSON, "the content")
 
 
-def cases(p: Probe) -> list[tuple[str, Any]]:
-    """The schemas of this run: all, or in a quick run some from all over the list."""
-    every = list(p.session.schemas) or [(f"built in {i}", s) for i, s in enumerate(BUILT_IN)]
-    return every[:: max(1, -(-len(every) // QUICK_CASES))] if p.quick else every
-
-
+@check("structure", "Every JSON-Schema case is answered by its schema")
 def schema_cases(p: Probe) -> None:
     bodies = [
         p.body("Give one example that fits.", response_format=response_format(s), max_tokens=_cap(p))
@@ -180,33 +35,7 @@ def schema_cases(p: Probe) -> None:
     judge_cases(p, bodies, [(w, s, lambda reply: [reply.content]) for w, s in cases(p)])
 
 
-def _cap(p: Probe) -> int:
-    return min(p.session.budget, 256)
-
-
-def judge_cases(p: Probe, bodies: Sequence[dict[str, Any]], expected: Sequence[tuple[str, Any, Any]]) -> None:
-    """Send all, then judge each: (where, schema, texts of a reply that must satisfy it)."""
-    with ThreadPoolExecutor(p.session.concurrency) as pool:
-        exchanges = list(pool.map(p.raw, bodies))
-    refused = []
-    for exchange, (where, schema, texts) in zip(exchanges, expected):
-        if exchange.refused:
-            refused.append(f"{where} ({exchange.outcome()})")
-            p.sample(exchange)
-            p.skip("refused")
-            continue
-        if exchange.status != 200:
-            p.ok(False, f"{where}: expected an answer or a 4xx, got {exchange.outcome()}", exchange)
-            continue
-        reply = p.read(exchange)
-        for text in texts(reply):
-            judge_json(p, reply, text, schema, where)
-    if refused:
-        p.note("refused: " + "; ".join(refused[:10]) + ("; ..." if len(refused) > 10 else ""))
-    if len(refused) * 2 > len(exchanges):
-        raise Unsupported(f"{len(refused)} of {len(exchanges)} schemas were refused, the first: {refused[0]}")
-
-
+@check("structure", "Large and deep schemas work or are refused", suites=("full",))
 def schema_large(p: Probe) -> None:
     """Large and deep schemas: valid or refused, never an error of the server's or a hang."""
     names = [f"colour_{i}" for i in range(500)]
@@ -223,9 +52,5 @@ def schema_large(p: Probe) -> None:
     judge_cases(p, bodies, [(w, s, lambda reply: [reply.content]) for w, s in large])
 
 
-CHECKS = (
-    Check("json_object", "structure", "response_format json_object gives a JSON object", json_object),
-    Check("json_schema", "structure", "response_format json_schema gives JSON by the schema", json_schema),
-    Check("schema_cases", "structure", "Every JSON-Schema case is answered by its schema", schema_cases),
-    Check("schema_large", "structure", "Large and deep schemas work or are refused", schema_large, suites=("full",)),
-)
+def _cap(p: Probe) -> int:
+    return min(p.session.budget, 256)

@@ -6,16 +6,15 @@ import json
 import time
 from typing import Any
 
-from abruzzi.verify.checks.answers import LONG, SHORT
-from abruzzi.verify.checks.schemas import PERSON, response_format
-from abruzzi.verify.checks.tools import TOOLS, forced
-from abruzzi.verify.probe import Check, Probe, Unsupported
+from abruzzi.verify.asks import LONG, PERSON, SHORT, TOOLS, forced, response_format
+from abruzzi.verify.probe import Probe, Unsupported, check
 from abruzzi.verify.wire import Exchange
 
 THINKING = ("reasoning_content", "reasoning")
 MIN_STREAMED_CHARACTERS = 40
 # An answer after clients left may take this much longer than one before: noise, not waiting in a queue.
-CANCEL_SLACK_SECONDS, CANCEL_SLACK_FACTOR = 2.0, 3.0
+CANCEL_SLACK_SECONDS = 2.0
+CANCEL_SLACK_FACTOR = 3.0
 
 
 def _deltas(exchange: Exchange) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -30,6 +29,7 @@ def _deltas(exchange: Exchange) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
+@check("streams", "Chunks are well formed, one role, one end, [DONE]", required=True)
 def stream_shape(p: Probe) -> None:
     reply = p.chat(LONG, max_tokens=48, stream=True)
     e = reply.exchange
@@ -61,6 +61,7 @@ def stream_shape(p: Probe) -> None:
         p.ok(len(told) > 2, f"{length} characters came in {len(told)} pieces: this is no streaming", reply)
 
 
+@check("streams", "Thinking comes before text, text before calls")
 def stream_order(p: Probe) -> None:
     order = {"thinking": 0, "content": 1, "call": 2}
     streams = [p.chat(LONG, stream=True)]
@@ -88,6 +89,7 @@ def _kind(delta: dict[str, Any]) -> str | None:
     return "call" if delta.get("tool_calls") else None
 
 
+@check("streams", "The stream says what the unstreamed answer says")
 def stream_equals(p: Probe) -> None:
     p.need_repeats()
     requests: list[tuple[str, dict[str, Any]]] = [
@@ -105,6 +107,7 @@ def stream_equals(p: Probe) -> None:
         p.ok(whole.same_as(streamed), "the stream says something else than the unstreamed answer", whole, streamed)
 
 
+@check("streams", "Each streamed call has its index, id and name first")
 def stream_tool_calls(p: Probe) -> None:
     reply = forced(p, TOOLS, "What is the weather in Oslo and in Rome?", stream=True)
     if reply is None or not reply.calls:
@@ -146,6 +149,7 @@ def _parses(text: Any) -> bool:
     return True
 
 
+@check("streams", "include_usage gives one last chunk with the same usage")
 def stream_usage(p: Probe) -> None:
     fields: dict[str, Any] = {"max_tokens": 24, "stream": True, "stream_options": {"include_usage": True}}
     streamed = p.feature("stream_options.include_usage", LONG, **fields)
@@ -167,6 +171,7 @@ def stream_usage(p: Probe) -> None:
         p.skip("the streamed answer differs, so its usage cannot be compared")
 
 
+@check("streams", "A client that leaves stops its answer", last=True)
 def cancel(p: Probe) -> None:
     """Leave long answers one after the other, then ask something short. A server that goes on generating for
     nobody runs out of slots: the next answer waits. With more slots than we leave answers it is not seen."""
@@ -200,13 +205,3 @@ def _timed(p: Probe) -> float:
     started = time.monotonic()
     p.chat(SHORT, max_tokens=4)
     return time.monotonic() - started
-
-
-CHECKS = (
-    Check("stream_shape", "streams", "Chunks are well formed, one role, one end, [DONE]", stream_shape, required=True),
-    Check("stream_order", "streams", "Thinking comes before text, text before calls", stream_order),
-    Check("stream_equals", "streams", "The stream says what the unstreamed answer says", stream_equals),
-    Check("stream_tool_calls", "streams", "Each streamed call has its index, id and name first", stream_tool_calls),
-    Check("stream_usage", "streams", "include_usage gives one last chunk with the same usage", stream_usage),
-)
-LAST = (Check("cancel", "streams", "A client that leaves stops its answer", cancel),)

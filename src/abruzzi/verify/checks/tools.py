@@ -7,49 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from abruzzi.verify.checks.schemas import cases, judge_cases, judge_json
-from abruzzi.verify.probe import Call, Check, Probe, Reply, Unsupported
+from abruzzi.verify.asks import ASK_WEATHER, TOOLS, forced
+from abruzzi.verify.json_judge import cases, judge_cases, judge_json
+from abruzzi.verify.probe import Call, Probe, Reply, Unsupported, check
 
-WEATHER: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city today.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 40}, "unit": {"enum": ["celsius", "fahrenheit"]}},
-            "required": ["city", "unit"],
-            "additionalProperties": False,
-        },
-    },
-}
-BOOK: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "book_table",
-        "description": "Book a table in a restaurant.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "restaurant": {"type": "string", "maxLength": 40},
-                "guests": {"type": "integer", "minimum": 1, "maximum": 20},
-                "time": {
-                    "type": "object",
-                    "properties": {
-                        "hour": {"type": "integer", "minimum": 0, "maximum": 23},
-                        "minute": {"enum": [0, 15, 30, 45]},
-                    },
-                    "required": ["hour", "minute"],
-                    "additionalProperties": False,
-                },
-            },
-            "required": ["restaurant", "guests", "time"],
-            "additionalProperties": False,
-        },
-    },
-}
-TOOLS = [WEATHER, BOOK]
-ASK_WEATHER = "What is the weather in Oslo, in celsius?"
 THOUGHT = "The harbour master said that seventeen grey ships wait outside while the tide turns at nine tonight."
 # Ids as OpenAI, Anthropic, vLLM, Kimi and a careless client write them.
 FOREIGN_IDS = (
@@ -67,19 +28,6 @@ def schema_of(name: Any, tools: Sequence[dict[str, Any]] = TOOLS) -> Any:
     return next((t["function"]["parameters"] for t in tools if t["function"]["name"] == name), None)
 
 
-def forced(p: Probe, tools: list[dict[str, Any]], prompt: str, **fields: Any) -> Reply | None:
-    """An answer that holds a call if the server and model can at all: required where that is known, else auto.
-    None where tools are refused."""
-    if p.session.facts.get("required", True):
-        exchange = p.raw(p.body(prompt, tools=tools, tool_choice="required", **fields))
-        p.session.facts["required"] = not exchange.refused
-        if not exchange.refused:
-            return p.read(exchange)
-    exchange = p.raw(p.body(prompt, tools=tools, **fields))
-    p.sample(exchange)
-    return None if exchange.refused else p.read(exchange)
-
-
 def _calls(p: Probe, prompt: str = ASK_WEATHER, **fields: Any) -> Reply:
     """A reply with at least one call. Raises Unsupported where none can be had."""
     reply = forced(p, TOOLS, prompt, **fields)
@@ -90,6 +38,7 @@ def _calls(p: Probe, prompt: str = ASK_WEATHER, **fields: Any) -> Reply:
     return reply
 
 
+@check("tools", "Calls are well formed and end in finish_reason tool_calls", required=True)
 def tool_calls(p: Probe) -> None:
     for stream in (None, True):
         reply = _calls(p, stream=stream)
@@ -104,6 +53,7 @@ def tool_calls(p: Probe) -> None:
             p.ok(reply.finish == "tool_calls", f"finish_reason {reply.finish!r} beside tool calls", reply)
 
 
+@check("tools", "Arguments are JSON by the declared schema")
 def tool_arguments(p: Probe) -> None:
     for stream in (None, True):
         for prompt in (ASK_WEATHER, "Book a table for four at Roma, 19:30."):
@@ -133,6 +83,7 @@ def _argument_text(call: Call) -> str:
     return call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
 
 
+@check("tools", "Ids of calls are unique and cannot be guessed")
 def tool_ids(p: Probe) -> None:
     for stream in (None, True, None):
         _calls(p, "What is the weather in Oslo and in Rome?", stream=stream)
@@ -158,6 +109,7 @@ def _bad_id(call: Call) -> str | None:
     return None
 
 
+@check("tools", "tool_choice none: no call")
 def tool_choice_none(p: Probe) -> None:
     for stream in (None, True):
         reply = p.feature("tool_choice none", ASK_WEATHER, tools=TOOLS, tool_choice="none", stream=stream)
@@ -165,6 +117,7 @@ def tool_choice_none(p: Probe) -> None:
         p.ok(silent, "tool_choice none, and a call came", reply)
 
 
+@check("tools", "tool_choice required: always a call")
 def tool_choice_required(p: Probe) -> None:
     for stream in (None, True):
         reply = p.feature("tool_choice required", "Say hello.", tools=TOOLS, tool_choice="required", stream=stream)
@@ -174,6 +127,7 @@ def tool_choice_required(p: Probe) -> None:
             p.ok(bool(reply.calls), "tool_choice required, and no call came", reply)
 
 
+@check("tools", "tool_choice by name: that function and no other")
 def tool_choice_named(p: Probe) -> None:
     def named(name: str) -> dict[str, Any]:
         return {"type": "function", "function": {"name": name}}
@@ -206,6 +160,7 @@ def _history(call_id: str, result: str, content: str | None = "", **assistant: A
     ]
 
 
+@check("tools", "Tool results with foreign ids are taken and read", required=True)
 def tool_result(p: Probe) -> None:
     for call_id in FOREIGN_IDS:
         for content in ("", None):
@@ -239,6 +194,7 @@ def _thinks(p: Probe) -> bool:
     return any(r.reasoning for r in p.replies())
 
 
+@check("tools", "Thinking sent back between calls reaches the prompt")
 def reasoning_kept(p: Probe) -> None:
     thought = {"reasoning_content": THOUGHT}
     both, first, second = (
@@ -258,6 +214,7 @@ def reasoning_kept(p: Probe) -> None:
         )
 
 
+@check("tools", "`reasoning` in the history counts as reasoning_content")
 def reasoning_alias(p: Probe) -> None:
     kept = p.feature("reasoning_content", _loop({"reasoning_content": THOUGHT}, {}), tools=TOOLS, max_tokens=1)
     without = p.chat(_loop({}, {}), tools=TOOLS, max_tokens=1)
@@ -271,18 +228,3 @@ def reasoning_alias(p: Probe) -> None:
         alias,
         kept,
     )
-
-
-CHECKS = (
-    Check(
-        "tool_calls", "tools", "Calls are well formed and end in finish_reason tool_calls", tool_calls, required=True
-    ),
-    Check("tool_arguments", "tools", "Arguments are JSON by the declared schema", tool_arguments),
-    Check("tool_ids", "tools", "Ids of calls are unique and cannot be guessed", tool_ids),
-    Check("tool_choice_none", "tools", "tool_choice none: no call", tool_choice_none),
-    Check("tool_choice_required", "tools", "tool_choice required: always a call", tool_choice_required),
-    Check("tool_choice_named", "tools", "tool_choice by name: that function and no other", tool_choice_named),
-    Check("tool_result", "tools", "Tool results with foreign ids are taken and read", tool_result, required=True),
-    Check("reasoning_kept", "tools", "Thinking sent back between calls reaches the prompt", reasoning_kept),
-    Check("reasoning_alias", "tools", "`reasoning` in the history counts as reasoning_content", reasoning_alias),
-)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from abruzzi.verify import run as verify
-from abruzzi.verify.run import CHECKS, Report
+from abruzzi.verify.checks import CHECKS
+from abruzzi.verify.run import Report
 from abruzzi.verify.wire import Wire
-from tests.unit.evals.verify_toy_server import Endpoint
+from tests.fakes.verify_toy_server import Endpoint
 
 WALLE = Path(__file__).resolve().parents[4] / "shared/data/k2/walle_schema_cases"
 

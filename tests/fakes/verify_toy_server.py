@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.unit.evals.verify_toy_model import Answer, Refused, ToyModel, instance, token_id, tokenize
+from tests.fakes.verify_toy_model import Answer, Refused, ToyModel, instance, token_id, tokenize
 
 CONTEXT = 3000
 STORY_SECONDS = 4.0

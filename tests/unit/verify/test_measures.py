@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.verify.checks import k2vv as verify_k2vv
-from abruzzi.verify.checks import schemas as verify_schemas
-from abruzzi.verify.checks.k2vv import Counts, Request, count, valid_calls
+from abruzzi.verify import json_judge, k2vv
+from abruzzi.verify.checks import CHECKS
+from abruzzi.verify.k2vv import Counts, Request, count, valid_calls
 from abruzzi.verify.probe import Result
 from abruzzi.verify.report import to_html
-from abruzzi.verify.run import CHECKS, Report
+from abruzzi.verify.run import Report
 from abruzzi.verify.wire import put_together
 
 TOOLS = [
@@ -83,30 +83,30 @@ def test_requests_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     body = {"model": "theirs", "messages": [{"role": "_input", "content": "a"}], "temperature": 1.0, "stream": True}
     path.write_text(f"{json.dumps(body)}\n\n{json.dumps({'request': body, 'finish_reason': None})}\n")
-    bare, result = verify_k2vv.load(path)
+    bare, result = k2vv.load(path)
     assert bare.body == {"messages": [{"role": "system", "content": "a"}], "temperature": 1.0, "stream": True}
     assert bare.truth is None and result.truth == "stop"  # a missing finish_reason is taken as stop
     for text, says in (("{", "r.jsonl:1 is not JSON"), ('{"prompt": "x"}', "no request"), ("\n", "holds no request")):
         path.write_text(text)
         with pytest.raises(ValueError, match=says):
-            verify_k2vv.load(path)
+            k2vv.load(path)
 
 
 def test_schemas_of_files(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"type": "string"}\n\n{}\n')
     (tmp_path / "b.json").write_text('[{"type": "null"}, true]')
     (tmp_path / "notes.md").write_text("no schema")
-    assert verify_schemas.load(tmp_path) == [
+    assert json_judge.load(tmp_path) == [
         ("a.jsonl:1", {"type": "string"}),
         ("a.jsonl:3", {}),
         ("b.json:1", {"type": "null"}),
         ("b.json:1", True),
     ]
     with pytest.raises(ValueError, match="must be"):
-        verify_schemas.load(tmp_path / "notes.md")
+        json_judge.load(tmp_path / "notes.md")
     (tmp_path / "a.jsonl").write_text("5\n")
     with pytest.raises(ValueError, match=r"a\.jsonl:1 is no JSON Schema"):
-        verify_schemas.load(tmp_path)
+        json_judge.load(tmp_path)
 
 
 JSON = st.recursive(
@@ -119,14 +119,14 @@ JSON = st.recursive(
 @given(JSON, st.data(), st.booleans())
 def test_every_cut_of_json_begins_json(value: Any, data: st.DataObject, plain: bool) -> None:
     text = json.dumps(value, ensure_ascii=plain)
-    assert verify_schemas.begins_json(text[: data.draw(st.integers(0, len(text)))])
+    assert json_judge.begins_json(text[: data.draw(st.integers(0, len(text)))])
 
 
 @pytest.mark.parametrize(
     "text", ["Sure! Here", "```json\n{", '{"a" 1', "{a: 1", '[1, "x"] and', "{'a': 1", "nope", '{"a": tree']
 )
 def test_what_can_not_become_json(text: str) -> None:
-    assert not verify_schemas.begins_json(text)
+    assert not json_judge.begins_json(text)
 
 
 def test_chunks_are_put_together_by_choice_and_call() -> None:
