@@ -1,1 +1,1 @@
-"""Turns and steps: a model that thinks, calls tools, reads their results and answers."""
+"""Agents: a model that thinks, calls tools, reads their results and answers, in turns of steps."""

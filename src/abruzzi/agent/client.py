@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint as a ChatModel: streamed chat completions, thinking kept between calls.
+"""The HTTP client: any OpenAI-compatible endpoint as a ChatModel, by streamed chat completions.
 
 Thinking is read from `reasoning_content`, `reasoning` or an inline think block, whichever the server
 sends, and is sent back as `reasoning_content` with every assistant message: models that interleave

@@ -1,4 +1,4 @@
-"""The agent's loop: one step is one generation and its tool calls; steps follow until an answer.
+"""The agent loop (ReAct): one step is one generation and its tool calls; steps follow until an answer.
 
 `step` never changes the history it is given: it returns the messages to append. `run` is a stream of
 events, so that a terminal, a server and a test all read the same run; nobody else writes history.

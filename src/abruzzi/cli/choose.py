@@ -1,4 +1,4 @@
-"""What `--model M` means: a directory, `nano`, or the URL of an endpoint, as one ChatModel."""
+"""The model resolver: `--model M` (`nano`, a directory, org/name or an endpoint's URL) as one ChatModel."""
 
 from __future__ import annotations
 

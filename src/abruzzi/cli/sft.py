@@ -1,4 +1,4 @@
-"""`abruzzi train sft`: what the command needs beyond other recipes: the data, the model to begin with, the view."""
+"""`abruzzi train sft`: supervised fine-tuning on one's own data; its options, base model and preview of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`abruzzi show MODEL` and `abruzzi doctor`: what this checkpoint and this machine are."""
+"""`abruzzi show MODEL`, `abruzzi doctor`: a summary of this checkpoint, of this machine."""
 
 from __future__ import annotations
 

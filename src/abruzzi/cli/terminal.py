@@ -1,4 +1,4 @@
-"""How a run looks in a terminal: thinking dimmed, tools as cards, the answer on stdout.
+"""The terminal renderer of a run's events: thinking dimmed, tools as cards, the answer on stdout.
 
 Thinking and cards go to stderr and only when that is a terminal; the answer goes to stdout, streamed when
 that is a terminal and whole at the end when it is not. Model text is never read as markup, and control

@@ -1,4 +1,4 @@
-"""`abruzzi verify`: does this endpoint serve a reasoning, tool-calling model correctly."""
+"""`abruzzi verify`: the conformance run against an endpoint, as a table, JSON and a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a suite of tasks on a ChatModel and score it: one JSON line per task, resumable.
+"""The suite runner: tasks on a ChatModel, scored by their verifiers, one JSON line per task, resumable.
 
 A task is solved with the same loop that a user's question is; the verifier is the task's own. Every
 line carries the whole answer and its numbers, so a score can be recomputed without running again. Cut

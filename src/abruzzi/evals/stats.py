@@ -1,4 +1,4 @@
-"""Intervals for success rates."""
+"""Confidence intervals of success rates."""
 
 from __future__ import annotations
 

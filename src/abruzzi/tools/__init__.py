@@ -1,4 +1,4 @@
-"""What a model may call. One tool a file: a schema, limits and a run."""
+"""Tools (function calling): what a model may call. One a file, with a schema, limits and a run; see registry.py."""
 
 from __future__ import annotations
 

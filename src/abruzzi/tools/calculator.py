@@ -1,4 +1,4 @@
-"""Arithmetic for a model, with a grammar of its own; nothing is ever evaluated as code.
+"""The tool `calculator`: exact arithmetic by a recursive-descent parser; nothing is ever evaluated as code.
 
     sum     = product (("+" | "-") product)*
     product = unary (("*" | "/" | "//" | "%") unary)*

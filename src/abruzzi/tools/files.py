@@ -1,4 +1,4 @@
-"""List, search and read text files under one root; nothing outside it can be reached.
+"""The tool `files`: list, search and read text files under one root; nothing outside it can be reached.
 
 Every path is walked component by component from an open directory, and no component may be a symbolic
 link: neither `..` nor a link, nor a link that is swapped in between check and use, leads out. (Links

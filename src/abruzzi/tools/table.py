@@ -1,4 +1,4 @@
-"""Questions to small tables, in SQL. SQLite in memory, read-only from the moment it is filled.
+"""The tool `table`: SQL queries on small tables. SQLite in memory, read-only from the moment it is filled.
 
 The authorizer lets SELECT, reads of these tables and a list of harmless functions pass and refuses the
 rest: no ATTACH, PRAGMA, extension, write, recursion. Time, rows, and characters are limited, and a cut is

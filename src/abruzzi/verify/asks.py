@@ -1,4 +1,4 @@
-"""What checks ask: prompts, tools and schemas that more than one file of checks sends, and how to get a tool call.
+"""Fixtures of the checks: prompts, tools and schemas that several of them send, and how to obtain a tool call.
 
 What only one check asks stands beside that check.
 """

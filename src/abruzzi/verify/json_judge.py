@@ -1,4 +1,4 @@
-"""The judge of JSON: is a text JSON by a schema, for one answer or for many schemas at once? `jsonschema` decides.
+"""JSON Schema validation of answers, one or many at once, by the library `jsonschema`.
 
 An answer that max_tokens cut cannot be valid, but it can already be wrong: it must be the beginning of some JSON
 text. A schema that the server refuses with a 4xx is counted apart.

@@ -1,4 +1,4 @@
-"""schema_accuracy and tool_call_f1 as K2-Vendor-Verifier defines them (github.com/MoonshotAI/K2-Vendor-Verifier).
+"""The metrics schema_accuracy and tool_call_f1 of K2-Vendor-Verifier (github.com/MoonshotAI/K2-Vendor-Verifier).
 
 schema_accuracy: of the answers with finish_reason "tool_calls", the part in which every call names a declared
 tool and has arguments that parse and satisfy its schema by jsonschema. An answer counts once, however many

@@ -1,4 +1,4 @@
-"""Raw HTTP for `abruzzi verify`: every request and what came back, kept as it was, well formed or not.
+"""The recording HTTP client of `abruzzi verify`: every exchange is kept as it was, well formed or not.
 
 The agent's client (agent/client.py) forgives and repairs; this one must not, because what a server gets
 wrong is what we look for. Streams keep every event, and lines that are no events, in order. One streamed

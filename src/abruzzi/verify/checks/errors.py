@@ -1,4 +1,4 @@
-"""Checks of mistakes: a 4xx with an error object that says what is wrong; never a 500, never silence."""
+"""Checks of error handling: a 4xx with an error object that says what is wrong; never a 500, never silence."""
 
 from __future__ import annotations
 
