@@ -79,10 +79,6 @@ class ChatFormat:
     special: Mapping[str, str] = field(default_factory=dict)
     body: Literal["json"] = "json"
 
-    def header(self, role: str) -> Header:
-        """Of a turn of this role."""
-        return self.headers.get(role, self.headers["system"])
-
     def spelling(self, marker: Marker, control: Mapping[str, int]) -> str:
         """How a vocabulary writes a marker; the usual spelling where it has none of them."""
         spellings = self.markers[marker]

@@ -24,7 +24,7 @@ def chat_template(tok: Tokenizer) -> str:
     form, defaults = tok.format, tok.defaults
     filled = {marker.value: form.spelling(marker, tok.control) for marker in Marker}
     filled |= {f"{role}_open": header.open for role, header in form.headers.items()}
-    filled |= {"header_close": form.header("system").close, "end_of_turn": form.ends[0]}
+    filled |= {"header_close": form.headers["system"].close, "end_of_turn": form.ends[0]}
     filled |= {"preserve_thinking": str(defaults.preserve_thinking).lower()}
     # JSON's escapes are jinja's.
     filled |= {"default_system": json.dumps(defaults.system, ensure_ascii=False)}
