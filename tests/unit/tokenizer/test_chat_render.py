@@ -248,6 +248,13 @@ def test_what_is_left_of_sampled_history(given_text: str, left: str) -> None:
     assert trained == (left if ended else left.removesuffix("<|im_end|>"))
 
 
+def test_an_end_marker_that_is_text_in_a_dropped_thought_ends_nothing() -> None:
+    tok = small()
+    ids = (*ids_of(tok, "<think>"), *tok.encode("a</think>b"), *ids_of(tok, "</think>A"))
+    shown = text_of(tok, [USER, parse(tok, ids)], preserve_thinking=False)
+    assert shown.endswith("<|im_middle|><think></think>A<|im_end|>")
+
+
 def test_a_call_inside_a_thought_survives_when_the_thought_is_dropped() -> None:
     tok = small()
     calls = (
