@@ -1,5 +1,5 @@
 // Causal attention within the documents of packed rows, forward and backward, for training in bfloat16 on a CPU with
-// instructions for it (AVX-512 BF16). What model/packed_attention.py does with torch, in one pass per document and
+// instructions for it (AVX-512 BF16). What model/fast/packed_attention.py does with torch, in one pass per document and
 // head.
 //
 // Tokens of all documents lie one behind the other: M tokens, N heads, K nope and P rope columns (A = K + P), H value

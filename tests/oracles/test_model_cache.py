@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from abruzzi.kernels import documents as kernels
-from abruzzi.model.documents import has_kernel
+from abruzzi.model.attention.mla import LatentCache
+from abruzzi.model.fast.documents import has_kernel
 from abruzzi.model.k2 import ABSORB_UP_TO, AttentionForm, K2Model
-from abruzzi.model.mla import LatentCache
 from abruzzi.model.trace import Trace
 from tests.oracles import twins
 
@@ -103,7 +103,7 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
 
     def everything(longest: int, autocast: bool = False, kernel: bool = False) -> dict[str, torch.Tensor]:
         monkeypatch.setattr("abruzzi.model.k2.LONGEST", longest)
-        for module in ("k2", "documents"):
+        for module in ("k2", "fast.documents"):
             monkeypatch.setattr(f"abruzzi.model.{module}.has_kernel", has_kernel if kernel else lambda *_: False)
         model = twin.ours()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

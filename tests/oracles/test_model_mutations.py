@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abruzzi.model import k2, mla
+from abruzzi.model import k2
+from abruzzi.model.attention import mla
+from abruzzi.model.attention.mla import Attention
 from abruzzi.model.k2 import K2Model
-from abruzzi.model.mla import Attention
 from abruzzi.model.moe import Router
 from abruzzi.model.norm import RMSNorm
 from tests.oracles import twins

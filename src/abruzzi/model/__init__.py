@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from abruzzi.model.attention.mla import LatentCache
     from abruzzi.model.generate import PlainSampler
     from abruzzi.model.k2 import K2Model
-    from abruzzi.model.mla import LatentCache
     from abruzzi.model.trace import Trace
 
 __all__ = ["K2Model", "LatentCache", "PlainSampler", "Trace", "load"]
 
 _HOMES = {
     "K2Model": "abruzzi.model.k2",
-    "LatentCache": "abruzzi.model.mla",
+    "LatentCache": "abruzzi.model.attention.mla",
     "PlainSampler": "abruzzi.model.generate",
     "Trace": "abruzzi.model.trace",
 }

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from abruzzi.model.attention.mla import LatentCache
 from abruzzi.model.k2 import K2Model
-from abruzzi.model.mla import LatentCache
 from abruzzi.types import Completion, FinishReason, SamplingParams, Usage
 
 

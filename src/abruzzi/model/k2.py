@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
-from abruzzi.model.documents import Documents, has_kernel, seen_within
-from abruzzi.model.mla import Attention, LatentCache
+from abruzzi.model.attention.mla import Attention, LatentCache
+from abruzzi.model.fast.documents import Documents, has_kernel, seen_within
+from abruzzi.model.fast.packed_attention import LONGEST, Packing
+from abruzzi.model.fast.products import Linear
 from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
-from abruzzi.model.packed_attention import LONGEST, Packing
-from abruzzi.model.products import Linear
 from abruzzi.model.rope import rotations
 from abruzzi.model.trace import Trace
 

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
-from abruzzi.model import fused_experts
-from abruzzi.model.compiled import compiled
+from abruzzi.model.fast import fused_experts
+from abruzzi.model.fast.compiled import compiled
 from abruzzi.model.trace import Trace, count
 
 MATMULS = ("auto", "loop", "grouped", "fused")

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abruzzi.model.products import mm
+from abruzzi.model.fast.products import mm
 
 CHUNK = 2**18  # logits of one chunk, 1 MB in float32
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abruzzi.kernels import documents as kernels
-from abruzzi.model import documents
-from abruzzi.model.documents import Documents, seen_within
+from abruzzi.model.fast import documents
+from abruzzi.model.fast.documents import Documents, seen_within
 from abruzzi.model.trace import Trace
 
 HEADS, WIDTH, SCALE = 3, 12, 0.35

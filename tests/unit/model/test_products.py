@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abruzzi.model import products
-from abruzzi.model.fused_experts import experts
-from abruzzi.model.products import Linear, linear, mm
+from abruzzi.model.fast import products
+from abruzzi.model.fast.fused_experts import experts
+from abruzzi.model.fast.products import Linear, linear, mm
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -77,7 +77,8 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
 
 def test_the_bound_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """With tau far away not one logit is computed for the clip alone, where attention itself does not show them."""
-    from abruzzi.model import documents, k2
+    from abruzzi.model import k2
+    from abruzzi.model.fast import documents
 
     model, (ids, segments) = K2Model(MODEL), batch()
     monkeypatch.setattr(k2, "LONGEST", 0)  # as on a GPU, and for long documents

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abruzzi.model.products import ROWS, mm
+from abruzzi.model.fast.products import ROWS, mm
 
 
 def experts(

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
-from abruzzi.model import packed_attention
-from abruzzi.model.documents import Documents, attend
+from abruzzi.model.fast import packed_attention
+from abruzzi.model.fast.documents import Documents, attend
+from abruzzi.model.fast.packed_attention import Packing
+from abruzzi.model.fast.products import Linear, linear
 from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
-from abruzzi.model.packed_attention import Packing
-from abruzzi.model.products import Linear, linear
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 

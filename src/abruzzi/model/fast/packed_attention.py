@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abruzzi.model.products import batched_by_onednn
+from abruzzi.model.fast.products import batched_by_onednn
 
 BLOCK = 64  # queries at a time; documents are padded to a multiple
 LONGEST = 1536  # tokens of a document

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
 from abruzzi.kernels import documents as kernels
-from abruzzi.model.compiled import compiled
+from abruzzi.model.fast.compiled import compiled
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 

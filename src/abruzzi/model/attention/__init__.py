@@ -1,0 +1,1 @@
+"""Attention, one kind a file."""

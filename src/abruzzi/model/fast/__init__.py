@@ -1,0 +1,1 @@
+"""Fast twins of what stands in the files above, for training."""
