@@ -6,7 +6,8 @@ The first `first_k_dense_replace` layers have one dense MLP, the others experts.
 checkpoint's tensor names: `model.layers.3.self_attn.o_proj.weight` is found by following the dots.
 
 What it does not do: padding masks (batch sequences of equal length, or pack them with `segments_BT`),
-dropout, tied embeddings, multi-token prediction, anything distributed.
+dropout, tied embeddings, multi-token prediction, anything distributed. It is slow where it could be fast:
+`fast.enable` exchanges attributes that are named for it, and leaves what is written here as it is.
 
 Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
 K experts per token, V vocabulary.
@@ -14,17 +15,16 @@ K experts per token, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
-from abruzzi.model.attention.mla import Attention, LatentCache
-from abruzzi.model.fast.documents import Documents, has_kernel, seen_within
-from abruzzi.model.fast.packed_attention import LONGEST, Packing
-from abruzzi.model.fast.products import Linear
+from abruzzi.model.attention import attention_of
+from abruzzi.model.attention.mla import LatentCache
+from abruzzi.model.linear import Linear
 from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
 from abruzzi.model.rope import rotations
@@ -39,13 +39,15 @@ AttentionForm = Literal["auto", "naive", "absorbed"]
 class K2Model(nn.Module):
     """The whole model. Weights are random (normal, initializer_range) from `seed` until they are loaded.
 
-    matmul: how the experts are multiplied, "auto", "loop" or "grouped" (see moe.Experts). On torch's meta
-    device nothing is initialized. A quantization_config changes nothing here: weights are plain numbers."""
+    On torch's meta device nothing is initialized. A quantization_config changes nothing here: weights are
+    plain numbers. pack: of (this model, begins_BT, rotation), packed rows as the layers' `Attention.inner`
+    takes them; None = packed rows have a mask like all others (fast.enable sets it)."""
 
-    def __init__(self, config: ModelConfig, seed: int = 0, matmul: str = "auto") -> None:
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.model = Decoder(config, matmul)
+        self.pack: Callable[[K2Model, Tensor, tuple[Tensor, Tensor]], Any] | None = None
+        self.model = Decoder(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if not self.lm_head.weight.is_meta:
             self.reset_parameters(torch.Generator().manual_seed(seed))
@@ -95,32 +97,24 @@ class K2Model(nn.Module):
         _check_context(positions_BT, start, self.config.max_position_embeddings)
         rotation = rotations(self.config, positions_BT)
         absorbed = attention == "absorbed" or (
-            attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO
+            attention == "auto" and cache is not None and ids_BT.shape[1] <= ABSORB_UP_TO and self._can_absorb()
         )
-        documents = None if begins_BT is None or absorbed else self._documents(begins_BT, rotation)
-        # Where documents are known, their lengths say it all.
-        mask = _mask(ids_BT, start, begins_BT) if documents is None else None
+        packed = None
+        if begins_BT is not None and self.pack is not None and not absorbed:
+            packed = self.pack(self, begins_BT, rotation)
+        mask = _mask(ids_BT, start, begins_BT) if packed is None else None
         x_BTD = self.model.embed_tokens(ids_BT)
         for number, layer in enumerate(self.layers()):
             pinned_BTK = None if routing is None else routing.get(number)
-            x_BTD = layer(
-                x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, documents=documents, cache=cache, trace=trace
-            )
+            x_BTD = layer(x_BTD, rotation, mask, pinned_BTK, absorbed=absorbed, packed=packed, cache=cache, trace=trace)
         return self.model.norm(x_BTD)
-
-    def _documents(self, begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents | Packing:
-        """The documents of packed rows; a Packing of them where that is faster."""
-        c, device = self.config, begins_BT.device
-        documents = Documents.of(begins_BT, rotation)
-        autocast = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else self.lm_head.weight.dtype
-        if device.type != "cpu" or has_kernel(device, dtype, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim):
-            return documents
-        return Packing.of(documents.lengths, rotation) if max(documents.lengths) <= LONGEST else documents
 
     def layers(self) -> list[Layer]:
         """The layers in order: where QK-Clip finds `self_attn`."""
         return cast("list[Layer]", list(self.model.layers))
+
+    def _can_absorb(self) -> bool:
+        return all("absorbed" in layer.self_attn.FORMS for layer in self.layers())
 
     def moe_layers(self) -> dict[int, MoE]:
         """The expert blocks by layer number: where the selection bias is (`.gate`)."""
@@ -160,6 +154,8 @@ class K2Model(nn.Module):
                 )
         if attention not in ("auto", "naive", "absorbed"):
             raise ValueError(f"attention={attention!r} is unknown; expected 'auto', 'naive' or 'absorbed'")
+        if attention == "absorbed" and not self._can_absorb():
+            raise ValueError("attention='absorbed', but this model's attention has no such form; expected 'naive'")
         if segments_BT is not None and cache is not None:
             raise ValueError("segments_BT and a cache exclude each other; hint: run packed rows without a cache")
         if segments_BT is not None and segments_BT.shape != ids_BT.shape:
@@ -178,23 +174,23 @@ class K2Model(nn.Module):
 class Decoder(nn.Module):
     """Embedding, layers and final norm: the tensors whose names begin with `model.`."""
 
-    def __init__(self, config: ModelConfig, matmul: str) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i, matmul) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, number: int, matmul: str) -> None:
+    def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, number)
+        self.self_attn = attention_of(config, number)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         has_experts = config.is_moe_layer(number)
-        self.mlp = MoE(config, number, matmul) if has_experts else Mlp(config.hidden_size, config.intermediate_size)
+        self.mlp = MoE(config, number) if has_experts else Mlp(config.hidden_size, config.intermediate_size)
 
     def forward(
         self,
@@ -204,14 +200,12 @@ class Layer(nn.Module):
         pinned_BTK: Tensor | None,
         *,
         absorbed: bool,
-        documents: Documents | Packing | None,
+        packed: Any,
         cache: LatentCache | None,
         trace: Trace | None,
     ) -> Tensor:
         normed = self.input_layernorm(x_BTD)
-        attended = self.self_attn(
-            normed, rotation, mask, absorbed=absorbed, documents=documents, cache=cache, trace=trace
-        )
+        attended = self.self_attn(normed, rotation, mask, absorbed=absorbed, packed=packed, cache=cache, trace=trace)
         x_BTD = x_BTD + attended.to(x_BTD.dtype)  # on a CPU a sum of two dtypes is slower than a cast and a sum
         normed = self.post_attention_layernorm(x_BTD)
         y_BTD = self.mlp(normed, pinned_BTK, trace) if isinstance(self.mlp, MoE) else self.mlp(normed)
@@ -229,6 +223,13 @@ def _positions(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor:
     """Positions [B or 1, T], counted from `start` or from the beginning of each document."""
     place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
     return place_T[None] + start if begins_BT is None else place_T - (begins_BT * place_T).cummax(-1).values
+
+
+def seen_within(begins_BT: Tensor) -> Tensor:
+    """Bool [B, T, T]: which keys (last axis) a query of packed rows sees, those of its document up to itself."""
+    document_BT = begins_BT.cumsum(-1)
+    place_T = torch.arange(begins_BT.shape[1], device=begins_BT.device)
+    return (document_BT[:, :, None] == document_BT[:, None, :]) & (place_T <= place_T[:, None])
 
 
 def _mask(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor | None:

@@ -21,8 +21,8 @@ class Trace:
                     all of the price, because |q| |k| already bounds most logits.
     counted_BT:     bool: queries that count for max_logit_N (not padding); None = all.
     expert_ids:     int64 [B, T, K] per MoE layer. Given back as `routing`, it pins the same choice.
-    router_scores:  sigmoid scores, float32 [B, T, E] per MoE layer, without bias, with gradient: what the
-                    sequence-wise balance loss is made of.
+    router_scores:  the router's scores, float32 [B, T, E] per MoE layer, without bias, with gradient: what
+                    the sequence-wise balance loss is made of.
     max_logit_N:    float32 [N] per layer: the largest softmax input of each head over the batch, scale
                     included, hidden positions excluded. QK-Clip reads it (arXiv 2507.20534, section 2.1).
     """

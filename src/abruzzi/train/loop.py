@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from abruzzi.checkpoint import save_checkpoint
 from abruzzi.data.packing import PADDING, Row
-from abruzzi.model import K2Model, Trace
+from abruzzi.model import K2Model, Trace, fast
 from abruzzi.train import balance, qat
 from abruzzi.train.cross_entropy import weighted_cross_entropy
 from abruzzi.train.meter import Pace, step_flop
@@ -93,6 +93,7 @@ class Trainer:
             raise ValueError("device 'cuda' is asked for, but torch finds no CUDA device; hint: --device cpu")
         torch.manual_seed(config.seed)
         self.model = (model or K2Model(config.model, seed=config.seed)).to(config.device)
+        fast.enable(self.model)
         if config.activation_checkpointing:
             for layer in self.model.layers():
                 # No random numbers in a layer, so none need to be replayed.

@@ -183,45 +183,5 @@ def clip_heads(model: K2Model, max_logit_N: Mapping[int, Tensor], tau: float) ->
 
     max_logit_N: per layer, the largest softmax input of each head over the whole batch of this step (all
     microbatches, all processes), as `Trace.max_logit_N` records it."""
-    c, clipped = model.config, []
-    for number, layer in enumerate(model.layers()):
-        attention = layer.self_attn
-        queries = attention.q_proj if c.q_lora_rank is None else attention.q_b_proj
-        clipped.append(
-            qk_clip_(
-                queries.weight,
-                attention.kv_b_proj.weight,
-                max_logit_N[number],
-                qk_nope_head_dim=c.qk_nope_head_dim,
-                qk_rope_head_dim=c.qk_rope_head_dim,
-                v_head_dim=c.v_head_dim,
-                tau=tau,
-            )
-        )
-    return torch.stack(clipped).sum()
-
-
-@torch.no_grad()
-def qk_clip_(
-    q_weight: Tensor,
-    kv_b_weight: Tensor,
-    max_logit_N: Tensor,
-    *,
-    qk_nope_head_dim: int,
-    qk_rope_head_dim: int,
-    v_head_dim: int,
-    tau: float = 100.0,
-) -> Tensor:
-    """Clip, in place, the heads whose largest softmax input of this step exceeded tau.
-
-    q_weight: q_b_proj (or q_proj) [N (nope + rope), in]; kv_b_weight: kv_b_proj [N (nope + v), R];
-    max_logit_N: per head. gamma = tau / max_logit: sqrt(gamma) on both nope parts, gamma on the query's
-    rope part; values and the rotary key, which all heads share, stay. Returns how many were clipped, int64 []."""
-    heads = max_logit_N.shape[0]
-    gamma_N = torch.where(max_logit_N > tau, tau / max_logit_N, torch.ones_like(max_logit_N)).to(q_weight)
-    q = q_weight.view(heads, qk_nope_head_dim + qk_rope_head_dim, -1)
-    kv = kv_b_weight.view(heads, qk_nope_head_dim + v_head_dim, -1)
-    q[:, :qk_nope_head_dim] *= gamma_N.sqrt()[:, None, None]
-    q[:, qk_nope_head_dim:] *= gamma_N[:, None, None]
-    kv[:, :qk_nope_head_dim] *= gamma_N.sqrt()[:, None, None]
-    return (max_logit_N > tau).sum()
+    layers = enumerate(model.layers())
+    return torch.stack([layer.self_attn.clip_(max_logit_N[number], tau) for number, layer in layers]).sum()

@@ -8,24 +8,24 @@ heads share; only those two are cached. Two ways to attend, the same numbers up 
 * absorbed: fold the key half of kv_b_proj into the query and its value half into the output, and attend in
   the latent space. Nothing is decompressed, which is what makes decode cheap.
 
-Not here: dropout, padding masks, sliding windows.
+Not here: packed rows without a mask (fast/mla.py), dropout, padding masks, sliding windows.
 
 Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
 N heads, Q q_lora_rank, R kv_lora_rank, K nope dim (qk_nope_head_dim), P rope dim, A = K + P, L = R + P,
-H value dim.
+H value dim, J = K + H.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abruzzi.config import ModelConfig
-from abruzzi.model.fast import packed_attention
-from abruzzi.model.fast.documents import Documents, attend
-from abruzzi.model.fast.packed_attention import Packing
-from abruzzi.model.fast.products import Linear, linear
+from abruzzi.model.linear import Linear
 from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
@@ -57,22 +57,28 @@ class LatentCache:
 
 
 class Attention(nn.Module):
-    """MLA of one layer. The queries' low-rank bottleneck exists only when the config has a q_lora_rank."""
+    """MLA of one layer. The queries' low-rank bottleneck exists only when the config has a q_lora_rank.
+
+    inner: attention over packed rows without a mask, of (this module, x_BTD, packed, trace), [B, T, N, H];
+        None = there is only the plain way (fast.enable sets it)."""
+
+    FORMS = ("naive", "absorbed")
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         c = config
         self.layer = layer
-        self.heads, self.rank = c.num_attention_heads, c.kv_lora_rank
+        self.heads, self.rank, self.q_rank = c.num_attention_heads, c.kv_lora_rank, c.q_lora_rank
         self.nope, self.rope, self.value = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
         self.softmax_scale = c.softmax_scale  # contains YaRN's mscale squared
+        self.inner: Callable[[Attention, Tensor, Any, Trace | None], Tensor] | None = None
         queries = c.num_attention_heads * c.qk_head_dim
-        if c.q_lora_rank is None:
+        if self.q_rank is None:
             self.q_proj = Linear(c.hidden_size, queries)
         else:
-            self.q_a_proj = Linear(c.hidden_size, c.q_lora_rank)
-            self.q_a_layernorm = RMSNorm(c.q_lora_rank, LATENT_NORM_EPS)
-            self.q_b_proj = Linear(c.q_lora_rank, queries)
+            self.q_a_proj = Linear(c.hidden_size, self.q_rank)
+            self.q_a_layernorm = RMSNorm(self.q_rank, LATENT_NORM_EPS)
+            self.q_b_proj = Linear(self.q_rank, queries)
         self.kv_a_proj_with_mqa = Linear(c.hidden_size, self.rank + self.rope)
         self.kv_a_layernorm = RMSNorm(self.rank, LATENT_NORM_EPS)
         self.kv_b_proj = Linear(self.rank, self.heads * (self.nope + self.value))
@@ -85,18 +91,18 @@ class Attention(nn.Module):
         mask: Tensor | None,
         *,
         absorbed: bool = False,
-        documents: Documents | Packing | None = None,
+        packed: Any = None,
         cache: LatentCache | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
         """Attend from T new tokens to S tokens; returns [B, T, D].
 
         rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
-        [B, 1, T, S]; None = causal over T = S tokens. documents: those of packed
-        rows, in place of a mask: naive attention then costs the sum of their squares only. They
-        contain the rotation. A Packing takes the path that is fast on a CPU."""
-        if documents is not None:
-            return self.o_proj(self._packed(x_BTD, documents, trace).flatten(2))
+        [B, 1, T, S]; None = causal over T = S tokens. packed: packed rows as `inner` takes them, in place
+        of a mask."""
+        if packed is not None:
+            assert self.inner is not None, "packed rows without a mask need an inner attention"
+            return self.o_proj(self.inner(self, x_BTD, packed, trace).flatten(2))
         q_nope_BTNK, q_pe_BTNP = self._queries(x_BTD, rotation)
         c_kv_BSR, k_pe_BSP = self._latents(x_BTD, rotation)
         if cache is not None:
@@ -111,13 +117,30 @@ class Attention(nn.Module):
             o_BTNH = self._naive(q_nope_BTNK, q_pe_BTNP, c_kv_BSR, k_pe_BSP, mask)
         return self.o_proj(o_BTNH.flatten(2))
 
+    @torch.no_grad()
+    def clip_(self, max_logit_N: Tensor, tau: float) -> Tensor:
+        """QK-Clip (Kimi K2, arXiv 2507.20534, Algorithm 1), in place: rescale loud heads.
+
+        max_logit_N: the largest softmax input of each head. Where it exceeds tau, gamma = tau / max_logit:
+        sqrt(gamma) on the nope parts of query and key, gamma on the query's rope part; values and the rotary
+        key, which all heads share, stay. Returns how many heads were rescaled, int64 []."""
+        queries = self.q_proj if self.q_rank is None else self.q_b_proj
+        q_NAx = queries.weight.view(self.heads, self.nope + self.rope, -1)
+        kv_NJR = self.kv_b_proj.weight.view(self.heads, self.nope + self.value, -1)
+        gamma_N = torch.where(max_logit_N > tau, tau / max_logit_N, torch.ones_like(max_logit_N)).to(q_NAx)
+        q_NAx[:, : self.nope] *= gamma_N.sqrt()[:, None, None]
+        q_NAx[:, self.nope :] *= gamma_N[:, None, None]
+        kv_NJR[:, : self.nope] *= gamma_N.sqrt()[:, None, None]
+        return (max_logit_N > tau).sum()
+
     def _queries(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        q = self.q_proj(x_BTD) if hasattr(self, "q_proj") else self._expanded(self.q_a_proj(x_BTD))
+        q = self.q_proj(x_BTD) if self.q_rank is None else self.expanded(self.q_a_proj(x_BTD))
         q_nope_BTNK, q_pe_BTNP = q.unflatten(-1, (self.heads, -1)).split((self.nope, self.rope), -1)
         cos, sin = (r[:, :, None] for r in rotation)  # one rotation for all heads
         return q_nope_BTNK, rotate(q_pe_BTNP, cos, sin)
 
-    def _expanded(self, c_q_BTQ: Tensor) -> Tensor:
+    def expanded(self, c_q_BTQ: Tensor) -> Tensor:
+        """Queries of all heads from their low-rank bottleneck, [B, T, N A]."""
         return self.q_b_proj(self.q_a_layernorm(c_q_BTQ))
 
     def _latents(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -143,34 +166,6 @@ class Attention(nn.Module):
             q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
         )
         return o_BNTA.transpose(1, 2)[..., : self.value]
-
-    def _packed(self, x_BTD: Tensor, documents: Documents | Packing, trace: Trace | None) -> Tensor:
-        """What `_naive` gives, of packed rows."""
-        if hasattr(self, "q_proj"):
-            q, kv_a = self.q_proj(x_BTD), self.kv_a_proj_with_mqa(x_BTD)
-        else:  # one product for both: they read the same input
-            together = torch.cat((self.q_a_proj.weight, self.kv_a_proj_with_mqa.weight))
-            c_q, kv_a = linear(x_BTD, together).split((self.q_a_proj.out_features, self.rank + self.rope), -1)
-            q = self._expanded(c_q)
-        c_kv_BTR, k_pe_BTP = kv_a.split((self.rank, self.rope), -1)
-        kv_BTJ = self.kv_b_proj(self.kv_a_layernorm(c_kv_BTR))
-        q_BTNA, kv_BTNJ = (y.unflatten(-1, (self.heads, -1)) for y in (q, kv_BTJ))
-        watched = trace if trace is not None and trace.max_logits else None
-        if isinstance(documents, Documents):
-            o_BTNH, largest_N = attend(q_BTNA, kv_BTNJ, k_pe_BTP, documents, self.softmax_scale, watched)
-            if watched is not None and largest_N is not None:
-                watched.max_logit_N[self.layer] = largest_N
-            return o_BTNH
-        q_MNA, kv_MNJ, k_pe_MP = (y.flatten(0, 1) for y in (q_BTNA, kv_BTNJ, k_pe_BTP))
-        o_MNH, largest_MN = packed_attention.attend(
-            q_MNA, kv_MNJ, k_pe_MP, documents, self.softmax_scale, want_largest=watched is not None
-        )
-        if watched is not None:
-            assert largest_MN is not None
-            if watched.counted_BT is not None:
-                largest_MN = largest_MN.masked_fill(~watched.counted_BT.flatten()[:, None], float("-inf"))
-            watched.max_logit_N[self.layer] = largest_MN.amax(0)
-        return o_MNH.unflatten(0, x_BTD.shape[:2])
 
     def _absorbed(
         self, q_nope_BTNK: Tensor, q_pe_BTNP: Tensor, c_kv_BSR: Tensor, k_pe_BSP: Tensor, mask: Tensor | None

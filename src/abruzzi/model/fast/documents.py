@@ -23,6 +23,7 @@ from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
 from abruzzi.kernels import documents as kernels
 from abruzzi.model.fast.compiled import compiled
+from abruzzi.model.k2 import seen_within
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 
@@ -46,13 +47,6 @@ class Documents:
         """From the first tokens of all documents; every row begins with one."""
         edges_C1 = F.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=begins_BT.numel())
         return cls(edges_C1.diff().tolist(), edges_C1.int(), begins_BT, rotation)
-
-
-def seen_within(begins_BT: Tensor) -> Tensor:
-    """Bool [B, T, T]: which keys (last axis) a query sees, those of its document up to itself."""
-    document_BT = begins_BT.cumsum(-1)
-    place_T = torch.arange(begins_BT.shape[1], device=begins_BT.device)
-    return (document_BT[:, :, None] == document_BT[:, None, :]) & (place_T <= place_T[:, None])
 
 
 def attend(

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 ROWS = 32
 # Multiply-adds from which oneDNN pays for the longer way to it.
@@ -55,16 +55,6 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     ):
         return _Linear.apply(x, weight)  # type: ignore[no-any-return]
     return F.linear(x, weight)
-
-
-class Linear(nn.Linear):
-    """nn.Linear without bias, multiplied by `linear`."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight)
 
 
 class _Linear(torch.autograd.Function):
