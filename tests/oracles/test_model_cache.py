@@ -1,4 +1,6 @@
-"""Cached decode against the full forward for every chunking; packed rows against separate documents."""
+"""Cached decode against the full forward for every chunking; packed rows against separate documents.
+
+Packed rows in the plain way, by a mask, and in the fast ones."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from abruzzi.kernels import documents as kernels
+from abruzzi.model import fast
 from abruzzi.model.attention.mla import LatentCache
 from abruzzi.model.fast.documents import has_kernel
 from abruzzi.model.k2 import ABSORB_UP_TO, AttentionForm, K2Model
@@ -75,12 +78,13 @@ def test_a_cache_that_forgets_the_position_is_seen(monkeypatch: pytest.MonkeyPat
     assert twins.difference(chunked(twin.ours(), ids, [3, 3], "auto"), full) > 1e-2
 
 
-@pytest.mark.parametrize("attention", ["naive", "absorbed"])
+@pytest.mark.parametrize(("attention", "on"), [("naive", False), ("naive", True), ("absorbed", False)])
 @torch.no_grad()
-def test_packed_rows_equal_separate_documents(attention: AttentionForm) -> None:
+def test_packed_rows_equal_separate_documents(attention: AttentionForm, on: bool) -> None:
     """Two rows cut differently, one with padding (-1) and one that repeats a segment number further on."""
     twin = twins.twin("lora-g4-s2-yarn")
     model, ids = twin.ours(), twin.ids(batch=2, length=20)
+    fast.enable(model, on)
     segments = torch.tensor([[0] * 7 + [1] * 9 + [-1] * 4, [5] * 3 + [2] * 12 + [5] * 5])
     trace, alone = Trace(max_logits=True), Trace(max_logits=True)
     largest = torch.full((3, twin.config.num_attention_heads), float("-inf"))
@@ -95,17 +99,20 @@ def test_packed_rows_equal_separate_documents(attention: AttentionForm) -> None:
     assert twins.difference(model(ids), packed) > 1e-2  # one document each would be something else
 
 
-def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_rows_have_the_gradients_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents of one block, of several, and of lengths that are no multiple of a block, in two rows. In float32
-    the same numbers; in bfloat16 mostly no farther from those than torch's attention gets."""
+    both fast ways give the plain model's numbers; in bfloat16 padded blocks, and our kernel, are mostly no farther
+    from those than torch's attention gets, one document after the other (`longest` 0)."""
     twin = twins.twin("lora-g1-s1-yarn")
     segments = torch.tensor([[0] * 64 + [1] * 130 + [-1] * 6, [5] * 3 + [2] * 70 + [5] * 127])
 
-    def everything(longest: int, autocast: bool = False, kernel: bool = False) -> dict[str, torch.Tensor]:
-        monkeypatch.setattr("abruzzi.model.k2.LONGEST", longest)
-        for module in ("k2", "fast.documents"):
-            monkeypatch.setattr(f"abruzzi.model.{module}.has_kernel", has_kernel if kernel else lambda *_: False)
+    def everything(longest: int | None, autocast: bool = False, kernel: bool = False) -> dict[str, torch.Tensor]:
         model = twin.ours()
+        if longest is not None:
+            monkeypatch.setattr(fast, "LONGEST", longest)
+            for module in (fast, fast.documents):
+                monkeypatch.setattr(module, "has_kernel", has_kernel if kernel else lambda *_: False)
+            fast.enable(model)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             pinned = dict(routing.expert_ids) or None
             logits = model(ids, segments_BT=segments, routing=pinned, trace=None if pinned else routing)
@@ -123,8 +130,10 @@ def test_packed_rows_have_the_gradients_of_torchs_own_attention(monkeypatch: pyt
         ids = torch.randint(twin.config.vocab_size, (2, 200), generator=random)
         weight = torch.randn(2, 200, twin.config.vocab_size, generator=random)
         routing = Trace()
-        want, got = everything(0), everything(1024)
-        assert max(twins.difference(got[n], want[n]) for n in want) <= 5 * CLOSE
+        want = everything(None)
+        for longest in (0, 1024):
+            got = everything(longest)
+            assert max(twins.difference(got[n], want[n]) for n in want) <= 5 * CLOSE
         torchs = error(everything(0, autocast=True))
         assert 0 < torchs < 0.2
         ratios.append(error(everything(1024, autocast=True)) / torchs)

@@ -17,6 +17,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3TopkRouter,
 )
 
+from abruzzi.model import fast
 from abruzzi.model.k2 import K2Model
 from abruzzi.model.moe import Router
 from abruzzi.model.norm import RMSNorm
@@ -61,9 +62,10 @@ def test_pinned_routing_is_obeyed() -> None:
     assert twins.difference(ours, free) > 1e-2
 
 
-@pytest.mark.parametrize("packed", [False, True])  # packed rows attend in another way (packed_attention.py)
+@pytest.mark.parametrize("packed", [False, True])  # a row of one document is attended to in another way
+@pytest.mark.parametrize("on", [False, True])
 @pytest.mark.parametrize("name", ["lora-g4-s2-yarn", "q-g1-s1-rope", "odd-sizes"])
-def test_gradients_equal(name: str, packed: bool) -> None:
+def test_gradients_equal(name: str, on: bool, packed: bool) -> None:
     """Every parameter's gradient of one cross-entropy; the router's and the single experts' included."""
     twin = twins.make_twin(twins.CONFIGS[name])
     ids = twin.ids()
@@ -71,6 +73,7 @@ def test_gradients_equal(name: str, packed: bool) -> None:
     _loss(twin.theirs(ids, use_cache=False).logits, ids).backward()
     want = twins.hf_tensors(twin.theirs, twin.config, grads=True)
     ours = twin.ours()
+    fast.enable(ours, on)
     _loss(ours(ids, segments_BT=torch.zeros_like(ids) if packed else None), ids).backward()
     got = _named_gradients(ours)
     assert got.keys() == want.keys()

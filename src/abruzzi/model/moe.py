@@ -204,9 +204,10 @@ def one_by_one(
 
     gate, up [E, F, D] and down [E, D, F]; products are computed in `dtype`, the sum in the weights'."""
     order_M = expert_TK.flatten().argsort(stable=True)
-    rows_E = x_TD.to(dtype)[order_M // expert_TK.shape[1]].split(count(expert_TK, len(gate)).tolist())
+    x_MD = x_TD.to(dtype).index_select(0, order_M // expert_TK.shape[1])
+    rows_E = x_MD.split(count(expert_TK, len(gate)).tolist())
     # unbind, not indexing: its backward stacks the gradients once, where each index would fill all of [E, F, D].
     matrices_E = zip(*(w.to(dtype).unbind() for w in (gate, up, down)))
     y_MD = torch.cat([swiglu(x_mD, *matrices) for x_mD, matrices in zip(rows_E, matrices_E) if len(x_mD)])
-    y_TKD = y_MD[order_M.argsort()].unflatten(0, expert_TK.shape)
+    y_TKD = y_MD.index_select(0, order_M.argsort()).unflatten(0, expert_TK.shape)
     return (y_TKD * weight_TK[..., None]).sum(1)

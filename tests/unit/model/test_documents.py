@@ -17,7 +17,8 @@ from torch import Tensor
 
 from abruzzi.kernels import documents as kernels
 from abruzzi.model.fast import documents
-from abruzzi.model.fast.documents import Documents, seen_within
+from abruzzi.model.fast.documents import Documents
+from abruzzi.model.k2 import seen_within
 from abruzzi.model.trace import Trace
 
 HEADS, WIDTH, SCALE = 3, 12, 0.35

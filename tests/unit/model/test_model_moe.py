@@ -1,9 +1,10 @@
-"""Experts: all ways to multiply agree; state_dict speaks the checkpoint's names, strictly."""
+"""Experts: all ways to multiply agree; state_dict speaks the checkpoint's names, strictly; the router's score."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abruzzi.config import ModelConfig
+from abruzzi.model import fast, moe
+from abruzzi.model.fast import fused_experts, grouped_experts
+from abruzzi.model.fast.norm import rms_norm
 from abruzzi.model.k2 import K2Model
 from abruzzi.model.moe import Experts, Mlp, Router
 from abruzzi.model.norm import RMSNorm
@@ -44,9 +48,17 @@ def loud(model: Module, seed: int = 0) -> Module:
     return model
 
 
-def run_experts(matmul: str, chosen: Tensor, dtype: torch.dtype, autocast: bool = False) -> list[Tensor]:
+WAYS = {
+    "grouped": grouped_experts.experts,
+    "fused": fused_experts.experts,
+    "by the rule": fast.experts,
+}
+
+
+def run_experts(way: Any, chosen: Tensor, dtype: torch.dtype, autocast: bool = False) -> list[Tensor]:
     """Output and all gradients."""
-    experts = loud(Experts(CONFIG, matmul)).to(dtype)
+    experts = loud(Experts(CONFIG)).to(dtype)
+    experts.product = way
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(len(chosen), 32, generator=generator).to(dtype).requires_grad_()
     weights = torch.rand(chosen.shape, generator=generator).requires_grad_()
@@ -68,12 +80,12 @@ def run_experts(matmul: str, chosen: Tensor, dtype: torch.dtype, autocast: bool 
         torch.randint(0, 6, (64, 2), generator=torch.Generator().manual_seed(2)),
     ],
 )
-@pytest.mark.parametrize("matmul", ["grouped", "fused"])
-def test_all_ways_to_multiply_equal_the_loop_with_gradients(
-    chosen: Tensor, dtype: torch.dtype, autocast: bool, matmul: str
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ways_to_multiply_equal_the_plain_one_with_gradients(
+    chosen: Tensor, dtype: torch.dtype, autocast: bool, way: str
 ) -> None:
-    loop = run_experts("loop", chosen, dtype, autocast)
-    other = run_experts(matmul, chosen, dtype, autocast)
+    loop = run_experts(moe.one_by_one, chosen, dtype, autocast)
+    other = run_experts(WAYS[way], chosen, dtype, autocast)
     assert len(loop) == len(other) == 6
     tolerance = 1e-6 if dtype == torch.float32 and not autocast else 2e-2
     for a, b in zip(loop, other):
@@ -90,7 +102,8 @@ def test_the_dense_block_has_the_gradients_that_torch_derives(dtype: torch.dtype
         return [out.detach().float(), *torch.autograd.grad(out, (x, *mlp.parameters()), given.to(out.dtype))]
 
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        plain = mlp.down_proj(F.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+        plain = mlp(x)
+        mlp.product = fast.swiglu
         fused = mlp(x)
     assert fused.grad_fn is not plain.grad_fn and fused.dtype == plain.dtype == dtype
     for a, b in zip(everything(fused), everything(plain)):
@@ -104,10 +117,14 @@ def test_the_norm_has_the_gradients_that_torch_derives() -> None:
     given = torch.randn(3, 5, 32, generator=generator)
     with torch.no_grad():
         norm.weight.copy_(torch.rand(32, generator=generator) + 0.5)
-    want_y = F.rms_norm(x, (32,), norm.weight, 1e-3)
-    want, got = (torch.autograd.grad(y, (x, norm.weight), given) for y in (want_y, norm(x)))
-    for a, b in zip(got, want):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    plain = norm(x)
+    norm.norm = rms_norm
+    with_our_backward = norm(x)
+    assert plain.grad_fn is not with_our_backward.grad_fn and torch.equal(plain, with_our_backward)
+    want = torch.autograd.grad(F.rms_norm(x, (32,), norm.weight, 1e-3), (x, norm.weight), given)
+    for y in (plain, with_our_backward):
+        for a, b in zip(torch.autograd.grad(y, (x, norm.weight), given), want):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_experts_equal_their_formula() -> None:
@@ -124,14 +141,17 @@ def test_experts_equal_their_formula() -> None:
         assert (experts(x, chosen, weights)[t] - want).abs().max() < 1e-5 * want.abs().max()
 
 
-def test_grouped_refuses_sizes_that_auto_takes() -> None:
+def test_grouped_refuses_sizes_that_the_rule_gives_to_the_plain_way() -> None:
     odd = replace(CONFIG, hidden_size=31)
     x, chosen, weights = torch.randn(3, 31), torch.tensor([[0, 1]] * 3), torch.ones(3, 2)
-    assert loud(Experts(odd, "auto"))(x, chosen, weights).shape == (3, 31)
-    with pytest.raises(RuntimeError, match="16 bytes"):
-        loud(Experts(odd, "grouped"))(x, chosen, weights)
-    with pytest.raises(ValueError, match="'fast' is unknown"):
-        Experts(CONFIG, "fast")
+    experts = loud(Experts(odd))
+    with torch.no_grad():
+        want = experts(x, chosen, weights)
+        experts.product = fast.experts
+        assert torch.equal(experts(x, chosen, weights), want)
+        experts.product = grouped_experts.experts
+        with pytest.raises(RuntimeError, match="16 bytes"):
+            experts(x, chosen, weights)
 
 
 def test_state_dict_has_views_under_the_checkpoints_names() -> None:
@@ -184,12 +204,37 @@ def test_the_router_computes_in_float32_inside_autocast() -> None:
     assert all(torch.equal(a, b) for a, b in zip(outside, inside)) and inside[2].dtype == torch.float32
 
 
-@pytest.mark.parametrize("matmul", ["loop", "grouped"])
-def test_backward_under_autocast_is_finite_and_near_float32(matmul: str) -> None:
+def test_a_routers_score_is_an_argument() -> None:
+    """softmax over all experts, as Qwen3's and Mixtral's routers have it, against transformers' own."""
+    from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
+
+    theirs = Qwen3MoeTopKRouter(
+        Qwen3MoeConfig(hidden_size=32, num_experts=6, num_experts_per_tok=2, norm_topk_prob=True)
+    )
+    ours = loud(Router(replace(CONFIG, norm_topk_prob=True, routed_scaling_factor=1.0), partial(torch.softmax, dim=-1)))
+    x = torch.randn(40, 32, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        theirs.weight.copy_(ours.weight)
+        _, want_weight, want_ids = theirs(x)
+        ids, weight, score = ours(x)
+        by_sigmoid = loud(Router(CONFIG))(x)[1]
+    torch.testing.assert_close(score.sum(-1), torch.ones(40))
+    order, want_order = ids.argsort(-1), want_ids.argsort(-1)
+    assert torch.equal(ids.gather(-1, order), want_ids.gather(-1, want_order))
+    torch.testing.assert_close(weight.gather(-1, order), want_weight.gather(-1, want_order).float())
+    assert not torch.allclose(by_sigmoid.gather(-1, order), weight.gather(-1, order), rtol=1e-2)
+
+
+@pytest.mark.parametrize("way", ["plain", "grouped", "fast"])
+def test_backward_under_autocast_is_finite_and_near_float32(way: str) -> None:
     ids = torch.randint(0, 50, (2, 24), generator=torch.Generator().manual_seed(6))
     gradients = []
     for autocast in (False, True):
-        model = loud(K2Model(CONFIG, matmul=matmul))
+        model = loud(K2Model(CONFIG))
+        fast.enable(model, on=way == "fast")
+        if way == "grouped":
+            model.moe_layers()[1].experts.product = grouped_experts.experts
         routing = Trace()
         with torch.no_grad():
             model(ids, trace=routing)

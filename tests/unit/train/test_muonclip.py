@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from abruzzi.train.muonclip import MuonClip, newton_schulz, qk_clip_
+from abruzzi.config import ModelConfig
+from abruzzi.model.attention.mla import Attention
+from abruzzi.train.muonclip import MuonClip, newton_schulz
 
 
 def loud(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -95,26 +97,45 @@ def test_wrong_groups_are_named() -> None:
         MuonClip([{"params": [nn.Parameter(loud(5))], "kind": "muon"}])
 
 
-def test_qk_clip_brings_the_logit_to_tau_and_touches_only_its_head() -> None:
+@pytest.mark.parametrize("q_lora_rank", [None, 7])
+def test_qk_clip_brings_the_logit_to_tau_and_touches_only_its_head(q_lora_rank: int | None) -> None:
+    """Query weights after the bottleneck where there is one: what the products below read."""
     heads, nope, rope, v, rank, width = 3, 4, 2, 5, 6, 7
-    q, kv = loud(heads * (nope + rope), width, seed=1), loud(heads * (nope + v), rank, seed=2)
-    x, latent, k_pe = loud(width, seed=3), loud(rank, seed=4), loud(rope, seed=5)
+    config = ModelConfig(
+        vocab_size=5,
+        hidden_size=width,
+        intermediate_size=8,
+        moe_intermediate_size=8,
+        n_routed_experts=2,
+        num_experts_per_tok=1,
+        num_hidden_layers=1,
+        first_k_dense_replace=1,
+        num_attention_heads=heads,
+        q_lora_rank=q_lora_rank,
+        kv_lora_rank=rank,
+        qk_nope_head_dim=nope,
+        qk_rope_head_dim=rope,
+        v_head_dim=v,
+    )
+    attention = Attention(config, 0)
+    for i, p in enumerate(attention.parameters()):
+        p.data = loud(*p.shape, seed=i)
+    q = (attention.q_proj if q_lora_rank is None else attention.q_b_proj).weight.data
+    kv = attention.kv_b_proj.weight.data
+    x, latent, k_pe = loud(width, seed=13), loud(rank, seed=14), loud(rope, seed=15)
 
     def logits() -> torch.Tensor:
         qh = (q @ x).view(heads, nope + rope)
         kh = (kv @ latent).view(heads, nope + v)[:, :nope]
         return (qh[:, :nope] * kh).sum(1) + (qh[:, nope:] * k_pe).sum(1)
 
-    before, q0, kv0 = logits(), q.clone(), kv.clone()
-    seen = torch.tensor([before[0].abs() * 4, 1.0, 0.5])
-    tau = float(before[0].abs())  # gamma = 1/4 for head 0
-    clipped = qk_clip_(q, kv, seen, qk_nope_head_dim=nope, qk_rope_head_dim=rope, v_head_dim=v, tau=tau)
-    over = int((seen > tau).sum())
-    assert clipped == over
+    before, weights = logits(), {n: p.detach().clone() for n, p in attention.named_parameters()}
+    tau = 2.0
+    seen = torch.tensor([4 * tau, 1.0, 0.5])  # gamma = 1/4 for head 0
+    assert attention.clip_(seen, tau) == 1
     torch.testing.assert_close(logits()[0], before[0] / 4)
-    values = kv.view(heads, nope + v, rank)[:, nope:]
-    assert values.equal(kv0.view(heads, nope + v, rank)[:, nope:])
-    for head in range(1, heads):
-        if seen[head] <= tau:
-            assert logits()[head] == before[head]
-    assert not q.equal(q0)
+    assert torch.equal(logits()[1:], before[1:])
+    values = weights["kv_b_proj.weight"].view(heads, nope + v, rank)[:, nope:]
+    assert kv.view(heads, nope + v, rank)[:, nope:].equal(values)
+    changed = {n for n, p in attention.named_parameters() if not torch.equal(p, weights[n])}
+    assert changed == {"kv_b_proj.weight", "q_proj.weight" if q_lora_rank is None else "q_b_proj.weight"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from abruzzi.data.packing import PADDING, Row
-from abruzzi.model import K2Model, Trace
+from abruzzi.model import K2Model, Trace, fast
 from abruzzi.train.loop import RunConfig, Trainer
 from tests.unit.train.test_loop import MODEL, RUN, shard
 
@@ -43,13 +43,15 @@ def document_by_document(model: K2Model, ids: torch.Tensor, segments: torch.Tens
     return largest
 
 
-@pytest.mark.parametrize("longest", [1024, 0])  # both ways to attend to packed rows
+@pytest.mark.parametrize("longest", [1024, 0, None])  # both fast ways to attend to packed rows, and by a mask
 @torch.no_grad()
 def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
-    longest: int, monkeypatch: pytest.MonkeyPatch
+    longest: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("abruzzi.model.k2.LONGEST", longest)
     model = loud(K2Model(MODEL, seed=2))
+    if longest is not None:
+        monkeypatch.setattr(fast, "LONGEST", longest)
+        fast.enable(model)
     ids, segments = batch()
     ids[segments == PADDING] = 11  # padding that would be heard if it counted
     want = document_by_document(model, ids, segments)
@@ -66,6 +68,7 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
     assert (want > above).any() and (want <= above).any()
     assert torch.allclose(got[want > above], want[want > above], rtol=1e-5)
     assert (got[want <= above] <= above).all() and (got >= want * (1 - 1e-5)).all()
+    assert torch.allclose(got, want, rtol=1e-5) == (longest != 0)  # only one way uses bounds
     # Across documents, or with padding counted, it is another number.
     whole, padded = Trace(max_logits=True), Trace(max_logits=True)
     model(ids, trace=whole)
@@ -77,11 +80,11 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
 
 def test_the_bound_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """With tau far away not one logit is computed for the clip alone, where attention itself does not show them."""
-    from abruzzi.model import k2
     from abruzzi.model.fast import documents
 
     model, (ids, segments) = K2Model(MODEL), batch()
-    monkeypatch.setattr(k2, "LONGEST", 0)  # as on a GPU, and for long documents
+    fast.enable(model)
+    monkeypatch.setattr(fast, "LONGEST", 0)  # as on a GPU, and for long documents
     monkeypatch.setattr(documents, "_only", lambda *a: pytest.fail("logits were computed"))
     model(ids, segments_BT=segments, trace=Trace(max_logits=True, above=100.0))
     with pytest.raises(pytest.fail.Exception, match="were computed"):
