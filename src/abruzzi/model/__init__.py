@@ -3,9 +3,11 @@
     model = abruzzi.model.load("path/to/checkpoint")     # float32, on the CPU
     logits_BTV = model(ids_BT)
 
-Read k2.py first (the model from top to bottom), then mla.py, moe.py and rope.py. The module tree's names
-are the checkpoint's tensor names, so nothing translates between the two. Not here: training (room
-`train`), fast inference (room `engine`), anything distributed. torch is imported on first use.
+Read k2.py first (the model from top to bottom), then attention/mla.py, moe.py, norm.py and rope.py.
+The module tree's names are the checkpoint's tensor names, so nothing translates between the two.
+fast/ holds faster twins for training, which `fast.enable(model)` puts in; a loaded or new model is
+the plain one, and so is what PlainSampler and evaluations run. Not here: training (room `train`),
+fast inference (room `engine`), anything distributed. torch is imported on first use.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ _HOMES = {
 def load(path: str | Path, dtype: torch.dtype | None = None, device: str = "cpu") -> K2Model:
     """Read a checkpoint directory in Hugging Face layout; INT4 experts arrive dequantized.
 
-    dtype: of the parameters, float32 when None; the selection bias stays float32. Holds the model once in
-    memory, plus one tensor. Raises what the checkpoint's reader raises: FileNotFoundError, or ValueError that
-    lists tensors which are missing, surplus, of another shape or not finite. Multi-token-prediction layers
-    are no part of the model and are left out."""
+    dtype: of the parameters, float32 when None; the selection bias stays float32. Holds the model
+    once in memory, plus one tensor. Raises what the checkpoint's reader raises: FileNotFoundError,
+    or ValueError that lists tensors which are missing, surplus, of another shape or not finite.
+    Multi-token-prediction layers are no part of the model and are left out."""
     import torch
 
     from abruzzi.checkpoint import open_checkpoint

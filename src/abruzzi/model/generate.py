@@ -1,7 +1,8 @@
 """The slow, plain sampler: one sequence, one token at a time, from the torch model. A `GenerateFn`.
 
-The readable twin of the engine's sampler: same filters in the same order, same meaning of log-probabilities;
-the random draws differ. It knows no tokenizer, so stop strings and thinking budgets are refused.
+The readable twin of the engine's sampler: same filters in the same order, same meaning of
+log-probabilities; the random draws differ. It knows no tokenizer, so stop strings and thinking
+budgets are refused.
 
 Shape suffixes: V vocabulary.
 """
@@ -19,7 +20,8 @@ from abruzzi.types import Completion, FinishReason, SamplingParams, Usage
 
 
 class PlainSampler:
-    """`PlainSampler(model)(ids, params)` -> Completion. Ends at the config's eos ids or `stop_token_ids`."""
+    """`PlainSampler(model)(ids, params)` -> Completion. Ends at the config's eos ids or
+    `stop_token_ids`."""
 
     def __init__(self, model: K2Model) -> None:
         self.model = model
@@ -28,7 +30,8 @@ class PlainSampler:
     def __call__(self, ids: Sequence[int], params: SamplingParams) -> Completion:
         """Continue `ids`. The completion includes the id that ended it; a seed repeats it exactly.
 
-        Raises ValueError for an empty or too long prompt and for options that this sampler lacks."""
+        Raises ValueError for an empty or too long prompt and for options that this sampler
+        lacks."""
         limit = self._limit(ids, params)
         ends = {*self.model.config.eos_token_ids, *params.stop_token_ids}
         generator = torch.Generator()
@@ -73,8 +76,9 @@ class PlainSampler:
 def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator) -> tuple[int, float]:
     """The next id and its natural log-probability, from float32 logits on the CPU.
 
-    The log-probability is that of softmax(logits / temperature) over the whole vocabulary (temperature 1
-    when greedy); top_k, top_p and min_p narrow the draw but do not renormalize it."""
+    The log-probability is that of softmax(logits / temperature) over the whole vocabulary
+    (temperature 1 when greedy); top_k, top_p and min_p narrow the draw but do not renormalize
+    it."""
     greedy = params.temperature == 0
     logprobs_V = torch.log_softmax(logits_V if greedy else logits_V / params.temperature, -1)
     if greedy:
@@ -86,8 +90,8 @@ def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator)
 
 
 def candidates(logprobs_V: Tensor, params: SamplingParams) -> Tensor:
-    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches top_p,
-    then those at least min_p times as likely as the first."""
+    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches
+    top_p, then those at least min_p times as likely as the first."""
     order = logprobs_V.argsort(descending=True, stable=True)
     if params.top_k:
         order = order[: params.top_k]

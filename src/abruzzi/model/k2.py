@@ -1,13 +1,16 @@
-"""Kimi K2 (arXiv 2507.20534; architecture of DeepSeek-V3, arXiv 2412.19437), from token ids to logits.
+"""Kimi K2 (arXiv 2507.20534; architecture of DeepSeek-V3, arXiv 2412.19437), from token ids to
+logits.
 
     embedding -> layers of { norm, MLA, add; norm, MLP or experts, add } -> norm -> head
 
-The first `first_k_dense_replace` layers have one dense MLP, the others experts. Attribute names spell the
-checkpoint's tensor names: `model.layers.3.self_attn.o_proj.weight` is found by following the dots.
+The first `first_k_dense_replace` layers have one dense MLP, the others experts. Attribute names
+spell the checkpoint's tensor names: `model.layers.3.self_attn.o_proj.weight` is found by following
+the dots.
 
-What it does not do: padding masks (batch sequences of equal length, or pack them with `segments_BT`),
-dropout, tied embeddings, multi-token prediction, anything distributed. It is slow where it could be fast:
-`fast.enable` exchanges attributes that are named for it, and leaves what is written here as it is.
+What it does not do: padding masks (batch sequences of equal length, or pack them with
+`segments_BT`), dropout, tied embeddings, multi-token prediction, anything distributed. It is slow
+where it could be fast: `fast.enable` exchanges attributes that are named for it, and leaves what is
+written here as it is.
 
 Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
 K experts per token, V vocabulary.
@@ -30,18 +33,21 @@ from abruzzi.model.norm import RMSNorm
 from abruzzi.model.rope import rotations
 from abruzzi.model.trace import Trace
 
-# With a cache, up to this many new tokens attend in the latent space; above, decompressing once is cheaper.
+# With a cache, up to this many new tokens attend in the latent space; above, decompressing once is
+# cheaper.
 ABSORB_UP_TO = 8
 
 AttentionForm = Literal["auto", "naive", "absorbed"]
 
 
 class K2Model(nn.Module):
-    """The whole model. Weights are random (normal, initializer_range) from `seed` until they are loaded.
+    """The whole model. Weights are random (normal, initializer_range) from `seed` until they are
+    loaded.
 
-    On torch's meta device nothing is initialized. A quantization_config changes nothing here: weights are
-    plain numbers. pack: of (this model, begins_BT, rotation), packed rows as the layers' `Attention.inner`
-    takes them; None = packed rows have a mask like all others (fast.enable sets it)."""
+    On torch's meta device nothing is initialized. A quantization_config changes nothing here:
+    weights are plain numbers. pack: of (this model, begins_BT, rotation), packed rows as the
+    layers' `Attention.inner` takes them; None = packed rows have a mask like all others
+    (fast.enable sets it)."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
@@ -62,7 +68,8 @@ class K2Model(nn.Module):
         attention: AttentionForm = "auto",
         trace: Trace | None = None,
     ) -> Tensor:
-        """Logits [B, T, V]: position t predicts the token after ids[:, t]. For the arguments see `hidden`."""
+        """Logits [B, T, V]: position t predicts the token after ids[:, t]. For the arguments see
+        `hidden`."""
         hidden_BTD = self.hidden(
             ids_BT, cache=cache, segments_BT=segments_BT, routing=routing, attention=attention, trace=trace
         )
@@ -81,15 +88,15 @@ class K2Model(nn.Module):
         """What the head sees, [B, T, D]; `lm_head` of some rows is cheaper than logits for all.
 
         cache: continue the sequences it holds, and add these tokens to it.
-        segments_BT: packed documents, any int per token. A run of equal numbers is one document: its tokens
-            see only each other and its positions start at 0. Not together with a cache.
-        routing: expert ids [B, T, K] of every MoE layer, by layer number (`Trace.expert_ids` has that
-            form); they are used in place of the router's choice, with weights from this model's scores.
+        segments_BT: packed documents, any int per token. A run of equal numbers is one document:
+            its tokens see only each other and its positions start at 0. Not with a cache.
+        routing: expert ids [B, T, K] of every MoE layer, by layer number (`Trace.expert_ids` has
+            that form), used in place of the router's choice, with weights from this model's scores.
         attention: "auto" is absorbed for up to ABSORB_UP_TO tokens with a cache, else naive.
         trace: records routing and attention logits, see trace.py.
 
-        Raises ValueError for ids that are not a [B, T] integer tensor within the vocabulary, for more
-        tokens than max_position_embeddings, and for arguments that do not fit each other."""
+        Raises ValueError for ids that are not a [B, T] integer tensor within the vocabulary, for
+        more tokens than max_position_embeddings, and for arguments that do not fit each other."""
         self._check(ids_BT, cache, segments_BT, routing, attention)
         start = 0 if cache is None else cache.length
         begins_BT = None if segments_BT is None else _begins(segments_BT)
@@ -124,8 +131,8 @@ class K2Model(nn.Module):
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Matrices normal with standard deviation initializer_range, norms 1, selection bias 0.
 
-        Numbers are drawn on the generator's device in float32, so a CPU generator gives the same model on
-        every device."""
+        Numbers are drawn on the generator's device in float32, so a CPU generator gives the same
+        model on every device."""
         for parameter in self.parameters():
             if parameter.ndim == 1:
                 parameter.fill_(1.0)
@@ -226,7 +233,8 @@ def _positions(ids_BT: Tensor, start: int, begins_BT: Tensor | None) -> Tensor:
 
 
 def seen_within(begins_BT: Tensor) -> Tensor:
-    """Bool [B, T, T]: which keys (last axis) a query of packed rows sees, those of its document up to itself."""
+    """Bool [B, T, T]: which keys (last axis) a query of packed rows sees, those of its document up
+    to itself."""
     document_BT = begins_BT.cumsum(-1)
     place_T = torch.arange(begins_BT.shape[1], device=begins_BT.device)
     return (document_BT[:, :, None] == document_BT[:, None, :]) & (place_T <= place_T[:, None])

@@ -1,16 +1,17 @@
 """Mixture of experts: a router, many small experts of which each token uses a few, and shared ones.
 
-Router (DeepSeek-V3, arXiv 2412.19437, eqs 12-16): score = sigmoid(gate), choice by score + bias, where the
-bias only balances the load and never enters the weights. With groups, only the best groups may be chosen
-from; a dropped group is masked with -inf (older software used 0, which differs when biased scores are
-negative). Every token reaches all its experts: nothing is dropped for capacity.
+Router (DeepSeek-V3, arXiv 2412.19437, eqs 12-16): score = sigmoid(gate), choice by score + bias,
+where the bias only balances the load and never enters the weights. With groups, only the best
+groups may be chosen from; a dropped group is masked with -inf (older software used 0, which differs
+when biased scores are negative). Every token reaches all its experts: nothing is dropped for
+capacity.
 
-Not here: the update of the bias and the balance loss (room `train`), faster products (fast/), expert
-parallelism.
+Not here: the update of the bias and the balance loss (room `train`), faster products (fast/),
+expert parallelism.
 
-Shape suffixes: B batch, T tokens (of the whole batch), D hidden_size, E experts, G expert groups,
-K experts per token, F expert inner (moe_intermediate_size), M = T * K token-expert pairs sorted by expert,
-m pairs of one expert.
+Shape suffixes: B batch, T tokens (of the whole batch), D hidden_size, E experts, G expert groups, K
+experts per token, F expert inner (moe_intermediate_size), M = T * K token-expert pairs sorted by
+expert, m pairs of one expert.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ class Mlp(nn.Module):
 
 
 class Router(nn.Module):
-    """Chooses experts and weighs them; float32 whatever the model's dtype or autocast, and so is its bias.
+    """Chooses experts and weighs them; float32 whatever the model's dtype or autocast, and so is
+    its bias.
 
-    score: gate logits [T, E] to scores of the same shape, over which choice, weights and balance are taken."""
+    score: gate logits [T, E] to scores of the same shape, over which choice, weights and balance
+    are taken."""
 
     e_score_correction_bias: Tensor
 
@@ -72,7 +75,8 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def choose(self, score_TE: Tensor) -> Tensor:
-        """Ids of the K experts with the largest score + bias among the kept groups; ties as torch.topk."""
+        """Ids of the K experts with the largest score + bias among the kept groups; ties as
+        torch.topk."""
         choice_TE = score_TE + self.e_score_correction_bias
         if self.groups > 1:
             choice_TGe = choice_TE.unflatten(-1, (self.groups, -1))
@@ -102,11 +106,12 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """All routed experts of a layer, stacked: gate_proj and up_proj [E, F, D], down_proj [E, D, F].
 
-    state_dict() shows them as the checkpoint does, one matrix per expert (`3.gate_proj.weight`), as views
-    of the stacks; loading accepts the same names.
+    state_dict() shows them as the checkpoint does, one matrix per expert (`3.gate_proj.weight`), as
+    views of the stacks; loading accepts the same names.
 
     product: how they are multiplied and summed, `one_by_one` or a twin of it (fast.enable sets it).
-    rounding: what each stack goes through before it is used (quantization-aware training sets it)."""
+    rounding: what each stack goes through before it is used (quantization-aware training sets
+    it)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -172,7 +177,8 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    """Routed experts plus the shared ones, which are one Mlp of n_shared_experts times the width."""
+    """Routed experts plus the shared ones, which are one Mlp of n_shared_experts times the
+    width."""
 
     def __init__(self, config: ModelConfig, layer: int, score: Score = torch.sigmoid) -> None:
         super().__init__()
@@ -202,11 +208,13 @@ def one_by_one(
 ) -> Tensor:
     """Sum over each token's experts of weight * swiglu, [T, D]: one expert after the other.
 
-    gate, up [E, F, D] and down [E, D, F]; products are computed in `dtype`, the sum in the weights'."""
+    gate, up [E, F, D] and down [E, D, F]; products are computed in `dtype`, the sum in the
+    weights'."""
     order_M = expert_TK.flatten().argsort(stable=True)
     x_MD = x_TD.to(dtype).index_select(0, order_M // expert_TK.shape[1])
     rows_E = x_MD.split(count(expert_TK, len(gate)).tolist())
-    # unbind, not indexing: its backward stacks the gradients once, where each index would fill all of [E, F, D].
+    # unbind, not indexing: its backward stacks the gradients once, where each index would fill all
+    # of [E, F, D].
     matrices_E = zip(*(w.to(dtype).unbind() for w in (gate, up, down)))
     y_MD = torch.cat([swiglu(x_mD, *matrices) for x_mD, matrices in zip(rows_E, matrices_E) if len(x_mD)])
     y_TKD = y_MD.index_select(0, order_M.argsort()).unflatten(0, expert_TK.shape)

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# The norms inside MLA use this whatever rms_norm_eps says: transformers builds them without passing the
-# config's value, and checkpoints with rms_norm_eps = 1e-5 (K2-Thinking) are served that way.
+# The norms inside MLA use this whatever rms_norm_eps says: transformers builds them without passing
+# the config's value, and checkpoints with rms_norm_eps = 1e-5 (K2-Thinking) are served that way.
 LATENT_NORM_EPS = 1e-6
 
 
 class RMSNorm(nn.Module):
-    """weight [size]; the mean of squares is taken in float32. The result has autocast's dtype if that is
-    on, for what follows are products: rounded once here instead of before each of them; else the promoted
-    dtype of input and weight.
+    """weight [size]; the mean of squares is taken in float32. The result has autocast's dtype if
+    that is on, for what follows are products: rounded once here instead of before each of them;
+    else the promoted dtype of input and weight.
 
     norm: the formula, `rms_norm` or a twin of it (fast.enable sets it)."""
 
@@ -33,7 +33,8 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """x / rms(x) * weight in `dtype`. A weight of half precision is applied in it, as transformers does."""
+    """x / rms(x) * weight in `dtype`. A weight of half precision is applied in it, as transformers
+    does."""
     wide = x.float()
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     unit = wide * torch.rsqrt(length.square() / x.shape[-1] + eps)

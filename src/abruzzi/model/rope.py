@@ -1,8 +1,10 @@
-"""Rotary positions: pair j of a query or key is turned by position * inv_freq[j] (arXiv 2104.09864).
+"""Rotary positions: pair j of a query or key is turned by position * inv_freq[j] (arXiv
+2104.09864).
 
 DeepSeek's family stores the rotary part interleaved: elements (0, 1) are the first pair, (2, 3) the
-second. The frequencies, with YaRN's step (arXiv 2309.00071), come from `ModelConfig.rope_inv_freq`; YaRN's
-other half, the larger softmax scale, is `ModelConfig.softmax_scale` and is applied in mla.py.
+second. The frequencies, with YaRN's step (arXiv 2309.00071), come from `ModelConfig.rope_inv_freq`;
+YaRN's other half, the larger softmax scale, is `ModelConfig.softmax_scale` and is applied in
+mla.py.
 
 Shape suffixes: B batch, T tokens, P rope dim (qk_rope_head_dim), p = P/2 pairs.
 """
@@ -18,8 +20,8 @@ from abruzzi.config import ModelConfig
 def rotations(config: ModelConfig, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [B, T, p], of every pair's angle at every position.
 
-    The angle is formed in float64 (which Apple's MPS lacks): at position 262,143 a float32 product is off by
-    up to 0.02 rad."""
+    The angle is formed in float64 (which Apple's MPS lacks): at position 262,143 a float32 product
+    is off by up to 0.02 rad."""
     inv_freq_p = torch.tensor(config.rope_inv_freq(), dtype=torch.float64, device=positions_BT.device)
     angle_BTp = positions_BT.double()[..., None] * inv_freq_p
     factor = config.rope_attention_factor

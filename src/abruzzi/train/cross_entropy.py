@@ -1,12 +1,14 @@
-"""Weighted cross-entropy over the head: from hidden states to a loss, with a backward pass of its own on a CPU.
+"""Weighted cross-entropy over the head: from hidden states to a loss, with a backward pass of its
+own on a CPU.
 
-Logits are the largest thing in a step of a small model, [targets, vocabulary], and torch's way writes five of them
-in float32: their copy, log-probabilities, two gradients and one more for the product's dtype. Here they are computed
-once, in the product's dtype, and a chunk of rows at a time, which fits in a core's cache, they are turned into their
-own gradient. What a loss weighs is known before it is computed, so the gradient is there when the loss is; backward
-only scales it.
+Logits are the largest thing in a step of a small model, [targets, vocabulary], and torch's way
+writes five of them in float32: their copy, log-probabilities, two gradients and one more for the
+product's dtype. Here they are computed once, in the product's dtype, and a chunk of rows at a time,
+which fits in a core's cache, they are turned into their own gradient. What a loss weighs is known
+before it is computed, so the gradient is there when the loss is; backward only scales it.
 
-Its slow twin is torch's cross_entropy, which `_plain` calls: elsewhere than on a CPU, and when no gradient is wanted.
+Its slow twin is torch's cross_entropy, which `_plain` calls: elsewhere than on a CPU, and when no
+gradient is wanted.
 
 Shape suffixes: T targets, D hidden_size, V vocabulary, C rows of one chunk.
 """
@@ -27,7 +29,8 @@ CHUNK = 2**18  # logits of one chunk, 1 MB in float32
 def weighted_cross_entropy(
     hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, weight_T: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum of weight * cross-entropy over the targets, and (no gradient) every target's own; float32, [] and [T].
+    """Sum of weight * cross-entropy over the targets, and (no gradient) every target's own;
+    float32, [] and [T].
 
     Logits are hidden @ head.T, in autocast's dtype if that is on, else in head's."""
     if hidden_TD.device.type == "cpu" and torch.is_grad_enabled() and len(target_T):
@@ -71,11 +74,13 @@ class _Weighted(torch.autograd.Function):
 
 
 def _to_gradient(logits_CV: Tensor, target_C: Tensor, weight_C: Tensor, losses_C: Tensor) -> None:
-    """Turn logits into weight * (softmax - one at the target), in place, and write the cross-entropies."""
+    """Turn logits into weight * (softmax - one at the target), in place, and write the
+    cross-entropies."""
     at_C1 = target_C[:, None]
     wide_CV = logits_CV.float()
     probability_CV = torch.softmax(wide_CV, 1)
-    # log p = logit - (largest logit - log of its p): that p is at least 1 / V, where the target's may be zero.
+    # log p = logit - (largest logit - log of its p): that p is at least 1 / V, where the target's
+    # may be zero.
     normalizer_C = wide_CV.amax(1).sub_(probability_CV.amax(1).log_())
     torch.sub(normalizer_C, wide_CV.gather(1, at_C1)[:, 0], out=losses_C)
     probability_CV.scatter_add_(1, at_C1, torch.full_like(at_C1, -1, dtype=torch.float32))

@@ -1,12 +1,13 @@
 """The step loop: packed rows in, a checkpoint out; stops cleanly, resumes exactly.
 
-Plain on purpose: one device per process, a warm-up-stable-decay schedule, MuonClip. Under torchrun the rows of
-a step are divided among the processes and gradients are summed; the losses are those of one process, and so
-they are when a step is computed in microbatches or with activation checkpointing. Everything that a run depends
-on is in RunConfig and in the saved state (train/state.py), so that a resumed run repeats the losses of one that
-was never stopped.
+Plain on purpose: one device per process, a warm-up-stable-decay schedule, MuonClip. Under torchrun
+the rows of a step are divided among the processes and gradients are summed; the losses are those of
+one process, and so they are when a step is computed in microbatches or with activation
+checkpointing. Everything that a run depends on is in RunConfig and in the saved state
+(train/state.py), so that a resumed run repeats the losses of one that was never stopped.
 
-Not here: sharded weights (every process holds the whole model), overlap of communication with computing.
+Not here: sharded weights (every process holds the whole model), overlap of communication with
+computing.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ class Trainer:
         model: K2Model | None = None,
         peak_flops: float | None = None,
     ) -> None:
-        """model: weights to begin with, float32; None = random ones from the seed. peak_flops: what the device
-        of one process can do per second, for model FLOP utilisation; None = that is not reported."""
+        """model: weights to begin with, float32; None = random ones from the seed. peak_flops: what
+        the device of one process can do per second, for model FLOP utilisation; None = that is not
+        reported."""
         self.config, self.shard_of, self.out = config, shard_of, out
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         parts = self.processes * config.grad_accum_steps
@@ -108,15 +110,18 @@ class Trainer:
         self._peak_flops, self._pace = peak_flops, Pace()
         self.step = 0
         self.tokens = 0
-        # Spent in steps: in all starts of the run; what was lost with a state that was not saved is not in it.
+        # Spent in steps: in all starts of the run; what was lost with a state that was not saved is
+        # not in it.
         self.seconds = self.flop = 0.0
         self._stop = False
         self._position = (0, 0)  # shard, row in it: the next row to be read
 
     def train(self, time_limit: float | None = None, on_step: Callable[[dict[str, Any]], None] | None = None) -> bool:
-        """Run until the last step, the time limit (seconds) or SIGTERM / SIGINT. True when all steps are done.
+        """Run until the last step, the time limit (seconds) or SIGTERM / SIGINT. True when all
+        steps are done.
 
-        on_step gets the numbers of every `log_every`th step and of the last. State is saved whenever it returns."""
+        on_step gets the numbers of every `log_every`th step and of the last. State is saved
+        whenever it returns."""
         previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         deadline = math.inf if time_limit is None else time.monotonic() + time_limit
         try:
@@ -189,7 +194,8 @@ class Trainer:
         return self._metrics(totals, flop, seconds, norm, clipped) if logged else {}
 
     def _gradients(self, whole: list[Row], exact_logits: bool) -> _Totals:
-        """Forward and backward of a step's rows: this process's share, in microbatches, then the sum of all."""
+        """Forward and backward of a step's rows: this process's share, in microbatches, then the
+        sum of all."""
         config = self.config
         context_weight = config.context_weight if self.step < config.context_steps else 0.0
         sampled_count = sum(int(r.sampled_T[1:].sum()) for r in whole)
@@ -210,7 +216,8 @@ class Trainer:
                 counted_BT=counted,
             )
             with torch.autocast(config.device, torch.bfloat16, enabled=config.autocast):
-                # Every process divides by the weight of all of them, so that summed gradients are the mean's.
+                # Every process divides by the weight of all of them, so that summed gradients are
+                # the mean's.
                 weights = sampled.float() + context_weight * context
                 loss, sampled_loss = self._loss(ids, segments, weights, sampled, trace)
                 loss, sampled_loss = loss / total_weight, sampled_loss / max(1, sampled_count)
@@ -221,7 +228,8 @@ class Trainer:
         return totals
 
     def _tensors(self, batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """ids and segments [B, T], sampled and context [B, T - 1]: of the target at the next position."""
+        """ids and segments [B, T], sampled and context [B, T - 1]: of the target at the next
+        position."""
         ids, segments, sampled, context = (
             torch.from_numpy(np.stack(arrays)).to(self.config.device)
             for arrays in zip(*((r.ids_T, r.segments_T, r.sampled_T, r.context_T) for r in batch))
@@ -231,7 +239,8 @@ class Trainer:
     def _loss(
         self, ids: Tensor, segments: Tensor, weights: Tensor, sampled: Tensor, trace: Trace
     ) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the targets' cross-entropies, and (no gradient) the sum over the sampled ones.
+        """Weighted sum of the targets' cross-entropies, and (no gradient) the sum over the sampled
+        ones.
 
         The head runs on positions whose target has a weight, and on no other."""
         hidden = self.model.hidden(ids, segments_BT=segments, trace=trace)
@@ -241,7 +250,8 @@ class Trainer:
         return loss, losses[sampled[targets]].sum()
 
     def _balance_loss(self, trace: Trace, counted: Tensor) -> Tensor:
-        """The sequence loss, a mean over layers and the rows of the whole step; zero when it is switched off."""
+        """The sequence loss, a mean over layers and the rows of the whole step; zero when it is
+        switched off."""
         scores = trace.router_scores.values()
         if not self.config.sequence_loss_alpha or not scores:
             return torch.zeros((), device=counted.device)
@@ -250,7 +260,8 @@ class Trainer:
         return torch.stack(layers).sum() / (len(layers) * self.config.rows_per_step)
 
     def _sum_over_processes(self, totals: _Totals) -> None:
-        """Sum gradients and numbers over processes: one message for gradients, one for all numbers, one for maxima."""
+        """Sum gradients and numbers over processes: one message for gradients, one for all numbers,
+        one for maxima."""
         if self.processes == 1:
             return
         trained = [p for p in self.model.parameters() if p.grad is not None]
@@ -331,9 +342,11 @@ class Trainer:
         write_state(self.out, state)
 
     def resume(self) -> bool:
-        """Load the state in `out` if there is one; True when there was. A run may go on on another device.
+        """Load the state in `out` if there is one; True when there was. A run may go on on another
+        device.
 
-        Raises ValueError for a damaged state and for one of another model; nothing is changed then."""
+        Raises ValueError for a damaged state and for one of another model; nothing is changed
+        then."""
         state = read_state(self.out, {n: tuple(t.shape) for n, t in self.model.state_dict().items()})
         if state is None:
             return False
@@ -354,7 +367,8 @@ class Trainer:
         int4: bool = True,
         dtype: str = "bfloat16",
     ) -> None:
-        """Write the model as a checkpoint in Hugging Face layout, routed experts in INT4 if asked for.
+        """Write the model as a checkpoint in Hugging Face layout, routed experts in INT4 if asked
+        for.
 
         dtype: of what is not INT4."""
         tensors = {n: t.detach().float().cpu().numpy() for n, t in self.model.state_dict().items()}

@@ -1,8 +1,8 @@
 """How fast a run is against what the machine could do: FLOP of a step, peak, time left.
 
-FLOP are those of the model, not of the implementation: forward and backward of every product, causal
-attention within each document, no padding, nothing for what activation checkpointing computes twice, nothing
-for the optimizer.
+FLOP are those of the model, not of the implementation: forward and backward of every product,
+causal attention within each document, no padding, nothing for what activation checkpointing
+computes twice, nothing for the optimizer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def measured_peak(device: str, dtype: torch.dtype, seconds: float = 1.0, size: i
 
 
 class Pace:
-    """Seconds per step, recent steps counting more, so that time left follows a machine that gets busy."""
+    """Seconds per step, recent steps counting more, so that time left follows a machine that gets
+    busy."""
 
     def __init__(self) -> None:
         self._mean: float | None = None

@@ -1,16 +1,17 @@
 """MuonClip: Muon for matrices, AdamW for the rest, QK-Clip against growing attention logits.
 
-Muon (Moonlight, arXiv 2502.16982, section 2): momentum, five Newton-Schulz steps that make the update
-nearly orthogonal, then a scale of 0.2 sqrt(max(rows, cols)) so that its RMS equals what AdamW's would
-be; learning rate and weight decay tuned for AdamW carry over. QK-Clip (Kimi K2, arXiv 2507.20534,
-section 2.1, Algorithm 1) rescales the query and key weights of a head whose largest softmax input of
-this step exceeded tau.
+Muon (Moonlight, arXiv 2502.16982, section 2): momentum, five Newton-Schulz steps that make the
+update nearly orthogonal, then a scale of 0.2 sqrt(max(rows, cols)) so that its RMS equals what
+AdamW's would be; learning rate and weight decay tuned for AdamW carry over. QK-Clip (Kimi K2, arXiv
+2507.20534, section 2.1, Algorithm 1) rescales the query and key weights of a head whose largest
+softmax input of this step exceeded tau.
 
 Which parameter goes where (Moonshot's rule): two or more dimensions and neither embedding nor head:
-Muon; the others AdamW. A stacked [experts, rows, cols] parameter is orthogonalized expert by expert.
+Muon; the others AdamW. A stacked [experts, rows, cols] parameter is orthogonalized expert by
+expert.
 
-Under torch.distributed every process orthogonalizes its share of the matrices and hands the result round
-(Moonlight's distributed Muon, without sharded state).
+Under torch.distributed every process orthogonalizes its share of the matrices and hands the result
+round (Moonlight's distributed Muon, without sharded state).
 
 Not here: sharded state (use FSDP2), gradient clipping (Muon's update has a fixed size anyway).
 """
@@ -33,7 +34,8 @@ CACHED = 512 * 1024  # bytes of matrices that go through Newton-Schulz together:
 
 
 def newton_schulz(update: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Nearly orthogonal matrices with the singular vectors of `update` [..., rows, cols], same shape.
+    """Nearly orthogonal matrices with the singular vectors of `update` [..., rows, cols], same
+    shape.
 
     X <- aX + b(XX^T)X + c(XX^T)^2 X, from X0 = update / its Frobenius norm; singular values end
     within about 0.7 to 1.2. Works in the dtype given (Moonshot uses bfloat16)."""
@@ -47,7 +49,8 @@ def newton_schulz(update: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
 
 
 def _iterate(x: Tensor, steps: int, eps: float) -> Tensor:
-    """newton_schulz of wide matrices [matrices, rows, cols]; sums are rounded once, inside the products."""
+    """newton_schulz of wide matrices [matrices, rows, cols]; sums are rounded once, inside the
+    products."""
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
@@ -58,8 +61,8 @@ def _iterate(x: Tensor, steps: int, eps: float) -> Tensor:
 class MuonClip(torch.optim.Optimizer):
     """One optimizer over both kinds of parameters; `split_parameters` makes the groups.
 
-    lr, weight_decay: shared by both kinds, as in Moonshot's runs; a schedule scales every group's lr.
-    momentum, ns_steps, ns_dtype: Muon's. betas, eps: AdamW's.
+    lr, weight_decay: shared by both kinds, as in Moonshot's runs; a schedule scales every group's
+    lr. momentum, ns_steps, ns_dtype: Muon's. betas, eps: AdamW's.
     """
 
     def __init__(
@@ -100,7 +103,8 @@ class MuonClip(torch.optim.Optimizer):
             (self._muon if group["kind"] == "muon" else self._adamw)(params, group)
 
     def _muon(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
-        # Same shapes go through Newton-Schulz in one batch: many small products cost more than one large.
+        # Same shapes go through Newton-Schulz in one batch: many small products cost more than one
+        # large.
         by_shape: dict[tuple[int, int], list[nn.Parameter]] = {}
         for p in params:
             by_shape.setdefault((p.shape[-2], p.shape[-1]), []).append(p)
@@ -179,9 +183,10 @@ def split_parameters(model: nn.Module, optimizer: str = "muonclip") -> list[dict
 
 
 def clip_heads(model: K2Model, max_logit_N: Mapping[int, Tensor], tau: float) -> Tensor:
-    """QK-Clip of every layer, after the optimizer's step; returns how many heads were rescaled, int64 [].
+    """QK-Clip of every layer, after the optimizer's step; returns how many heads were rescaled,
+    int64 [].
 
-    max_logit_N: per layer, the largest softmax input of each head over the whole batch of this step (all
-    microbatches, all processes), as `Trace.max_logit_N` records it."""
+    max_logit_N: per layer, the largest softmax input of each head over the whole batch of this step
+    (all microbatches, all processes), as `Trace.max_logit_N` records it."""
     layers = enumerate(model.layers())
     return torch.stack([layer.self_attn.clip_(max_logit_N[number], tau) for number, layer in layers]).sum()

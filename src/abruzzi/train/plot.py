@@ -1,7 +1,7 @@
 """The curve of a run: metrics.jsonl as one HTML page that needs nothing else, an SVG drawn by hand.
 
-A run that was killed and resumed may hold a step twice; the later line counts. The page is dark where the
-reader's system is.
+A run that was killed and resumed may hold a step twice; the later line counts. The page is dark
+where the reader's system is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ polyline { fill: none !important; stroke-width: 1.6; } .legend { stroke: none; }
 
 
 def write_plot(metrics_file: Path, page: Path, title: str) -> bool:
-    """Draw `metrics_file` into `page`; False when it holds no step yet (nothing is written then)."""
+    """Draw `metrics_file` into `page`; False when it holds no step yet (nothing is written
+    then)."""
     steps = read_metrics(metrics_file)
     if not steps:
         return False
@@ -42,7 +43,8 @@ def write_plot(metrics_file: Path, page: Path, title: str) -> bool:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines by step, later lines for the same step in place of earlier ones; a torn last line is left out."""
+    """The lines by step, later lines for the same step in place of earlier ones; a torn last line
+    is left out."""
     by_step: dict[int, dict[str, Any]] = {}
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):

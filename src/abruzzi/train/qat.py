@@ -1,9 +1,9 @@
 """Quantization-aware training: the forward pass sees the INT4 weights that the export will write.
 
-Routed experts only, as in Kimi-K2-Thinking's release: group 32, symmetric, scale = bfloat16(absmax / 7). The
-rounding repeats quant/int4.py bit for bit, the scale's rounding included, so what was trained is what is
-shipped. Backward is straight through: the float master weights get the gradient as if nothing had been
-rounded (Bengio et al., arXiv 1308.3432).
+Routed experts only, as in Kimi-K2-Thinking's release: group 32, symmetric, scale = bfloat16(absmax
+/ 7). The rounding repeats quant/int4.py bit for bit, the scale's rounding included, so what was
+trained is what is shipped. Backward is straight through: the float master weights get the gradient
+as if nothing had been rounded (Bengio et al., arXiv 1308.3432).
 
 Not here: activations (the engine's fast modes round those), and any other tensor.
 """
@@ -20,12 +20,13 @@ _SMALLEST_NORMAL = 2.0**-126
 
 
 def fake_quantize(weight: Tensor, largest_code: int = 7) -> Tensor:
-    """What `weight` [..., out, in] becomes by INT4 and back, float32, same shape; gradients pass unchanged.
+    """What `weight` [..., out, in] becomes by INT4 and back, float32, same shape; gradients pass
+    unchanged.
 
     largest_code: 7 is INT4. Fewer codes (3, 1) are for experiments; nothing exports them.
 
-    Raises ValueError unless the last axis is a multiple of the group. NaN and infinity stay what they are
-    or become NaN: the export refuses them."""
+    Raises ValueError unless the last axis is a multiple of the group. NaN and infinity stay what
+    they are or become NaN: the export refuses them."""
     if weight.shape[-1] % GROUP_SIZE:
         raise ValueError(f"rows of {weight.shape[-1]} weights; expected a multiple of the group of {GROUP_SIZE}")
     with torch.no_grad():
@@ -39,7 +40,8 @@ def fake_quantize(weight: Tensor, largest_code: int = 7) -> Tensor:
 
 
 def enable(model: K2Model, on: bool = True) -> None:
-    """Let every routed expert compute with fake-quantized weights from now on, or (on=False) no longer."""
+    """Let every routed expert compute with fake-quantized weights from now on, or (on=False) no
+    longer."""
     for moe in model.moe_layers().values():
         moe.experts.rounding = fake_quantize if on else None
 

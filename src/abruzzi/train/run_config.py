@@ -16,22 +16,22 @@ OPTIMIZERS = ("muonclip", "adamw")
 class RunConfig:
     """One training run. tokens_per_step = rows_per_step * row_length.
 
-    optimizer: "muonclip", or "adamw" for every parameter (at lr_adamw), which is what MuonClip is compared with.
-    lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and at the end of
-    `steps`; the rate is constant between and falls linearly to a tenth at the end. context_weight: what a
-    token that was not sampled but may be a target counts, against 1 of a sampled one, in the first
-    `context_steps` steps, and 0 from then on: first learn the language of prompts and results as well,
-    then only to answer.
-    qat_steps: so many last steps with routed experts rounded to INT4 in the forward pass (train/qat.py).
-    qk_clip_tau: the largest softmax input that a head may have before QK-Clip rescales it (K2: 100); None = off.
-    bias_rate: step of the router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form).
-    sequence_loss_alpha: weight of DeepSeek-V3's sequence-wise balance loss (V3: 1e-4), see train/balance.py.
-    autocast: products and Newton-Schulz in bfloat16; without instructions for it (`fast_bfloat16`) that is
-    several times slower than float32.
-    grad_accum_steps: microbatches that a step is computed in, one after the other: less memory, the same step.
-    activation_checkpointing: keep only what enters each layer and compute the layer again in the backward
-    pass: less memory for about a third more time, the same step.
-    device: "cpu" or "cuda"."""
+    optimizer: "muonclip", or "adamw" for every parameter (at lr_adamw), which is what MuonClip is
+    compared with. lr_muon, lr_adamw: peak learning rates. warmup, decay: steps at the beginning and
+    at the end of `steps`; the rate is constant between and falls linearly to a tenth at the end.
+    context_weight: what a token that was not sampled but may be a target counts, against 1 of a
+    sampled one, in the first `context_steps` steps, and 0 from then on: first learn the language of
+    prompts and results as well, then only to answer. qat_steps: so many last steps with routed
+    experts rounded to INT4 in the forward pass (train/qat.py). qk_clip_tau: the largest softmax
+    input that a head may have before QK-Clip rescales it (K2: 100); None = off. bias_rate: step of
+    the router's selection bias (auxiliary-loss-free balance, Moonlight's zero-mean form).
+    sequence_loss_alpha: weight of DeepSeek-V3's sequence-wise balance loss (V3: 1e-4), see
+    train/balance.py. autocast: products and Newton-Schulz in bfloat16; without instructions for it
+    (`fast_bfloat16`) that is several times slower than float32. grad_accum_steps: microbatches that
+    a step is computed in, one after the other: less memory, the same step.
+    activation_checkpointing: keep only what enters each layer and compute the layer again in the
+    backward pass: less memory for about a third more time, the same step. device: "cpu" or
+    "cuda"."""
 
     model: ModelConfig
     steps: int
@@ -70,7 +70,8 @@ class RunConfig:
 
 
 def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively; where it does not, torch emulates it, ten times slower."""
+    """Whether this CPU multiplies bfloat16 natively; where it does not, torch emulates it, ten
+    times slower."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
 

@@ -1,7 +1,8 @@
-"""What a run needs to go on exactly: written whole or not at all, the save before the last one kept.
+"""What a run needs to go on exactly: written whole or not at all, the save before the last one
+kept.
 
-`state.pt` in the run's directory: weights, optimizer, random numbers, position in the data. It lies beside the
-checkpoints, never inside one.
+`state.pt` in the run's directory: weights, optimizer, random numbers, position in the data. It lies
+beside the checkpoints, never inside one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ PREVIOUS = "state.previous.pt"  # the save before the last
 
 
 def write_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Replace `out`/state.pt. At every moment a whole one is there, whatever is killed or runs full.
+    """Replace `out`/state.pt. At every moment a whole one is there, whatever is killed or runs
+    full.
 
     Raises OSError when it cannot be written; what was there before stays."""
     out.mkdir(parents=True, exist_ok=True)
@@ -46,8 +48,8 @@ def write_state(out: Path, state: Mapping[str, Any]) -> None:
 def read_state(out: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
     """What `write_state` wrote, on the CPU; None when there is nothing.
 
-    shapes: of the model's tensors by name. Raises ValueError for a damaged state, naming the one before it,
-    and for one of another model."""
+    shapes: of the model's tensors by name. Raises ValueError for a damaged state, naming the one
+    before it, and for one of another model."""
     path, older = out / STATE, out / PREVIOUS
     if not path.exists():
         return None

@@ -1,11 +1,11 @@
 """Attention, one kind a file; a model's config says which kind each of its layers has.
 
-A new kind is a file here and a row in KINDS. It is an nn.Module made of (config, layer number) with
+A new kind is a file here and a row in KINDS: an nn.Module made of (config, layer number), with
 
-    forward(x_BTD, rotation, mask, *, absorbed, packed, cache, trace) -> [B, T, D]     see mla.Attention
-    clip_(max_logit_N, tau) -> int64 []    QK-Clip of its own query and key weights, in place
-    FORMS    of "naive" and "absorbed", the ways to attend that it has
-    inner    None, or attention over packed rows without a mask, which fast.enable sets where it has one
+* forward(x_BTD, rotation, mask, *, absorbed, packed, cache, trace) -> [B, T, D], see mla.Attention;
+* clip_(max_logit_N, tau) -> int64 []: QK-Clip of its own query and key weights, in place;
+* FORMS: which of "naive" and "absorbed" it has;
+* inner: None, or attention over packed rows without a mask, set by fast.enable where it has one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from abruzzi.model.attention import mla
 
 Attention = mla.Attention  # | gqa.Attention
 
-# By the config's type. For layers of several kinds the row is a function that looks at the layer's number.
+# By the config's type; where layers are of several kinds, a function that looks at the number.
 KINDS: dict[type, Callable[[Any, int], Attention]] = {ModelConfig: mla.Attention}
 
 

@@ -1,18 +1,19 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437, eqs 1-11).
+"""Multi-head latent attention, MLA (arXiv 2405.04434; DeepSeek-V3, arXiv 2412.19437, eqs 1-11).
 
-Keys and values of all heads come from one small vector per token, c_kv, plus one rotary key k_pe that all
-heads share; only those two are cached. Two ways to attend, the same numbers up to rounding:
+Keys and values of all heads come from one small vector per token, c_kv, plus one rotary key k_pe
+that all heads share; only those two are cached. Two ways to attend, the same numbers up to
+rounding:
 
 * naive: decompress c_kv into keys and values of every head, then ordinary attention. Best for many
   queries at once (training, prefill).
-* absorbed: fold the key half of kv_b_proj into the query and its value half into the output, and attend in
-  the latent space. Nothing is decompressed, which is what makes decode cheap.
+* absorbed: fold the key half of kv_b_proj into the query and its value half into the output, and
+  attend in the latent space. Nothing is decompressed, which is what makes decode cheap.
 
 Not here: packed rows without a mask (fast/mla.py), dropout, padding masks, sliding windows.
 
 Shape suffixes: B batch, T tokens of this call, S tokens seen so far including them, D hidden_size,
-N heads, Q q_lora_rank, R kv_lora_rank, K nope dim (qk_nope_head_dim), P rope dim, A = K + P, L = R + P,
-H value dim, J = K + H.
+N heads, Q q_lora_rank, R kv_lora_rank, K nope dim (qk_nope_head_dim), P rope dim, A = K + P,
+L = R + P, H value dim, J = K + H.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from abruzzi.model.trace import Trace
 
 
 class LatentCache:
-    """c_kv (after its norm) and k_pe (after its rotation) of every token so far: R + P numbers per layer.
+    """c_kv (after its norm) and k_pe (after its rotation) of every token so far: R + P numbers per
+    layer.
 
-    Grows by concatenation, which is plain rather than fast. One cache belongs to one batch of sequences
-    of equal length."""
+    Grows by concatenation, which is plain rather than fast. One cache belongs to one batch of
+    sequences of equal length."""
 
     def __init__(self) -> None:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -57,10 +59,11 @@ class LatentCache:
 
 
 class Attention(nn.Module):
-    """MLA of one layer. The queries' low-rank bottleneck exists only when the config has a q_lora_rank.
+    """MLA of one layer. The queries' low-rank bottleneck exists only when the config has a
+    q_lora_rank.
 
-    inner: attention over packed rows without a mask, of (this module, x_BTD, packed, trace), [B, T, N, H];
-        None = there is only the plain way (fast.enable sets it)."""
+    inner: attention over packed rows without a mask, of (this module, x_BTD, packed, trace) to
+        [B, T, N, H]; None = there is only the plain way (fast.enable sets it)."""
 
     FORMS = ("naive", "absorbed")
 
@@ -97,9 +100,9 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend from T new tokens to S tokens; returns [B, T, D].
 
-        rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S] or
-        [B, 1, T, S]; None = causal over T = S tokens. packed: packed rows as `inner` takes them, in place
-        of a mask."""
+        rotation: cos and sin [B, T, P/2] of the new tokens. mask: bool, True = may attend, [T, S]
+        or [B, 1, T, S]; None = causal over T = S tokens. packed: packed rows as `inner` takes them,
+        in place of a mask."""
         if packed is not None:
             assert self.inner is not None, "packed rows without a mask need an inner attention"
             return self.o_proj(self.inner(self, x_BTD, packed, trace).flatten(2))
@@ -121,9 +124,10 @@ class Attention(nn.Module):
     def clip_(self, max_logit_N: Tensor, tau: float) -> Tensor:
         """QK-Clip (Kimi K2, arXiv 2507.20534, Algorithm 1), in place: rescale loud heads.
 
-        max_logit_N: the largest softmax input of each head. Where it exceeds tau, gamma = tau / max_logit:
-        sqrt(gamma) on the nope parts of query and key, gamma on the query's rope part; values and the rotary
-        key, which all heads share, stay. Returns how many heads were rescaled, int64 []."""
+        max_logit_N: the largest softmax input of each head. Where it exceeds tau, gamma = tau /
+        max_logit: sqrt(gamma) on the nope parts of query and key, gamma on the query's rope part;
+        values and the rotary key, which all heads share, stay. Returns how many heads were
+        rescaled, int64 []."""
         queries = self.q_proj if self.q_rank is None else self.q_b_proj
         q_NAx = queries.weight.view(self.heads, self.nope + self.rope, -1)
         kv_NJR = self.kv_b_proj.weight.view(self.heads, self.nope + self.value, -1)
@@ -160,7 +164,8 @@ class Attention(nn.Module):
         k_pe_BSNP = k_pe_BSP[:, :, None].expand(-1, -1, self.heads, -1)
         q_BNTA = torch.cat((q_nope_BTNK, q_pe_BTNP), -1).transpose(1, 2)
         k_BNSA = torch.cat((k_nope_BSNK, k_pe_BSNP.to(k_nope_BSNK.dtype)), -1).transpose(1, 2)
-        # Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change.
+        # Zero columns make values as wide as keys: the fused kernels want that, and the sum does
+        # not change.
         v_BNSA = F.pad(v_BSNH, (0, max(0, self.nope + self.rope - self.value))).transpose(1, 2)
         o_BNTA = F.scaled_dot_product_attention(
             q_BNTA, k_BNSA, v_BNSA, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
@@ -186,7 +191,8 @@ class Attention(nn.Module):
         mask: Tensor | None,
         counted_BT: Tensor | None,
     ) -> Tensor:
-        """The largest softmax input of each head, float32 [N]; one head at a time: twice as fast as all at once."""
+        """The largest softmax input of each head, float32 [N]; one head at a time: twice as fast as
+        all at once."""
         q_BTNL, c_BSL = self._latent_queries(q_nope_BTNK, q_pe_BTNP), torch.cat((c_kv_BSR, k_pe_BSP), -1)
         largest = []
         for q_BTL in q_BTNL.unbind(2):
@@ -203,13 +209,14 @@ class Attention(nn.Module):
         return torch.cat((q_latent_BTNR, q_pe_BTNP.to(q_latent_BTNR.dtype)), -1)
 
     def _kv_b_parts(self) -> tuple[Tensor, Tensor]:
-        """kv_b_proj's rows per head: first the key part [N, K, R], then the value part [N, H, R]."""
+        """kv_b_proj's rows per head: the key part [N, K, R], then the value part [N, H, R]."""
         w_uk_NKR, w_uv_NHR = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split((self.nope, self.value), 1)
         return w_uk_NKR, w_uv_NHR
 
 
 def _unseen(mask: Tensor | None, logits: Tensor) -> Tensor:
-    """Where a query may not look: the mask turned round; for None everything after the query itself."""
+    """Where a query may not look: the mask turned round; for None everything after the query
+    itself."""
     if mask is not None:
         return ~mask
     return torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)

@@ -2,15 +2,17 @@
 
     fast.enable(model)     # the trainer does; load and K2Model give the plain model
 
-The plain modules name what may be replaced: `Linear.product`, `RMSNorm.norm`, `Mlp.product`, `Experts.product`,
-`Attention.inner` and `K2Model.pack`; `enable` sets these attributes and nothing else. TWINS holds what stands
-against what, and this file holds the whole rule of what runs where. A twin looks at its input's device, dtype
-and whether a gradient is wanted, and falls to the plain formula where that is the faster one or the only one:
+The plain modules name what may be replaced: `Linear.product`, `RMSNorm.norm`, `Mlp.product`,
+`Experts.product`, `Attention.inner` and `K2Model.pack`; `enable` sets these attributes and nothing
+else. TWINS holds what stands against what, and this file holds the whole rule of what runs where. A
+twin looks at its input's device, dtype and whether a gradient is wanted, and falls to the plain
+formula where that is the faster one or the only one:
 
-    on a CPU, gradient wanted     products.linear (float32), fused_experts; attention: packed_attention, or
-                                  documents with our kernel (bfloat16, AVX-512) and for long documents
-    on a CPU, no gradient         grouped_experts; attention as above
-    on a GPU                      grouped_experts, documents with torch's kernel, compiled between products
+    on a CPU, gradient wanted   products.linear (float32), fused_experts; attention: documents with
+                                our kernel (bfloat16, AVX-512) or for long ones, else packed_attention
+    on a CPU, no gradient       grouped_experts; attention as above
+    on a GPU                    grouped_experts, documents with torch's kernel; what lies between
+                                products is compiled
 
 Every file here names its slow twin, which tests hold it against: logits, gradients, largest logits.
 """
@@ -48,7 +50,8 @@ def enable(model: K2Model, on: bool = True) -> None:
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """moe.swiglu: fused where gradients are wanted on a CPU, else with its activation as one kernel on a GPU."""
+    """moe.swiglu: fused where gradients are wanted on a CPU, else with its activation as one kernel
+    on a GPU."""
     if _trains_on_cpu(x):
         return fused_experts.swiglu(x, gate, up, down, _product_dtype(x, gate))
     return F.linear(grouped_experts.activate(F.linear(x, gate), F.linear(x, up)), down)
@@ -57,7 +60,8 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 def experts(
     x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """moe.one_by_one: fused where gradients are wanted on a CPU, else grouped if the sizes allow it."""
+    """moe.one_by_one: fused where gradients are wanted on a CPU, else grouped if the sizes allow
+    it."""
     if _trains_on_cpu(x_TD):
         way = fused_experts.experts
     elif grouped_experts.groupable(gate, dtype):
@@ -70,8 +74,8 @@ def experts(
 def pack(model: K2Model, begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> Documents | Packing:
     """Packed rows as `Attention.inner` takes them, made once for all layers.
 
-    begins_BT: bool, the first token of each document. A Packing of them on a CPU without our kernel, if all
-    are short enough for it."""
+    begins_BT: bool, the first token of each document. A Packing of them on a CPU without our
+    kernel, if all are short enough for it."""
     c, device = model.config, begins_BT.device
     documents = Documents.of(begins_BT, rotation)
     dtype = _product_dtype(begins_BT, model.lm_head.weight)
@@ -81,7 +85,8 @@ def pack(model: K2Model, begins_BT: Tensor, rotation: tuple[Tensor, Tensor]) -> 
 
 
 def _trains_on_cpu(x: Tensor) -> bool:
-    """Where operations with a backward pass of their own pay; for a few tokens and no gradient they do not."""
+    """Where operations with a backward pass of their own pay; for a few tokens and no gradient they
+    do not."""
     return x.device.type == "cpu" and torch.is_grad_enabled()
 
 

@@ -1,13 +1,15 @@
-"""Causal attention within the documents of packed rows: in bfloat16 by one kernel, torch's on a GPU and ours on a CPU
-(kernels/documents.py); otherwise one document after the other, which is also what the kernels are held against.
+"""Causal attention within the documents of packed rows: in bfloat16 by one kernel, torch's on a GPU
+and ours on a CPU (kernels/documents.py); otherwise one document after the other, which is also what
+the kernels are held against.
 
-On a CPU without that kernel, and in float32, training takes packed_attention.py instead. The GPU's kernel (torch's
-varlen_attn, FlashAttention) knows half precision only and never shows a logit; it does give each query's
-log-sum-exp, which no logit of that query exceeds. That bound costs nothing and is at most log(T) above the largest
-logit, so QK-Clip needs the logits themselves only of a head that is close to its limit.
+On a CPU without that kernel, and in float32, training takes packed_attention.py instead. The GPU's
+kernel (torch's varlen_attn, FlashAttention) knows half precision only and never shows a logit; it
+does give each query's log-sum-exp, which no logit of that query exceeds. That bound costs nothing
+and is at most log(T) above the largest logit, so QK-Clip needs the logits themselves only of a head
+that is close to its limit.
 
-Shape suffixes: B rows, T tokens of a row, M = B T all tokens, C documents, N heads, K nope dim, P rope dim (p pairs),
-A = K + P, H value dim, J = K + H.
+Shape suffixes: B rows, T tokens of a row, M = B T all tokens, C documents, N heads, K nope dim, P
+rope dim (p pairs), A = K + P, H value dim, J = K + H.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ CAUSAL = (-1, 0)  # all keys to the left, none to the right
 class Documents:
     """The documents of packed rows, row after row.
 
-    lengths: tokens of each, sum M. edges_C1: int32, where each begins and, last, where the last one ends.
-    begins_BT: bool, the first token of each. rotation: cos and sin, float32 [B, T, P/2]."""
+    lengths: tokens of each, sum M. edges_C1: int32, where each begins and, last, where the last one
+    ends. begins_BT: bool, the first token of each. rotation: cos and sin, float32 [B, T, P/2]."""
 
     lengths: list[int]
     edges_C1: Tensor
@@ -54,9 +56,9 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(scale q k^T) v within each document, [B, T, N, H] in q's dtype.
 
-    q_BTNA: queries, nope then rope part, not yet rotated. kv_BTNJ: keys' nope part, then values. k_pe_BTP: the
-    rotary key that all heads share, not yet rotated. watched: also return the largest softmax input of each
-    head, float32 [N], as `watched.above` allows; else None."""
+    q_BTNA: queries, nope then rope part, not yet rotated. kv_BTNJ: keys' nope part, then values.
+    k_pe_BTP: the rotary key that all heads share, not yet rotated. watched: also return the largest
+    softmax input of each head, float32 [N], as `watched.above` allows; else None."""
     nope, rope = q_BTNA.shape[-1] - k_pe_BTP.shape[-1], k_pe_BTP.shape[-1]
     value = kv_BTNJ.shape[-1] - nope
     if has_kernel(q_BTNA.device, q_BTNA.dtype, nope, rope, value):
@@ -67,7 +69,8 @@ def attend(
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype, nope: int, rope: int, value: int) -> bool:
-    """Whether this CPU attends to documents in one kernel, in this dtype and with heads of this shape."""
+    """Whether this CPU attends to documents in one kernel, in this dtype and with heads of this
+    shape."""
     return device.type == "cpu" and dtype == torch.bfloat16 and kernels.can_attend(nope, rope, value)
 
 
@@ -84,7 +87,8 @@ def _compiled(
 
 
 class _Attend(torch.autograd.Function):
-    """kernels/documents.py on tensors. What it saves is the inputs and the output, no probabilities."""
+    """kernels/documents.py on tensors. What it saves is the inputs and the output, no
+    probabilities."""
 
     @staticmethod
     def forward(
@@ -128,7 +132,8 @@ def heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries and keys, and values, [B, T, N, A] each in q's dtype.
 
-    Zero columns make values as wide as keys: the fused kernels want that, and the sum does not change."""
+    Zero columns make values as wide as keys: the fused kernels want that, and the sum does not
+    change."""
     rope = k_pe_BTP.shape[-1]
     nope = q_BTNA.shape[-1] - rope
     q_nope_BTNK, q_pe_BTNP = q_BTNA.split((nope, rope), -1)
@@ -173,7 +178,8 @@ def _fused(
 def close_to_limit(
     bound_N: Tensor, q_BTNA: Tensor, k_BTNA: Tensor, documents: Documents, scale: float, watched: Trace
 ) -> Tensor:
-    """The largest softmax input of each head, float32 [N]; `bound_N` instead where that is within `watched.above`."""
+    """The largest softmax input of each head, float32 [N]; `bound_N` instead where that is within
+    `watched.above`."""
     largest_N = bound_N.clone()
     above = float("-inf") if watched.above is None else watched.above
     heads = (bound_N > above).nonzero().flatten().tolist()
@@ -195,8 +201,8 @@ def _only(x: Tensor, wanted: Tensor) -> Tensor:
 
 def _one_by_one(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, lengths: list[int], scale: float) -> Tensor:
     """Causal attention within each document, [B, N, T, A]."""
-    # split, not slices: its backward is one concatenation, where each slice would fill a tensor of full size.
-    # On a CPU the fused kernel's backward is faster in float32 than in bfloat16.
+    # split, not slices: its backward is one concatenation, where each slice would fill a tensor of
+    # full size. On a CPU the fused kernel's backward is faster in float32 than in bfloat16.
     dtype = torch.float32 if q_BNTA.device.type == "cpu" else q_BNTA.dtype
     parts = (x.to(dtype).transpose(0, 1).flatten(1, 2).split(lengths, dim=1) for x in (q_BNTA, k_BNTA, v_BNTA))
     attended = [

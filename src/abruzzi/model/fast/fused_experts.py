@@ -1,14 +1,16 @@
-"""SwiGLU, and a layer's routed experts, as one operation with a backward pass of its own: for training on a CPU.
+"""SwiGLU, and a layer's routed experts, as one operation with a backward pass of its own: for
+training on a CPU.
 
-The same sums as in moe.py with fewer passes over memory: rows are gathered once, gate and up are one product, the
-router's weight goes onto the inner activation (narrower than the output, and multiplied anyway), gradients of
-weights are written where they belong instead of being stacked. Under autocast an input is rounded once, not once
-per product.
+The same sums as in moe.py with fewer passes over memory: rows are gathered once, gate and up are
+one product, the router's weight goes onto the inner activation (narrower than the output, and
+multiplied anyway), gradients of weights are written where they belong instead of being stacked.
+Under autocast an input is rounded once, not once per product.
 
 Its slow twin is `_swiglu_loop` in moe.py, differentiated by torch.
 
-Shape suffixes: T tokens, D hidden size, E experts, K experts per token, P = T * K token-expert pairs, M rows: the
-pairs sorted by expert, each expert's filled up to a multiple of products.ROWS, m rows of one expert, F expert inner.
+Shape suffixes: T tokens, D hidden size, E experts, K experts per token, P = T * K token-expert
+pairs, M rows: the pairs sorted by expert, each expert's filled up to a multiple of products.ROWS, m
+rows of one expert, F expert inner.
 """
 
 from __future__ import annotations
@@ -27,13 +29,14 @@ def experts(
 ) -> Tensor:
     """Sum over each token's experts of weight * down(silu(gate x) * up x), [T, D] in `dtype`.
 
-    gate, up [E, F, D] and down [E, D, F] in any dtype; products are computed in `dtype`, sums over a token's
-    experts in float32."""
+    gate, up [E, F, D] and down [E, D, F] in any dtype; products are computed in `dtype`, sums over
+    a token's experts in float32."""
     return _Experts.apply(x_TD, expert_TK, weight_TK, gate, up, down, dtype)  # type: ignore[no-any-return]
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
-    """down(silu(gate x) * up x), [..., D] in `dtype`, in which the products are computed: one expert for all tokens."""
+    """down(silu(gate x) * up x), [..., D] in `dtype`, in which the products are computed: one
+    expert for all tokens."""
     return _SwiGLU.apply(x.flatten(0, -2), gate, up, down, dtype).view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
@@ -130,10 +133,11 @@ class _Experts(torch.autograd.Function):
 def _sorted_by_expert(
     expert_TK: Tensor, weight_TK: Tensor, experts: int, dtype: torch.dtype
 ) -> tuple[list[tuple[int, slice]], Tensor, Tensor, Tensor]:
-    """Rows of every expert that has any; the row of each pair [P]; the token [M] and weight [M, 1] of each row.
+    """Rows of every expert that has any; the row of each pair [P]; the token [M] and weight [M, 1]
+    of each row.
 
-    Rows that only fill an expert's up to a multiple of products.ROWS are of token 0 with weight 0: nothing comes of
-    them, and nothing comes back through them."""
+    Rows that only fill an expert's up to a multiple of products.ROWS are of token 0 with weight 0:
+    nothing comes of them, and nothing comes back through them."""
     expert_P = expert_TK.flatten()
     load = torch.bincount(expert_P, minlength=experts).tolist()
     rows, ahead, end, filled = [], [], 0, 0
@@ -164,7 +168,8 @@ def _through_swiglu(da: Tensor, gate: Tensor, up: Tensor, silu: Tensor) -> Tenso
 
 
 def _sum_per_token(x_MD: Tensor, place_P: Tensor, per_token: int, dtype: torch.dtype) -> Tensor:
-    """[T, D]: the sum of each token's rows, in float32. A permutation, unlike a scatter-add, sums in one order."""
+    """[T, D]: the sum of each token's rows, in float32. A permutation, unlike a scatter-add, sums
+    in one order."""
     first, *others = place_P.view(-1, per_token).unbind(1)
     total_TD = x_MD.index_select(0, first).float()
     for place_T in others:

@@ -1,12 +1,14 @@
-"""A layer's routed experts as three grouped products: for a GPU, and on a CPU where no gradient is wanted.
+"""A layer's routed experts as three grouped products: for a GPU, and on a CPU where no gradient is
+wanted.
 
-Rows are sorted by expert, so that one call multiplies each run of rows by its own expert's matrix. Sorting and
-summing have backward passes that gather instead of scattering: they add up in the same order every time.
+Rows are sorted by expert, so that one call multiplies each run of rows by its own expert's matrix.
+Sorting and summing have backward passes that gather instead of scattering: they add up in the same
+order every time.
 
 Its slow twin is `one_by_one` in model/moe.py.
 
-Shape suffixes: T tokens, D hidden_size, E experts, K experts per token, M = T * K token-expert pairs sorted by
-expert, F expert inner.
+Shape suffixes: T tokens, D hidden_size, E experts, K experts per token, M = T * K token-expert
+pairs sorted by expert, F expert inner.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from abruzzi.model.trace import count
 
 
 def groupable(gate_EFD: Tensor, dtype: torch.dtype) -> bool:
-    """Whether torch's grouped product takes these experts in `dtype`: rows of a multiple of 16 bytes, either way."""
+    """Whether torch's grouped product takes these experts in `dtype`: rows of a multiple of 16
+    bytes, either way."""
     return all(n * dtype.itemsize % 16 == 0 for n in gate_EFD.shape[1:])
 
 
@@ -31,8 +34,8 @@ def experts(
 ) -> Tensor:
     """Sum over each token's experts of weight * down(silu(gate x) * up x), [T, D].
 
-    gate, up [E, F, D] and down [E, D, F]; products are computed in `dtype`, the sum in the weights'. Raises
-    RuntimeError (torch's) unless `groupable`."""
+    gate, up [E, F, D] and down [E, D, F]; products are computed in `dtype`, the sum in the
+    weights'. Raises RuntimeError (torch's) unless `groupable`."""
     order_M = expert_TK.flatten().argsort(stable=True)
     load_E = count(expert_TK, len(gate))
     back_M = torch.empty_like(order_M)
@@ -67,7 +70,8 @@ class _Dispatched(torch.autograd.Function):
 
 
 class _Combined(torch.autograd.Function):
-    """Sum over each token's experts of weight times the pair's row, float32 [T, D] as long as the weights are."""
+    """Sum over each token's experts of weight times the pair's row, float32 [T, D] as long as the
+    weights are."""
 
     @staticmethod
     def forward(ctx: Any, y_MD: Tensor, weight_TK: Tensor, order_M: Tensor, back_M: Tensor) -> Tensor:

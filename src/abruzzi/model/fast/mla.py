@@ -19,7 +19,8 @@ from abruzzi.model.trace import Trace
 
 
 def packed(attention: Attention, x_BTD: Tensor, rows: Documents | Packing, trace: Trace | None) -> Tensor:
-    """What each head of `attention` gives on packed rows, [B, T, N, H]; `rows` contains the rotation."""
+    """What each head of `attention` gives on packed rows, [B, T, N, H]; `rows` contains the
+    rotation."""
     q_BTNA, kv_BTNJ, k_pe_BTP = _heads(attention, x_BTD)
     scale = attention.softmax_scale
     watched = trace if trace is not None and trace.max_logits else None
@@ -33,7 +34,8 @@ def packed(attention: Attention, x_BTD: Tensor, rows: Documents | Packing, trace
 
 
 def _heads(attention: Attention, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [B, T, N, A], keys and values [B, T, N, J], rotary key [B, T, P]; nothing is rotated yet."""
+    """Queries [B, T, N, A], keys and values [B, T, N, J], rotary key [B, T, P]; nothing is rotated
+    yet."""
     if attention.q_rank is None:
         q, kv_a = attention.q_proj(x_BTD), attention.kv_a_proj_with_mqa(x_BTD)
     else:  # one product for both: they read the same input
@@ -49,7 +51,8 @@ def _heads(attention: Attention, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def _padded(
     q_BTNA: Tensor, kv_BTNJ: Tensor, k_pe_BTP: Tensor, packing: Packing, scale: float, watched: Trace | None
 ) -> tuple[Tensor, Tensor | None]:
-    """packed_attention.attend of all rows at once, and the largest softmax input of each head [N]."""
+    """packed_attention.attend of all rows at once, and the largest softmax input of each head
+    [N]."""
     q_MNA, kv_MNJ, k_pe_MP = (y.flatten(0, 1) for y in (q_BTNA, kv_BTNJ, k_pe_BTP))
     o_MNH, largest_MN = packed_attention.attend(
         q_MNA, kv_MNJ, k_pe_MP, packing, scale, want_largest=watched is not None

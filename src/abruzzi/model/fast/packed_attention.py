@@ -1,15 +1,17 @@
 """Causal attention within the documents of packed rows, on a CPU: what mla.py trains with.
 
-Documents of about equal length are padded to a common one and go through batched products together, a block of
-queries at a time, each block against the keys up to its end: that saves most of what the causal mask hides.
-Rotation, logits and softmax are float32; the products with probabilities have the inputs' dtype. For documents of a
-few hundred tokens this takes about a third of the time of torch's fused kernel in bfloat16 (docs/LOG.md). The
-probabilities are kept for the backward pass, T squared per head, so longer documents go another way.
+Documents of about equal length are padded to a common one and go through batched products together,
+a block of queries at a time, each block against the keys up to its end: that saves most of what the
+causal mask hides. Rotation, logits and softmax are float32; the products with probabilities have
+the inputs' dtype. For documents of a few hundred tokens this takes about a third of the time of
+torch's fused kernel in bfloat16 (docs/LOG.md). The probabilities are kept for the backward pass, T
+squared per head, so longer documents go another way.
 
 Its slow twin is torch's scaled_dot_product_attention, one document after the other (mla.py).
 
-Shape suffixes: M all tokens of the packed rows, N heads, K nope dim, P rope dim, A = K + P, H value dim, J = K + H,
-p = P/2 pairs; in the padded layout G documents of one bucket times heads, T their padded length.
+Shape suffixes: M all tokens of the packed rows, N heads, K nope dim, P rope dim, A = K + P, H value
+dim, J = K + H, p = P/2 pairs; in the padded layout G documents of one bucket times heads, T their
+padded length.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ LONGEST = 1536  # tokens of a document
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where the tokens of packed rows stand when documents are sorted by padded length, and how they are turned.
+    """Where the tokens of packed rows stand when documents are sorted by padded length, and how
+    they are turned.
 
-    Made once per forward pass, used by every layer. buckets: (documents, padded length). place_M: of each token
-    among the padded ones; None when it is the same. turn: exp(i angle), complex64 [documents, T, p] per bucket."""
+    Made once per forward pass, used by every layer. buckets: (documents, padded length). place_M:
+    of each token among the padded ones; None when it is the same. turn: exp(i angle), complex64
+    [documents, T, p] per bucket."""
 
     buckets: tuple[tuple[int, int], ...]
     place_M: Tensor | None
@@ -41,7 +45,8 @@ class Packing:
 
     @classmethod
     def of(cls, documents: list[int], rotation: tuple[Tensor, Tensor]) -> Packing:
-        """documents: lengths in the order of the tokens; rotation: cos and sin, float32 [B, T, p]."""
+        """documents: lengths in the order of the tokens; rotation: cos and sin, float32 [B, T,
+        p]."""
         padded = [-(-n // BLOCK) * BLOCK for n in documents]
         order = sorted(range(len(documents)), key=padded.__getitem__)
         starts, at = [0] * len(documents), 0
@@ -61,7 +66,8 @@ class Packing:
         return cls(buckets, place_M, tuple(unturned.spread(turn_Mp)))
 
     def spread(self, x_M: Tensor) -> list[Tensor]:
-        """Tokens [M, ...] at their places, zeros between them: a view or copy [documents, T, ...] per bucket."""
+        """Tokens [M, ...] at their places, zeros between them: a view or copy [documents, T, ...]
+        per bucket."""
         if self.place_M is not None:
             size = sum(count * length for count, length in self.buckets)
             x_M = x_M.new_zeros(size, *x_M.shape[1:]).index_copy_(0, self.place_M, x_M)
@@ -79,9 +85,9 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(scale q k^T) v within each document, causal: [M, N, H] in q's dtype.
 
-    q_MNA: queries, nope then rope part, not yet rotated. kv_MNJ: keys' nope part, then values. k_pe_MP: the
-    rotary key that all heads share, not yet rotated. want_largest: also return the largest softmax input of
-    every query, float32 [M, N], without gradient; else None."""
+    q_MNA: queries, nope then rope part, not yet rotated. kv_MNJ: keys' nope part, then values.
+    k_pe_MP: the rotary key that all heads share, not yet rotated. want_largest: also return the
+    largest softmax input of every query, float32 [M, N], without gradient; else None."""
     return _Attend.apply(q_MNA, kv_MNJ.to(q_MNA.dtype), k_pe_MP, packing, scale, want_largest)  # type: ignore[no-any-return]
 
 
@@ -157,7 +163,8 @@ class _Attend(torch.autograd.Function):
 def _heads_first(
     q: Tensor, kv: Tensor, k_pe: Tensor, turn: Tensor, nope: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one bucket: scaled rotated queries and rotated keys, float32 [G, T, A], and values [G, T, H]."""
+    """Of one bucket: scaled rotated queries and rotated keys, float32 [G, T, A], and values [G, T,
+    H]."""
     documents, length, heads, width = q.shape
     wide_q = torch.empty(documents, heads, length, width)
     wide_q.copy_(q.transpose(1, 2)).mul_(scale)

@@ -1,10 +1,12 @@
-"""Matrix products for training on a CPU, in float32 through oneDNN where that is the faster library.
+"""Matrix products for training on a CPU, in float32 through oneDNN where that is the faster
+library.
 
-torch multiplies float32 matrices with MKL, which uses half the vector width on AMD's CPUs: 110 GFLOP/s on one Zen 5
-core where oneDNN, which torch contains as well and takes for bfloat16, reaches 250. Both are float32 throughout.
+torch multiplies float32 matrices with MKL, which uses half the vector width on AMD's CPUs: 110
+GFLOP/s on one Zen 5 core where oneDNN, which torch contains as well and takes for bfloat16, reaches
+250. Both are float32 throughout.
 
-oneDNN compiles a kernel for every new shape, 0.2 to 0.5 ms, and keeps about a thousand of them: a number of rows that
-changes from step to step should be rounded up to a multiple of ROWS.
+oneDNN compiles a kernel for every new shape, 0.2 to 0.5 ms, and keeps about a thousand of them: a
+number of rows that changes from step to step should be rounded up to a multiple of ROWS.
 
 Its slow twin is torch.mm.
 """
@@ -27,6 +29,9 @@ _ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_ca
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, [rows, inner] @ [inner, cols] on a CPU, both of one dtype; not differentiable."""
+    # torch has no public way to choose oneDNN for one float32 product (torch.mm asks MKL), so this
+    # calls a private operator. pyproject.toml pins the torch it is known in, test_products.py
+    # compares it with float64.
     if _ONEDNN and a.dtype == torch.float32 and a.shape[0] * a.shape[1] * b.shape[1] >= WORTHWHILE:
         return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")  # type: ignore[no-any-return]
     return torch.mm(a, b)
@@ -34,8 +39,9 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
 
 @contextmanager
 def batched_by_onednn() -> Iterator[None]:
-    """Within, torch.bmm of float32 goes through oneDNN: for factors that come from bfloat16, since where a CPU has
-    faster instructions for that (AMX) oneDNN may round them to it. Sums stay float32; elsewhere nothing is rounded."""
+    """Within, torch.bmm of float32 goes through oneDNN: for factors that come from bfloat16, since
+    where a CPU has faster instructions for that (AMX) oneDNN may round them to it. Sums stay
+    float32; elsewhere nothing is rounded."""
     backend: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"
@@ -46,7 +52,8 @@ def batched_by_onednn() -> Iterator[None]:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T, [..., in] and [out, in] to [..., out], under autocast in its dtype: F.linear, but for speed."""
+    """x @ weight.T, [..., in] and [out, in] to [..., out], under autocast in its dtype: F.linear,
+    but for speed."""
     if (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
