@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 from abruzzi import tokenizer
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import save_checkpoint
-from abruzzi.config import ModelConfig
 from abruzzi.data.packing import Row
 from abruzzi.evals.run import summarize
 from abruzzi.model import K2Model

@@ -22,9 +22,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.checkpoint.layout import stored_tensors, written_dtype
 from abruzzi.checkpoint.safetensors_file import write_safetensors
-from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.engine.weights.random_model import named_shape
 from machine import describe, emit, output_option
 from nano_decode import drop_page_cache
@@ -95,7 +95,7 @@ def write_checkpoint(folder: Path, config: ModelConfig) -> None:
     floats = rng.uniform(-0.05, 0.05, 1 << 20).astype(ml_dtypes.bfloat16)
     floats = np.tile(floats, -(-longest // len(floats)) + 1)
     words = rng.integers(-(1 << 31), 1 << 31, 1 << 22, np.int32)
-    entries = {n: (written_dtype(n, s, "bfloat16"), s.shape) for n, s in stored_tensors(config).items()}
+    entries = {n: (written_dtype(s, "bfloat16"), s.shape) for n, s in stored_tensors(config).items()}
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
         for number, (name, (dtype, shape)) in enumerate(entries.items()):

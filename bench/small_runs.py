@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.data.packing import PADDING, Row
 from abruzzi.model import K2Model
 from abruzzi.train.loop import Diverged, RunConfig, Trainer

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.cost.parameters import parameters
 from machine import describe, emit, output_option
 

@@ -128,9 +128,9 @@ def sizes(model: str, weights: WeightMode) -> dict[str, float]:
     path = abruzzi.nano_path() if model == "nano" else model
     with open_checkpoint(path) as checkpoint:
         c = checkpoint.config
-        tensors = [Stored(n, checkpoint.shape(n), checkpoint.stored_dtype(n)) for n in checkpoint.names()]
+        tensors = [Stored(checkpoint.tensor(n), checkpoint.stored_dtype(n)) for n in checkpoint.names()]
     return {
-        "weights_bytes": sum(loaded_bytes(t, c, weights) for t in tensors),
+        "weights_bytes": loaded_bytes(tensors, weights),
         "bytes_per_token": step_bytes(c, tensors, 0, 1, weights),
     }
 

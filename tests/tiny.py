@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from abruzzi import tokenizer
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
-from abruzzi.config import ModelConfig
 from abruzzi.tokenizer.train import train_bpe
 
 TEXT = [

@@ -17,7 +17,7 @@ import torch
 import transformers
 from turns import Case, Ours, chosen, options, table, take_turns
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from machine import describe, emit
 
 PEER = "transformers"

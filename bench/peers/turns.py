@@ -16,8 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # machine.py
 
+from abruzzi.arch import ModelConfig
 from abruzzi.cli.fit import planned
-from abruzzi.config import ModelConfig
 from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine.measure.speed import STEP_TOKENS, Stopwatch, Workload, bandwidth_gb_s
 from abruzzi.engine.weights.packing import check_modes

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from abruzzi import nano_path
+from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.cli.fit import planned
-from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.measure import speed

@@ -47,7 +47,7 @@ def test_a_config_of_ones_own_and_a_node_of_ones_own(tmp_path: Path) -> None:
     assert {"tok_s", "usd_per_mtok", "wh_per_mtok"} <= set(node)
     assert node["usd_per_mtok"] == pytest.approx(20 / 3600 / node["tok_s"] * 1e6)
     text = abruzzi("cost", "serve", "--config", "deepseek-v3", "--weights", "bf16", "--gpus", "16").stdout
-    for part in ("1342.1 GB of weights (bf16)", "not a measurement", "Kimi K2 Thinking $0.6 and $2.5"):
+    for part in ("1343.1 GB of weights (bf16)", "not a measurement", "Kimi K2 Thinking $0.6 and $2.5"):
         assert part in text
 
 

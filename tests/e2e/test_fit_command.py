@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from abruzzi import tokenizer
+from abruzzi.arch import Int4Scheme, ModelConfig
+from abruzzi.arch.tensors import Tensor
 from abruzzi.checkpoint.layout import stored_tensors, written_dtype
 from abruzzi.checkpoint.safetensors_file import write_safetensors
 from abruzzi.cli import fit as command
-from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.cost.capacity import Stored, available_memory, cache_bytes_per_token, capacity, loaded_bytes
 from abruzzi.engine.measure import estimate
 from abruzzi.engine.step.plain import LatentCache
@@ -77,7 +78,7 @@ def write_random(folder: Path) -> ModelConfig:
         return floats[: math.prod(shape)].reshape(shape).astype(np.float32 if dtype == "F32" else ml_dtypes.bfloat16)
 
     stored = stored_tensors(config)
-    entries = {n: (written_dtype(n, spec, "bfloat16"), spec.shape) for n, spec in stored.items()}
+    entries = {n: (written_dtype(spec, "bfloat16"), spec.shape) for n, spec in stored.items()}
     folder.mkdir()
     arrays = ((n, array(n, dtype, shape)) for n, (dtype, shape) in entries.items())
     write_safetensors(folder / "model.safetensors", entries, arrays)
@@ -161,11 +162,11 @@ def test_every_matrix_takes_what_the_engine_says(model: Path, weights: Any) -> N
     from abruzzi.engine.step.native import NativeRunner
 
     with open_checkpoint(model) as checkpoint:
-        tensors = [Stored(n, checkpoint.shape(n), checkpoint.stored_dtype(n)) for n in checkpoint.names()]
+        tensors = [Stored(checkpoint.tensor(n), checkpoint.stored_dtype(n)) for n in checkpoint.names()]
         held = NativeRunner.load(checkpoint, threads=1, weights=weights).weight_bytes
         cache = LatentCache.bytes_per_slot(checkpoint.config)
     config = ModelConfig.load(model)
-    assert sum(loaded_bytes(t, config, weights) for t in tensors if len(t.shape) == 2) == held
+    assert loaded_bytes([t for t in tensors if len(t.tensor.shape) == 2], weights) == held
     assert cache_bytes_per_token(config) == cache
     assert json.loads(printed(model, as_json=True, weights=weights))["weights_bytes"] == pytest.approx(held, rel=0.01)
 
@@ -199,13 +200,14 @@ def test_the_pieces_that_are_timed_make_the_whole(monkeypatch: pytest.MonkeyPatc
     depths = (0, 500, 8000)
     got = estimate.decode_seconds(whole, depths, 10 << 30, weights)
     assert got == pytest.approx([seconds(whole, d) for d in depths], rel=0.02)
-    held = [sum(loaded_bytes(t, c, weights) for t in planned(c)) for c in seen]
+    held = [loaded_bytes(planned(c), weights) for c in seen]
     assert max(held) < 1.2e9 and all(c.num_hidden_layers <= 2 for c in seen)
 
 
 def test_a_model_that_is_too_large() -> None:
     config = replace(tiny_config(), max_position_embeddings=1000)
-    tensors = [Stored("model.norm.weight", (1000,), "bfloat16"), Stored("lm_head.weight", (17, 96), "int4")]
+    norm, experts = Tensor("norm", "final", "n", (1000,)), Tensor("routed_experts", "up", "e", (17, 96), experts=4)
+    tensors = [Stored(norm, "bfloat16"), Stored(experts, "int4")]
     needed = 4 * 1000 + 2 * 3 * 288  # a float32 vector, and tiles of 16 rows and 32 columns
     kv = 4 * 2 * (32 + 16)
     found = capacity(config, tensors, 50, needed + 2 * 70 * kv)
@@ -215,14 +217,16 @@ def test_a_model_that_is_too_large() -> None:
     small = capacity(config, tensors, 50, needed - 1)
     assert (small.max_context, small.weights_fit, small.fits) == (0, False, False)
     # Of the experts a token reads two of four, of the embedding one row, of kv_b_proj two parts of three.
-    for name, shape, dtype, read in (
-        ("model.layers.1.mlp.experts.3.up_proj.weight", (16, 64), "float32", 2 * 2048 / 2),
-        ("model.embed_tokens.weight", (config.vocab_size, 32), "float16", 4 * 32),
-        ("model.layers.0.self_attn.kv_b_proj.weight", (32, 16), "bfloat16", 2 * 2 * 1024),
-        ("model.layers.0.self_attn.o_proj.weight", (32, 16), "bfloat16", 2 * 1024),
+    for role, part, dtype, read in (
+        ("routed_experts", "up", "float32", 2 * 2048 / 2),
+        ("embedding", "tokens", "float16", 4 * 32),
+        ("attention", "kv_b", "bfloat16", 2 * 2 * 1024),
+        ("attention", "o", "bfloat16", 2 * 1024),
+        ("attention", "o", "int4", 2 * 2048),  # the engine widens INT4 that is not an expert's
     ):
-        one = capacity(config, [Stored(name, shape, dtype)], 50, 1)
-        assert one.bytes_per_token == 50 * kv + read, name
+        tensor = config.inventory.get(role, part, None if role == "embedding" else 1)
+        one = capacity(config, [Stored(tensor, dtype)], 50, 1)
+        assert one.bytes_per_token == 50 * kv + read, part
 
 
 def tiny_config() -> ModelConfig:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from abruzzi import load, recipes, tokenizer
+from abruzzi.arch import Int4Scheme
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.cli import sft
 from abruzzi.cli.train import _peak, parse_duration
-from abruzzi.config import Int4Scheme
 from abruzzi.cost.bytes import weights_bytes
 from abruzzi.cost.parameters import parameters
 from abruzzi.data.packing import Conversation

@@ -24,10 +24,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.checkpoint.safetensors_file import DTYPES, SafetensorsFile, write_safetensors
-from abruzzi.config import ModelConfig
 
 TINY = ModelConfig(
     vocab_size=5,

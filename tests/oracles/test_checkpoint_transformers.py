@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from abruzzi import model as k2
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, quantize_checkpoint, save_checkpoint
-from abruzzi.config import ModelConfig
 from tests.oracles import twins
 
 SIZES = {"hidden_size": 64, "moe_intermediate_size": 32, "kv_lora_rank": 32, "v_head_dim": 16}

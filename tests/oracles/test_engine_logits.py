@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from abruzzi import model as k2
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
-from abruzzi.config import ModelConfig
 from abruzzi.engine.step import native
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import ABSORB_UP_TO, Chunk, LatentCache, Runner, StepRunner

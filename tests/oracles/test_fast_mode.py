@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
-from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.sampler import log_softmax
 from abruzzi.engine.step.native import NativeRunner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from compressed_tensors.compressors.pack_quantized import pack_to_int32, unpack_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.config import Int4Scheme
-from abruzzi.quant.int4 import Int4Matrix, dequantize, is_quantized, pack, quantize, quantize_matrix, unpack
+from abruzzi.arch import Int4Scheme
+from abruzzi.checkpoint.layout import expected_tensors
+from abruzzi.cost.published import KIMI_K2
+from abruzzi.quant.int4 import Int4Matrix, dequantize, pack, quantize, quantize_matrix, unpack
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +158,10 @@ def test_bad_weights_are_named(weight: np.ndarray, says: str) -> None:
     ],
 )
 def test_only_routed_experts_are_quantized(module: str, quantized: bool) -> None:
-    assert is_quantized(module, Int4Scheme()) == quantized
+    assert expected_tensors(KIMI_K2.with_int4(Int4Scheme()))[f"{module}.weight"].int4 == quantized
 
 
 def test_an_empty_ignore_list_quantizes_every_linear() -> None:
-    assert is_quantized("lm_head", Int4Scheme(ignore=())) and not is_quantized("model.norm", Int4Scheme(ignore=()))
+    specs = expected_tensors(replace(KIMI_K2, num_hidden_layers=2).with_int4(Int4Scheme(ignore=())))
+    assert specs["lm_head.weight"].int4 and not specs["model.norm.weight"].int4
     assert isinstance(quantize_matrix(loud(2, 32, 1)), Int4Matrix)

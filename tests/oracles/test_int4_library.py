@@ -19,7 +19,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.lifecycle.forward import quantize as library_quantize
 from compressed_tensors.utils.match import is_match
 
-from abruzzi.config import Int4Scheme, ModelConfig
+from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.quant import int4
 
 SCHEME = QuantizationScheme(
@@ -185,14 +185,14 @@ def test_the_same_modules_are_quantized(ignore: tuple[str, ...]) -> None:
     from abruzzi.checkpoint.layout import expected_tensors
 
     quantized = set()
-    for name in expected_tensors(TINY):
+    for name, spec in expected_tensors(TINY.with_int4(Int4Scheme(ignore=ignore))).items():
         module_name = name.removesuffix(".weight")
         if "norm" in name or "embed" in name or ".gate." in name:
             module: torch.nn.Module = Router()
         else:
             module = torch.nn.Linear(1, 1, device="meta")
         theirs = is_match(module_name, module, ["Linear"], ignore)
-        assert int4.is_quantized(module_name, Int4Scheme(ignore=ignore)) == theirs, module_name
+        assert spec.int4 == theirs, module_name
         quantized |= {name} if theirs else set()
     if ignore == Int4Scheme().ignore:
         assert quantized == {n for n in expected_tensors(TINY) if ".mlp.experts." in n}

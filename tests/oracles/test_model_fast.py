@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import abruzzi.model
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.model import K2Model, Trace, attention, fast
 from abruzzi.model.attention import mla
 from abruzzi.model.fast import fused_experts, grouped_experts, products

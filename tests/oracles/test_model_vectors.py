@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abruzzi.config import ModelConfig, YarnScaling
+from abruzzi.arch import ModelConfig, YarnScaling
 from abruzzi.model.moe import Router
 from abruzzi.model.rope import rotate, rotations
 from tests.oracles import twins

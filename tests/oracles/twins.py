@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from abruzzi.config import ModelConfig, YarnScaling
+from abruzzi.arch import ModelConfig, YarnScaling
 from abruzzi.model.k2 import K2Model
 
 # Short original length and a small theta, so that a short sequence turns through the scaled frequencies.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.config import Int4Scheme, ModelConfig, YarnScaling
+from abruzzi.arch import Int4Scheme, ModelConfig, YarnScaling
 
 FAMILY = ["kimi-k2-instruct (0711)", "kimi-k2-thinking", "moonlight-16b-a3b", "deepseek-v3"]
 OTHERS = ["deepseek-v2-lite", "kimi-linear-48b-a3b", "qwen3-30b-a3b", "glm-4.6", "minimax-m2"]

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from abruzzi.checkpoint.layout import StoredSpec, TensorSpec, expected_tensors, int4_parts, is_ignored, stored_tensors
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.tensors import Tensor
+from abruzzi.checkpoint.layout import StoredSpec, TensorSpec, expected_tensors, int4_parts, stored_tensors
 from abruzzi.checkpoint.safetensors_file import SafetensorsFile
-from abruzzi.config import ModelConfig
 from abruzzi.quant.int4 import Int4Matrix
 
 SINGLE = "model.safetensors"
@@ -45,17 +46,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 class Checkpoint:
     """Named arrays of one checkpoint. A context manager; arrays stay valid after it is closed.
 
-    config: config.json. files: the safetensors files. skipped: stored tensors that the model does not use
-    and that are left alone by rule (multi-token prediction, old rotary frequencies)."""
+    config: config.json. inventory: its tensors by role. files: the safetensors files. skipped: stored
+    tensors that the model does not use and that are left alone by rule (multi-token prediction, old
+    rotary frequencies)."""
 
     def __init__(self, config: ModelConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
+        self.inventory = config.inventory
         self._specs = expected_tensors(config)
         shards = _open_shards(folder, stored_tensors(config), config)
         self.files = [shard.path for shard in shards]
         self._where = {name: shard for shard in shards for name in shard.entries}
-        self.skipped = tuple(name for name in self._where if is_ignored(name, config))
+        self.skipped = tuple(name for name in self._where if config.leaves_out(name))
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -84,6 +87,10 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """The logical shape."""
         return self._spec(name).shape
+
+    def tensor(self, name: str) -> Tensor:
+        """Its line of the inventory."""
+        return self._spec(name).tensor
 
     def stored_dtype(self, name: str) -> str:
         """How a logical tensor is stored: "float32", "bfloat16", "float16", or "int4"."""
@@ -212,7 +219,7 @@ def _unfit(shard: SafetensorsFile, stored: dict[str, StoredSpec], config: ModelC
     """Tensors of one file that the model does not have, or has with another shape or dtype."""
     problems: list[str] = []
     for name, entry in shard.entries.items():
-        if is_ignored(name, config):
+        if config.leaves_out(name):
             continue
         spec, at = stored.get(name), shard.path.name
         if spec is None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.checkpoint.layout import (
     WRITABLE,
     TensorSpec,
@@ -32,7 +33,6 @@ from abruzzi.checkpoint.layout import (
 )
 from abruzzi.checkpoint.read import INDEX, PICKLES, SINGLE, first_non_finite
 from abruzzi.checkpoint.safetensors_file import DTYPES, write_safetensors
-from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.quant.int4 import quantize_matrix
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
@@ -148,7 +148,7 @@ def _write_shards(
     folder: Path, config: ModelConfig, read: Callable[[str], np.ndarray], dtype: str, max_shard_bytes: int
 ) -> None:
     specs = expected_tensors(config)
-    entries = {name: (written_dtype(name, spec, dtype), spec.shape) for name, spec in stored_tensors(config).items()}
+    entries = {name: (written_dtype(spec, dtype), spec.shape) for name, spec in stored_tensors(config).items()}
     shards, total = _plan(specs, entries, max_shard_bytes)
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):

@@ -19,7 +19,7 @@ from abruzzi.cli.exit_codes import OK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from abruzzi.config import ModelConfig
+    from abruzzi.arch import ModelConfig
     from abruzzi.cost.capacity import Stored
     from abruzzi.engine.llm import LLM
     from abruzzi.engine.measure.speed import Samples, StepOverhead, Workload
@@ -102,9 +102,9 @@ def measured(
 
 def _subject(shape: str, weights: str, precision: str, work: Workload, threads: int) -> Subject:
     """Load it, or make it, after a look at whether it fits."""
+    from abruzzi.arch import Int4Scheme, ModelConfig
     from abruzzi.cli.choose import checkpoint_path
     from abruzzi.cli.fit import NAMED, planned, tensors_of
-    from abruzzi.config import Int4Scheme, ModelConfig
     from abruzzi.engine.weights.packing import check_modes
     from abruzzi.engine.weights.random_model import named_shape, random_model
 
@@ -139,7 +139,7 @@ def _subject(shape: str, weights: str, precision: str, work: Workload, threads: 
 def _check_memory(shape: str, config: ModelConfig, tensors: list[Stored], weights: str, work: Workload) -> None:
     from abruzzi.cost.capacity import available_memory, cache_bytes_per_token, loaded_bytes
 
-    held = sum(loaded_bytes(t, config, weights) for t in tensors)
+    held = loaded_bytes(tensors, weights)
     cache = work.slots * cache_bytes_per_token(config)
     available = available_memory()
     if held + cache > available:
@@ -165,7 +165,7 @@ def _facts(
     from abruzzi.cost.capacity import cache_bytes_per_token, loaded_bytes, step_bytes
 
     config = subject.config
-    held = sum(loaded_bytes(t, config, weights) for t in subject.tensors)
+    held = loaded_bytes(subject.tensors, weights)
     middle = work.depth + (work.decode + 1) // 2
     per_token = step_bytes(config, subject.tensors, middle, work.batch, weights) / work.batch
     decoded = [rate * per_token / 1e9 for rate in samples.decode_tok_s]

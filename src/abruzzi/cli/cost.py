@@ -13,7 +13,7 @@ import typer
 from abruzzi.cli.exit_codes import OK
 
 if TYPE_CHECKING:
-    from abruzzi.config import ModelConfig
+    from abruzzi.arch import ModelConfig
     from abruzzi.cost.training import TrainingCost
 
 HELP = "What training or serving costs, from formulas that are held against published bills."
@@ -176,7 +176,7 @@ def parse_tokens(text: str) -> float:
 
 
 def _config(given: str) -> ModelConfig:
-    from abruzzi.config import ModelConfig
+    from abruzzi.arch import ModelConfig
     from abruzzi.cost.published import SHAPES
 
     if given in SHAPES:

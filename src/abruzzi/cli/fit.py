@@ -14,7 +14,7 @@ from abruzzi.cli.exit_codes import OK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from abruzzi.config import ModelConfig
+    from abruzzi.arch import ModelConfig
     from abruzzi.cost.capacity import Capacity, Stored
 
 HELP = """Will a checkpoint run on this machine: memory of its weights and cache, and how fast it could answer.
@@ -47,8 +47,8 @@ def fit(
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> int:
     from abruzzi import kernels
+    from abruzzi.arch import Int4Scheme, ModelConfig
     from abruzzi.cli.choose import checkpoint_path, is_url
-    from abruzzi.config import Int4Scheme, ModelConfig
     from abruzzi.cost.capacity import available_memory, capacity
     from abruzzi.engine.weights.packing import check_modes
     from abruzzi.engine.weights.random_model import named_shape
@@ -110,7 +110,7 @@ def tensors_of(path: Path, config: ModelConfig) -> tuple[list[Stored], str]:
         return planned(config), "config.json alone"
     with open_checkpoint(path) as checkpoint:
         names = checkpoint.names()
-        return [Stored(n, checkpoint.shape(n), checkpoint.stored_dtype(n)) for n in names], "the headers of its files"
+        return [Stored(checkpoint.tensor(n), checkpoint.stored_dtype(n)) for n in names], "the headers of its files"
 
 
 def planned(config: ModelConfig) -> list[Stored]:
@@ -118,15 +118,14 @@ def planned(config: ModelConfig) -> list[Stored]:
     from abruzzi.checkpoint.layout import expected_tensors
     from abruzzi.cost.capacity import Stored
 
-    return [Stored(n, t.shape, "int4" if t.int4 else "bfloat16") for n, t in expected_tensors(config).items()]
+    return [Stored(t.tensor, "int4" if t.int4 else "bfloat16") for t in expected_tensors(config).values()]
 
 
 def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
     """What `abruzzi quantize` would make of an unquantized checkpoint; None for one that is quantized, or cannot be."""
     from dataclasses import replace
 
-    from abruzzi.checkpoint.layout import expected_tensors
-    from abruzzi.config import Int4Scheme
+    from abruzzi.arch import Int4Scheme
 
     scheme = Int4Scheme()
     if (
@@ -135,25 +134,26 @@ def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
         or config.moe_intermediate_size % scheme.group_size
     ):
         return None
-    planned = expected_tensors(config.with_int4(scheme))
-    return [replace(t, dtype="int4") if planned[t.name].int4 else t for t in tensors]
+    quantized = planned(config.with_int4(scheme))
+    return [replace(t, dtype="int4") if q.dtype == "int4" else t for t, q in zip(tensors, quantized, strict=True)]
 
 
 def seconds(
     config: ModelConfig, tensors: list[Stored], found: Capacity, weights: str, precision: str, threads: int
 ) -> list[float]:
     """Of a decode step at the beginning, and at the end of the context. Raises ValueError for unknown modes."""
-    from abruzzi.cost.capacity import EXPERTS, held_as
+    from abruzzi.arch.modes import held_format
     from abruzzi.engine.measure.estimate import decode_seconds
     from abruzzi.engine.weights.packing import check_modes
 
+    experts = (held_format("routed_experts", t.dtype, weights) for t in tensors if t.tensor.role == "routed_experts")
     return decode_seconds(
         config,
         (0, found.context - 1),
         found.weights_bytes,
         **check_modes(weights, precision),
         threads=threads,
-        experts=next((held_as(t, weights) for t in tensors if EXPERTS in t.name), "int4"),
+        experts=next(experts, "int4"),
     )
 
 

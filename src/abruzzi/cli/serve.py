@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -116,6 +115,7 @@ def _service(
     from abruzzi import kernels
     from abruzzi.cli.choose import choose
     from abruzzi.engine.llm import LLM
+    from abruzzi.home import home_folder
     from abruzzi.server.engine_thread import EngineThread
     from abruzzi.server.memory.seal import Seal
     from abruzzi.server.memory.store import ReasoningStore
@@ -129,11 +129,6 @@ def _service(
     seal = Seal.from_file(home / "key")
     store = ReasoningStore(home / "turns.sqlite", max_turns)
     return Service(EngineThread(chosen.model, max_sequences), store, seal, wanted)
-
-
-def home_folder() -> Path:
-    """Where abruzzi keeps what outlives a process: $ABRUZZI_HOME, else ~/.abruzzi."""
-    return Path(os.environ.get("ABRUZZI_HOME") or "~/.abruzzi").expanduser()
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

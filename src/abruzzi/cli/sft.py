@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abruzzi.config import ModelConfig
+    from abruzzi.arch import ModelConfig
     from abruzzi.data.packing import Conversation
     from abruzzi.recipes import Prepared
     from abruzzi.tokenizer import Tokenizer

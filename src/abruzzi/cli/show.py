@@ -14,7 +14,7 @@ from abruzzi import __version__
 from abruzzi.cli.exit_codes import ERROR, OK
 
 if TYPE_CHECKING:
-    from abruzzi.config import ModelConfig
+    from abruzzi.arch import ModelConfig
 
 SHOW_HELP = """What a checkpoint is: shape, parameters, storage, tokenizer. Reads headers, not weights.
 

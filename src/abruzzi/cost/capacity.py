@@ -1,8 +1,7 @@
 """Will a checkpoint run on this machine: memory of the weights and of the cache, before anything is loaded.
 
-Pure arithmetic on names, shapes and stored dtypes; the caller reads those from headers and measures the
-machine. `loaded_bytes` is the only place that says what the engine makes of a stored tensor: whoever changes
-the engine's layouts changes it, and tests/e2e/test_fit_command.py says by how much it is off.
+Pure arithmetic on shapes and stored dtypes; the caller reads those from headers and measures the machine. What the
+engine makes of a stored tensor is bytes.py's rule; tests/e2e/test_fit_command.py says by how much it is off.
 """
 
 from __future__ import annotations
@@ -11,20 +10,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from abruzzi.config import ModelConfig
-from abruzzi.cost.bytes import BFLOAT16, FLOAT32, experts_touched
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.tensors import Tensor
+from abruzzi.cost.bytes import FLOAT32, held_bytes, read_bytes
 
 CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
-EMBEDDING, KV_UP = "model.embed_tokens.weight", ".self_attn.kv_b_proj.weight"
-ROUTER, EXPERTS = ".mlp.gate.weight", ".mlp.experts."
+_CACHE_PADDED = (32, 16)  # numbers that latent and rotary key are filled up to (engine/step)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A logical tensor as its header describes it: dtype "float32", "bfloat16", "float16" or "int4"."""
+    """One tensor of the inventory as a checkpoint stores it: dtype "float32", "bfloat16", "float16" or "int4"."""
 
-    name: str
-    shape: tuple[int, ...]
+    tensor: Tensor
     dtype: str
 
 
@@ -66,7 +64,7 @@ def capacity(
         )
     kv = cache_bytes_per_token(config)
     tensors = list(tensors)
-    total = sum(loaded_bytes(t, config, weights) for t in tensors)
+    total = loaded_bytes(tensors, weights)
     room = max(0, available - total) * CACHE_SHARE
     return Capacity(
         weights_bytes=total,
@@ -83,75 +81,19 @@ def step_bytes(
 ) -> float:
     """What one step of `batch` sequences, each with `context` tokens behind it, reads from memory: every weight that
     it uses once, so of the experts as many as the batch touches on average if it is routed evenly."""
-    read = sum(read_bytes(t, config, batch, weights) for t in tensors)
+    read = sum(read_bytes(t.tensor, t.dtype, weights, batch) for t in tensors)
     return read + batch * context * cache_bytes_per_token(config)
 
 
-# What the engine makes of a checkpoint: the layouts of csrc/matrix.h, engine/weights/packing.py and
-# engine/step/plain.py, with which these change.
-
-_TILE_ROWS, _TILE_COLUMNS = 16, 32
-_TILE_BYTES = {"int4": 288, "int8": 544, "bfloat16": 1024, "float32": 2048}
-_DENSE = {"int8-dense": "int8", "all-4-bit": "int4"}
-
-
-def loaded_bytes(tensor: Stored, config: ModelConfig, weights: str = "native") -> int:
-    """What the engine holds of one tensor in a mode of weights: matrices as whole tiles; the key/value up-projection
-    head by head, its key part a second time, transposed. Raises ValueError for an unknown mode."""
-    if weights not in ("native", *_DENSE):
-        raise ValueError(f"weights {weights!r}; expected native, {' or '.join(_DENSE)}")
-    if len(tensor.shape) == 1:
-        return FLOAT32 * tensor.shape[0]
-    rows, columns = tensor.shape
-    if tensor.name == EMBEDDING:
-        return rows * columns * (BFLOAT16 if tensor.dtype == "bfloat16" else FLOAT32)
-    kind = held_as(tensor, weights)
-    if tensor.name.endswith(KV_UP):
-        return sum(_kv_up_bytes(kind, config))
-    return _tile_bytes(rows, columns, kind)
-
-
-def read_bytes(tensor: Stored, config: ModelConfig, batch: int = 1, weights: str = "native") -> float:
-    """What of that one decode step of `batch` tokens reads: of the embedding a row each, of the experts those that
-    they are sent to, of the key/value up-projection what the absorbed form needs."""
-    size = loaded_bytes(tensor, config, weights)
-    if tensor.name == EMBEDDING:
-        return batch * size / config.vocab_size
-    if EXPERTS in tensor.name:
-        return size * experts_touched(config, batch) / config.n_routed_experts
-    return size - _kv_up_bytes(held_as(tensor, weights), config)[1] if tensor.name.endswith(KV_UP) else size
-
-
-def held_as(tensor: Stored, weights: str) -> str:
-    """How the engine holds a matrix: INT4 and bfloat16 as they are stored and the rest as float32 (native), or rounded,
-    all but the router; experts that are stored unquantized only in all-4-bit."""
-    if weights == "native" or tensor.name.endswith(ROUTER):
-        return "float32" if tensor.dtype == "float16" else tensor.dtype
-    if EXPERTS not in tensor.name:
-        return _DENSE[weights]
-    return "int4" if weights == "all-4-bit" else held_as(tensor, "native")
+def loaded_bytes(tensors: Iterable[Stored], weights: str = "native") -> int:
+    """What the engine holds of them in a mode of weights. Raises ValueError for an unknown mode."""
+    return sum(held_bytes(t.tensor, t.dtype, weights) for t in tensors)
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:
-    """Latent and rotary key of all layers, float32, each filled up to whole vectors."""
-    numbers = _padded(config.kv_lora_rank, 32) + _padded(config.qk_rope_head_dim, 16)
+    """What one token takes in the cache of all layers, float32, each of its parts filled up to whole vectors."""
+    numbers = sum(_padded(n, to) for n, to in zip(config.cached, _CACHE_PADDED, strict=True))
     return FLOAT32 * config.num_hidden_layers * numbers
-
-
-def _kv_up_bytes(dtype: str, c: ModelConfig) -> tuple[int, int, int]:
-    """All heads' key parts for the absorbed form, key parts for the naive one, value parts."""
-    shapes = (
-        (c.kv_lora_rank, c.qk_nope_head_dim),
-        (c.qk_nope_head_dim, c.kv_lora_rank),
-        (c.v_head_dim, c.kv_lora_rank),
-    )
-    absorb, expand, values = (c.num_attention_heads * _tile_bytes(*shape, dtype) for shape in shapes)
-    return absorb, expand, values
-
-
-def _tile_bytes(rows: int, columns: int, dtype: str) -> int:
-    tiles = _padded(rows, _TILE_ROWS) // _TILE_ROWS * (_padded(columns, _TILE_COLUMNS) // _TILE_COLUMNS)
-    return tiles * _TILE_BYTES[dtype]
 
 
 def _padded(size: int, to: int) -> int:

@@ -16,12 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from abruzzi.config import ModelConfig
-from abruzzi.cost.parameters import parts
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.tensors import LINEAR
 
 Form = Literal["naive", "absorbed"]
 FORMS: tuple[Form, ...] = ("naive", "absorbed")
-_MULTIPLIED = ("head", "attention", "dense_mlp", "shared_experts", "routed_experts", "router")
+_MULTIPLIED = (*LINEAR, "router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class TokenFlop:
 def forward_linear(config: ModelConfig, head: bool = True) -> float:
     """FLOP of one token's products with weights, forward. head: with the vocabulary's projection, which
     prefill needs for the last token only."""
-    wanted = _MULTIPLIED if head else _MULTIPLIED[1:]
-    return 2.0 * sum(p.size * p.active for p in parts(config) if p.kind in wanted)
+    roles = [role for role in _MULTIPLIED if head or role != "head"]
+    return 2.0 * sum(t.size * t.active for t in config.tensors() if t.role in roles)
 
 
 def training(config: ModelConfig, context: int) -> TokenFlop:
@@ -50,22 +50,6 @@ def training(config: ModelConfig, context: int) -> TokenFlop:
     _check_length("context", context)
     pairs = _naive_per_position(config) * context / 2
     return TokenFlop(linear=3 * forward_linear(config), attention=3 * pairs)
-
-
-def training_mtp(config: ModelConfig) -> float:
-    """What the multi-token prediction modules add per token in training, linear products only.
-
-    Each is a layer of experts, a projection from two hidden states to one, and the shared head
-    (DeepSeek-V3 report, section 2.2)."""
-    moe_layers = config.num_hidden_layers - config.first_k_dense_replace
-    if not config.num_nextn_predict_layers or not moe_layers:
-        return 0.0
-    found = parts(config)
-    per_layer = sum(p.size * p.active for p in found if p.kind == "attention") / config.num_hidden_layers
-    experts = ("routed_experts", "shared_experts", "router")
-    per_layer += sum(p.size * p.active for p in found if p.kind in experts) / moe_layers
-    projection, head = 2 * config.hidden_size**2, config.vocab_size * config.hidden_size
-    return 6.0 * config.num_nextn_predict_layers * (per_layer + projection + head)
 
 
 def prefill(config: ModelConfig, tokens: int, form: Form = "naive") -> TokenFlop:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 
 DEEPSEEK_V3 = ModelConfig(
     vocab_size=129280,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.cost import flops, published
 from abruzzi.cost.hardware import PUE, WATTS_PER_GPU, Gpu, gpu
 from abruzzi.cost.parameters import parameters

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 BlockKey = bytes
+BLOCK_TOKENS = 16  # of a block, unless the engine is told otherwise
 
 
 class OutOfBlocks(Exception):

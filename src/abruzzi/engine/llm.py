@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from abruzzi import tokenizer
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint
-from abruzzi.config import ModelConfig
-from abruzzi.engine.block_pool import BlockPool
+from abruzzi.engine.block_pool import BLOCK_TOKENS, BlockPool
 from abruzzi.engine.constraint import Constraint, ThinkingBudget
 from abruzzi.engine.sampler import logprob_of, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
@@ -50,7 +50,6 @@ from abruzzi.types import (
 
 # A thought is closed early enough that at least this share of max_tokens is left for the answer.
 ANSWER_SHARE = 0.25
-BLOCK_TOKENS = 16
 
 
 class LLM:

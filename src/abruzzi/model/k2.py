@@ -24,7 +24,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.deepseek import ABSORB_UP_TO
 from abruzzi.model.attention import attention_of
 from abruzzi.model.attention.mla import LatentCache
 from abruzzi.model.linear import Linear
@@ -32,10 +33,6 @@ from abruzzi.model.moe import Mlp, MoE
 from abruzzi.model.norm import RMSNorm
 from abruzzi.model.rope import rotations
 from abruzzi.model.trace import Trace
-
-# With a cache, up to this many new tokens attend in the latent space; above, decompressing once is
-# cheaper.
-ABSORB_UP_TO = 8
 
 AttentionForm = Literal["auto", "naive", "absorbed"]
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.model.linear import Linear
 from abruzzi.model.trace import Trace, count
 

@@ -7,10 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# The norms inside MLA use this whatever rms_norm_eps says: transformers builds them without passing
-# the config's value, and checkpoints with rms_norm_eps = 1e-5 (K2-Thinking) are served that way.
-LATENT_NORM_EPS = 1e-6
-
 
 class RMSNorm(nn.Module):
     """weight [size]; the mean of squares is taken in float32. The result has autocast's dtype if

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 
 
 def rotations(config: ModelConfig, positions_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,16 +23,14 @@ Not here: files (room `checkpoint`), fast products (room `kernels`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 
-from abruzzi.config import Int4Scheme
+from abruzzi.arch.int4 import GROUP
 
-GROUP_SIZE = 32
 PER_WORD = 8
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _LARGEST_CODE = np.float32(7)
@@ -54,7 +52,7 @@ class Int4Matrix:
         return dequantize_packed(self.packed, self.scale, self.shape)
 
 
-def quantize(weight_OI: np.ndarray, group_size: int = GROUP_SIZE) -> tuple[np.ndarray, np.ndarray]:
+def quantize(weight_OI: np.ndarray, group_size: int = GROUP) -> tuple[np.ndarray, np.ndarray]:
     """Codes int8 [O, I] in -7..7 and scales bfloat16 [O, I/group_size].
 
     weight_OI: float32, float16 or bfloat16. Raises ValueError for another dtype, for a width that is no
@@ -133,27 +131,10 @@ def unpack(packed_OW: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return codes - np.int8(8)
 
 
-def quantize_matrix(weight_OI: np.ndarray, group_size: int = GROUP_SIZE) -> Int4Matrix:
+def quantize_matrix(weight_OI: np.ndarray, group_size: int = GROUP) -> Int4Matrix:
     """quantize, then pack."""
     codes, scale = quantize(weight_OI, group_size)
     return Int4Matrix(pack(codes), scale, (codes.shape[0], codes.shape[1]))
-
-
-def is_quantized(module: str, scheme: Int4Scheme) -> bool:
-    """Whether the matrix of this module (`model.layers.1.mlp.experts.0.up_proj`) is stored in INT4.
-
-    compressed-tensors' rule for the target `Linear`: every Linear but those that `ignore` names by the
-    whole name, by a class, or, after `re:`, by a pattern that matches from the name's beginning. Norms,
-    the embedding and the router (`mlp.gate`, which is no Linear in this family) are never quantized."""
-    if not module.endswith(("_proj", "_proj_with_mqa", "lm_head")):
-        return False
-    return not any(_names(rule, module) for rule in scheme.ignore)
-
-
-def _names(rule: str, module: str) -> bool:
-    if rule.startswith("re:"):
-        return re.match(rule.removeprefix("re:"), module) is not None
-    return rule in (module, "Linear", "Module")
 
 
 def _scale_of(absmax: np.ndarray) -> np.ndarray:

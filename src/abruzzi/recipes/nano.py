@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from abruzzi import tokenizer
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.data.packing import Conversation, Row, pack
 from abruzzi.recipes import Prepared
 from abruzzi.tasks import Split, Task, hurried, make, mistyped

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.data.packing import Conversation, Row, pack
 from abruzzi.recipes import Prepared
 from abruzzi.train.loop import RunConfig, fast_bfloat16

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.cost.flops import training
 from abruzzi.data.packing import Row
 

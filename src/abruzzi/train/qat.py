@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from abruzzi.arch.int4 import GROUP
 from abruzzi.model import K2Model
-from abruzzi.quant.int4 import GROUP_SIZE
 
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -27,10 +27,10 @@ def fake_quantize(weight: Tensor, largest_code: int = 7) -> Tensor:
 
     Raises ValueError unless the last axis is a multiple of the group. NaN and infinity stay what
     they are or become NaN: the export refuses them."""
-    if weight.shape[-1] % GROUP_SIZE:
-        raise ValueError(f"rows of {weight.shape[-1]} weights; expected a multiple of the group of {GROUP_SIZE}")
+    if weight.shape[-1] % GROUP:
+        raise ValueError(f"rows of {weight.shape[-1]} weights; expected a multiple of the group of {GROUP}")
     with torch.no_grad():
-        wide = weight.detach().float().unflatten(-1, (-1, GROUP_SIZE))
+        wide = weight.detach().float().unflatten(-1, (-1, GROUP))
         # A true division: a product with 1/7 rounds to other scales.
         scale = (wide.abs().amax(-1, keepdim=True) / float(largest_code)).to(torch.bfloat16).float()
         scale = torch.where(scale < _SMALLEST_NORMAL, torch.ones_like(scale), scale)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 
 DEVICES = ("cpu", "cuda")
 OPTIMIZERS = ("muonclip", "adamw")

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_weights import BIAS, CONFIG, UP, weights
 
+from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.checkpoint import open_checkpoint, quantize_checkpoint, save_checkpoint
-from abruzzi.config import Int4Scheme, ModelConfig
 from abruzzi.quant.int4 import quantize_matrix
 
 

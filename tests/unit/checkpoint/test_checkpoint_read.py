@@ -18,8 +18,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_weights import BIAS, CONFIG, UP, rewrite_header, weights
 
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
-from abruzzi.config import ModelConfig
 from abruzzi.quant.int4 import quantize_matrix
 
 FILE = "model.safetensors"

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from tiny_weights import BIAS, CONFIG, UP, weights
 
+from abruzzi.arch import Int4Scheme, ModelConfig, YarnScaling
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.checkpoint.write import write_checkpoint
-from abruzzi.config import Int4Scheme, ModelConfig, YarnScaling
 
 EMBED = "model.embed_tokens.weight"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint.layout import expected_tensors
-from abruzzi.config import ModelConfig
 
 CONFIG = ModelConfig(
     vocab_size=21,

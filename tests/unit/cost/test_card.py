@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from abruzzi.config import Int4Scheme
+from abruzzi.arch import Int4Scheme
 from abruzzi.cost.card import Card, Score, model_card
 from abruzzi.cost.ledger import Entry, Ledger
 from abruzzi.cost.published import KIMI_K2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.cost import published
 from abruzzi.cost.hardware import gpu
 from abruzzi.cost.prices import TOKENS, hour_price, token_price

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
-from abruzzi.config import ModelConfig
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import Chunk, LatentCache
 from abruzzi.kernels import supported_isas

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.model import fast, moe
 from abruzzi.model.fast import fused_experts, grouped_experts
 from abruzzi.model.fast.norm import rms_norm

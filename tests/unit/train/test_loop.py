@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from abruzzi import model as k2
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.data.packing import PADDING, Row
 from abruzzi.train.loop import Diverged, RunConfig, Trainer, rate
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
 from abruzzi.model.attention.mla import Attention
 from abruzzi.train.muonclip import MuonClip, newton_schulz
 

@@ -14,7 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.modes import FORMATS
+from abruzzi.arch.tensors import Role
 from abruzzi.engine.measure.speed import Stopwatch, Workload
 from abruzzi.engine.step.plain import StepRunner
 from abruzzi.engine.weights.packing import Precision, WeightMode
@@ -84,8 +86,7 @@ def _probes(c: ModelConfig, weights_bytes: int, experts: str) -> list[Probe]:
     dense = min(c.first_k_dense_replace, c.num_hidden_layers)
     sparse = c.num_hidden_layers - dense
     if sparse:
-        bits = {"int4": 4.5, "int8": 8.5, "bfloat16": 16, "float32": 32}[experts]
-        one = 3 * c.hidden_size * c.moe_intermediate_size * bits / 8
+        one = _elements(c, "routed_experts") / (sparse * c.n_routed_experts) * FORMATS[experts].bits_per_weight / 8
         wanted = max(2 * c.num_experts_per_tok, int(EXPERTS_BYTES / LAYERS / one) + 1)
         few = min(c.n_routed_experts, -(-wanted // c.n_group) * c.n_group)
         layers = min(LAYERS, sparse)
@@ -98,14 +99,12 @@ def _probes(c: ModelConfig, weights_bytes: int, experts: str) -> list[Probe]:
         )
         found.append(Probe(shape, sparse / layers, sparse / layers))
     rows = min(c.vocab_size, VOCABULARY)
-    queries = c.num_attention_heads * c.qk_head_dim
-    attention = (
-        (c.q_lora_rank * (c.hidden_size + queries) if c.q_lora_rank else c.hidden_size * queries)
-        + c.hidden_size * (c.kv_lora_rank + c.qk_rope_head_dim)
-        + c.kv_lora_rank * c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim)
-        + c.num_attention_heads * c.v_head_dim * c.hidden_size
-    )
-    layer = attention + 3 * c.hidden_size * c.intermediate_size
-    scale = (dense * layer + c.vocab_size * c.hidden_size) / (layer + rows * c.hidden_size)
     shape = replace(c, num_hidden_layers=1, first_k_dense_replace=1, vocab_size=rows)
+    layer, head = _elements(shape, "attention", "dense_mlp"), _elements(c, "head")
+    scale = (dense * layer + head) / (layer + _elements(shape, "head"))
     return [*found, Probe(shape, scale, float(dense))]
+
+
+def _elements(c: ModelConfig, *roles: Role) -> int:
+    """Of all matrices of these roles."""
+    return sum(t.size * t.count for t in c.tensors() if t.role in roles)

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
+from abruzzi.engine.block_pool import BLOCK_TOKENS
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.scheduler import STEP_TOKENS
 from abruzzi.engine.step.plain import Chunk, LatentCache, StepRunner
 from abruzzi.kernels import ops
 from abruzzi.types import SamplingParams
 
-BLOCK_TOKENS = 16
 SEED_TOKENS = 64  # computed for real, then copied to fill a cache up to `depth`
 WARM_STEPS = 4
 PROBE_BYTES, PROBE_SECONDS = 512 << 20, 0.25

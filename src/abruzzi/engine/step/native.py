@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.deepseek import LATENT_NORM_EPS
 from abruzzi.checkpoint import Checkpoint
-from abruzzi.config import ModelConfig
-from abruzzi.engine.step.plain import LATENT_NORM_EPS, Chunk, LatentCache
+from abruzzi.engine.step.plain import Chunk, LatentCache
 from abruzzi.engine.weights import kept as packed_cache
 from abruzzi.engine.weights.load import Weights, load_embedding, load_head, load_layer, load_norm
 from abruzzi.engine.weights.memory import give_back_freed
-from abruzzi.engine.weights.packing import PackedLayer, Precision, WeightMode, check_modes, pack_dense, pack_layer
+from abruzzi.engine.weights.packing import PackedLayer, Precision, WeightMode, check_modes, pack, pack_layer
 from abruzzi.kernels import _ext, ops, selftest
 from abruzzi.kernels import isa as default_isa
 from abruzzi.kernels import threads as default_threads
@@ -53,7 +54,7 @@ class NativeRunner:
         selftest.check(isa or default_isa())
         self._model = _ext.Model(level(isa), self.threads, {**_shape(config), "fast": precision == "fast"})
         if tensors is not None:
-            self.set_ends(tensors.embed_VD, tensors.norm_D, pack_dense(tensors.head_VD, weights))
+            self.set_ends(tensors.embed_VD, tensors.norm_D, pack(tensors.head_VD, "head", weights))
             for layer in tensors.layers:
                 self.add_layer(pack_layer(layer, weights))
 
@@ -91,7 +92,8 @@ class NativeRunner:
 
     def add_layer(self, layer: PackedLayer) -> None:
         """The next layer, from the first on."""
-        self._model.add_layer(**{f.name: getattr(layer, f.name) for f in fields(layer)})
+        parts = {f.name: getattr(layer, f.name) for f in fields(layer)}
+        self._model.add_layer(q_b=parts.pop("q"), **parts)
 
     @property
     def weight_bytes(self) -> int:
@@ -123,7 +125,7 @@ def _parts(checkpoint: Checkpoint, weights: WeightMode) -> Iterator[dict[str, An
     yield {
         "embed_VD": load_embedding(checkpoint, widen=False),
         "norm_D": load_norm(checkpoint),
-        "head": pack_dense(load_head(checkpoint, widen=False), weights),
+        "head": pack(load_head(checkpoint, widen=False), "head", weights),
     }
     for index in range(checkpoint.config.num_hidden_layers):
         layer = pack_layer(load_layer(checkpoint, index, widen=False), weights)

@@ -19,13 +19,12 @@ from typing import Protocol
 
 import numpy as np
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.deepseek import ABSORB_UP_TO, LATENT_NORM_EPS
 from abruzzi.engine.weights.load import Attention, Matrix, Mlp, Moe, Weights
 from abruzzi.kernels import ref
 
-LATENT_NORM_EPS = 1e-6  # the latent norms ignore the config's eps, as in transformers
 _HUGE = 32 << 20  # bytes of a cache from which on huge pages are asked for
-ABSORB_UP_TO = 8  # tokens of a prompt; above it decompressing once is cheaper
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class Runner:
         q_in = x_TD
         if w.q_a_QD is not None and w.q_a_norm_Q is not None:
             q_in = ref.rmsnorm(ref.linear(x_TD, w.q_a_QD), w.q_a_norm_Q, LATENT_NORM_EPS)
-        q_TNA = ref.linear(q_in, w.q_b).reshape(len(x_TD), c.num_attention_heads, c.qk_head_dim)
+        q_TNA = ref.linear(q_in, w.q).reshape(len(x_TD), c.num_attention_heads, c.qk_head_dim)
         q_TNK = q_TNA[:, :, : c.qk_nope_head_dim]
         q_pe_TNP = ref.rope(q_TNA[:, :, c.qk_nope_head_dim :], cos[:, None], sin[:, None])
         kv_TA = ref.linear(x_TD, w.kv_a)

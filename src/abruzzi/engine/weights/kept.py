@@ -33,6 +33,7 @@ import ml_dtypes
 import numpy as np
 
 from abruzzi.engine.weights.packed_file import MAGIC, Damaged, Part, Writer, about, read
+from abruzzi.home import home_folder
 from abruzzi.kernels import ops
 
 SWITCH = "ABRUZZI_PACKED"
@@ -55,7 +56,7 @@ class Entry:
 
 def folder() -> Path:
     """Where the files lie."""
-    return Path(os.environ.get("ABRUZZI_HOME") or "~/.abruzzi").expanduser() / "packed"
+    return home_folder() / "packed"
 
 
 def entries() -> list[Entry]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.tensors import Role
 from abruzzi.checkpoint import Checkpoint
-from abruzzi.config import ModelConfig
 from abruzzi.quant.int4 import Int4Matrix
 
 
@@ -46,7 +47,7 @@ class Mlp:
 class Attention:
     q_a_QD: np.ndarray | None
     q_a_norm_Q: np.ndarray | None
-    q_b: np.ndarray  # [N (K+P), Q], or [N (K+P), D] without q_lora
+    q: np.ndarray  # [N (K+P), Q], or [N (K+P), D] without q_lora
     kv_a: np.ndarray  # [R+P, D]
     kv_a_norm_R: np.ndarray
     w_uk_NKR: np.ndarray
@@ -90,38 +91,81 @@ def load_weights(checkpoint: Checkpoint) -> Weights:
 
 def load_embedding(checkpoint: Checkpoint, widen: bool = True) -> np.ndarray:
     """[V, D]. widen False: bfloat16 stays as it is; so everywhere here."""
-    return _dense(checkpoint, "model.embed_tokens.weight", widen)
+    return _Reader(checkpoint, None, widen).array("embedding", "tokens")
 
 
 def load_norm(checkpoint: Checkpoint) -> np.ndarray:
     """The final norm's weight, float32 [D]."""
-    return _dense(checkpoint, "model.norm.weight")
+    return _Reader(checkpoint, None).array("norm", "final")
 
 
 def load_head(checkpoint: Checkpoint, widen: bool = True) -> np.ndarray:
     """[V, D]"""
-    return _dense(checkpoint, "lm_head.weight", widen)
+    return _Reader(checkpoint, None, widen).array("head", "head")
 
 
 def load_layer(checkpoint: Checkpoint, index: int, widen: bool = True) -> Layer:
     """One layer. A loader that hands layers on one by one never holds two."""
-    c = checkpoint.config
-    at = f"model.layers.{index}"
-    if c.is_moe_layer(index):
+    read = _Reader(checkpoint, index, widen)
+    if read.has("router", "router"):
+        experts = checkpoint.inventory.get("routed_experts", "gate", index).experts
         mlp: Mlp | Moe = Moe(
-            gate_ED=_dense(checkpoint, f"{at}.mlp.gate.weight", widen),
-            bias_E=_dense(checkpoint, f"{at}.mlp.gate.e_score_correction_bias"),
-            experts=tuple(_mlp(checkpoint, f"{at}.mlp.experts.{e}", widen) for e in range(c.n_routed_experts)),
-            shared=_mlp(checkpoint, f"{at}.mlp.shared_experts", widen),
+            gate_ED=read.array("router", "router"),
+            bias_E=read.vector("router_bias", "bias"),
+            experts=tuple(read.mlp("routed_experts", e) for e in range(experts)),
+            shared=read.mlp("shared_experts"),
         )
     else:
-        mlp = _mlp(checkpoint, f"{at}.mlp", widen)
+        mlp = read.mlp("dense_mlp")
     return Layer(
-        input_norm_D=_dense(checkpoint, f"{at}.input_layernorm.weight"),
-        attention=_attention(checkpoint, c, f"{at}.self_attn", widen),
-        post_norm_D=_dense(checkpoint, f"{at}.post_attention_layernorm.weight"),
+        input_norm_D=read.vector("norm", "input"),
+        attention=_attention(read, checkpoint.config),
+        post_norm_D=read.vector("norm", "post"),
         mlp=mlp,
     )
+
+
+def _attention(read: _Reader, c: ModelConfig) -> Attention:
+    has_lora = read.has("attention", "q_a")
+    kv_b = read.array("attention", "kv_b")
+    kv_b = kv_b.reshape(c.num_attention_heads, c.qk_nope_head_dim + c.v_head_dim, c.kv_lora_rank)
+    return Attention(
+        q_a_QD=read.array("attention", "q_a") if has_lora else None,
+        q_a_norm_Q=read.vector("norm", "q_a") if has_lora else None,
+        q=read.array("attention", "q"),
+        kv_a=read.array("attention", "kv_a"),
+        kv_a_norm_R=read.vector("norm", "kv_a"),
+        w_uk_NKR=np.ascontiguousarray(kv_b[:, : c.qk_nope_head_dim]),
+        w_uv_NHR=np.ascontiguousarray(kv_b[:, c.qk_nope_head_dim :]),
+        o=read.array("attention", "o"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Tensors of one layer (None: of none) by role and part: what the inventory calls them is its business."""
+
+    checkpoint: Checkpoint
+    layer: int | None
+    widen: bool = True
+
+    def has(self, role: Role, part: str) -> bool:
+        return self.checkpoint.inventory.find(role, part, self.layer) is not None
+
+    def name(self, role: Role, part: str, expert: int | None = None) -> str:
+        return self.checkpoint.inventory.get(role, part, self.layer).full_name(self.layer, expert)
+
+    def array(self, role: Role, part: str) -> np.ndarray:
+        """float32, or bfloat16 as it is stored where it is not to be widened."""
+        return _dense(self.checkpoint, self.name(role, part), self.widen)
+
+    def vector(self, role: Role, part: str) -> np.ndarray:
+        """float32 in any case."""
+        return _dense(self.checkpoint, self.name(role, part))
+
+    def mlp(self, role: Role, expert: int | None = None) -> Mlp:
+        names = [self.name(role, part, expert) for part in ("gate", "up", "down")]
+        return Mlp(*(_matrix(self.checkpoint, name, self.widen) for name in names))
 
 
 def _dense(checkpoint: Checkpoint, name: str, widen: bool = True) -> np.ndarray:
@@ -137,23 +181,3 @@ def _matrix(checkpoint: Checkpoint, name: str, widen: bool) -> Matrix:
         return Matrix(dense=_dense(checkpoint, name, widen))
     stored = checkpoint.packed(name)
     return Matrix(int4=Int4Matrix(stored.packed.copy(), stored.scale.copy(), stored.shape))
-
-
-def _mlp(checkpoint: Checkpoint, prefix: str, widen: bool) -> Mlp:
-    return Mlp(*(_matrix(checkpoint, f"{prefix}.{part}_proj.weight", widen) for part in ("gate", "up", "down")))
-
-
-def _attention(checkpoint: Checkpoint, c: ModelConfig, at: str, widen: bool) -> Attention:
-    has_lora = c.q_lora_rank is not None
-    kv_b = _dense(checkpoint, f"{at}.kv_b_proj.weight", widen)
-    kv_b = kv_b.reshape(c.num_attention_heads, c.qk_nope_head_dim + c.v_head_dim, c.kv_lora_rank)
-    return Attention(
-        q_a_QD=_dense(checkpoint, f"{at}.q_a_proj.weight", widen) if has_lora else None,
-        q_a_norm_Q=_dense(checkpoint, f"{at}.q_a_layernorm.weight") if has_lora else None,
-        q_b=_dense(checkpoint, f"{at}.q_b_proj.weight" if has_lora else f"{at}.q_proj.weight", widen),
-        kv_a=_dense(checkpoint, f"{at}.kv_a_proj_with_mqa.weight", widen),
-        kv_a_norm_R=_dense(checkpoint, f"{at}.kv_a_layernorm.weight"),
-        w_uk_NKR=np.ascontiguousarray(kv_b[:, : c.qk_nope_head_dim]),
-        w_uv_NHR=np.ascontiguousarray(kv_b[:, c.qk_nope_head_dim :]),
-        o=_dense(checkpoint, f"{at}.o_proj.weight", widen),
-    )

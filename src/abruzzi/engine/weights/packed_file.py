@@ -24,7 +24,7 @@ import numpy as np
 
 from abruzzi.kernels import ops
 
-MAGIC = b"abruzzi packed 1"
+MAGIC = b"abruzzi packed 2"
 FOOTER = struct.Struct("<QQ32s16s")  # index begins, index bytes, its SHA-256, magic
 ALIGNED = 64
 PIECE = 1 << 20  # bytes under one checksum

@@ -1,10 +1,6 @@
-"""Weights in the layout of the compiled step, in one of three weight modes.
+"""Weights in the layout of the compiled step, in one of three weight modes: native, int8-dense, all-4-bit.
 
-    native      what the checkpoint stores: INT4 experts stay INT4, everything else bfloat16 or float32; lossless
-    int8-dense  attention, shared experts, dense MLPs and head rounded to 8 bits (groups of 32); experts as stored
-    all-4-bit   the same and every expert in 4 bits (groups of 32), what others call Q4_0; lossy
-
-Router, norms and embedding stay as they are in all of them. Letters as in weights.py.
+What a mode rounds, and to what, is arch/modes.py's table. Letters as in load.py.
 """
 
 from __future__ import annotations
@@ -14,10 +10,11 @@ from typing import Literal, TypedDict, cast, get_args
 
 import numpy as np
 
+from abruzzi.arch.modes import WeightMode, rounded_to
+from abruzzi.arch.tensors import Role
 from abruzzi.engine.weights.load import Layer, Matrix, Mlp, Moe
 from abruzzi.kernels import ops
 
-WeightMode = Literal["native", "int8-dense", "all-4-bit"]
 Precision = Literal["exact", "fast"]
 PackedMlp = list[ops.Packed]  # gate, up, down
 
@@ -26,14 +23,14 @@ PackedMlp = list[ops.Packed]  # gate, up, down
 class PackedLayer:
     """One layer as the compiled model takes it: the arguments of its add_layer. None: there is no such part.
 
-    Norms and bias float32; absorb_k, expand_k, expand_v: kv_b_proj per head, [R, K], [K, R] and [H, R]."""
+    Norms and bias float32; absorb_k, expand_k, expand_v: kv_b per head, [R, K], [K, R] and [H, R]."""
 
     input_norm: np.ndarray
     post_norm: np.ndarray
     q_norm: np.ndarray | None
     kv_norm: np.ndarray
     q_a: ops.Packed | None
-    q_b: ops.Packed
+    q: ops.Packed
     kv_a: ops.Packed
     o: ops.Packed
     absorb_k: list[ops.Packed]
@@ -65,47 +62,42 @@ def pack_layer(layer: Layer, weights: WeightMode) -> PackedLayer:
     a, mlp = layer.attention, layer.mlp
     moe = mlp if isinstance(mlp, Moe) else None
     heads = range(len(a.w_uk_NKR))
+
+    def attention(w_OI: np.ndarray) -> ops.Packed:
+        return pack(w_OI, "attention", weights)
+
     return PackedLayer(
         input_norm=layer.input_norm_D,
         post_norm=layer.post_norm_D,
         q_norm=a.q_a_norm_Q,
         kv_norm=a.kv_a_norm_R,
-        q_a=None if a.q_a_QD is None else pack_dense(a.q_a_QD, weights),
-        q_b=pack_dense(a.q_b, weights),
-        kv_a=pack_dense(a.kv_a, weights),
-        o=pack_dense(a.o, weights),
-        absorb_k=[pack_dense(np.ascontiguousarray(a.w_uk_NKR[n].T), weights) for n in heads],
-        expand_k=[pack_dense(a.w_uk_NKR[n], weights) for n in heads],
-        expand_v=[pack_dense(a.w_uv_NHR[n], weights) for n in heads],
-        shared=_pack_mlp(mlp.shared if isinstance(mlp, Moe) else mlp, weights),
-        router=ops.pack(moe.gate_ED) if moe else None,
+        q_a=None if a.q_a_QD is None else attention(a.q_a_QD),
+        q=attention(a.q),
+        kv_a=attention(a.kv_a),
+        o=attention(a.o),
+        absorb_k=[attention(np.ascontiguousarray(a.w_uk_NKR[n].T)) for n in heads],
+        expand_k=[attention(a.w_uk_NKR[n]) for n in heads],
+        expand_v=[attention(a.w_uv_NHR[n]) for n in heads],
+        shared=_pack_mlp(mlp.shared, "shared_experts", weights)
+        if isinstance(mlp, Moe)
+        else _pack_mlp(mlp, "dense_mlp", weights),
+        router=pack(moe.gate_ED, "router", weights) if moe else None,
         bias=moe.bias_E if moe else None,
-        experts=[_pack_expert(e, weights) for e in moe.experts] if moe else [],
+        experts=[_pack_mlp(e, "routed_experts", weights) for e in moe.experts] if moe else [],
     )
 
 
-def pack_dense(w_OI: np.ndarray, weights: WeightMode) -> ops.Packed:
-    """A matrix that is not a routed expert's."""
-    if weights == "native":
-        return ops.pack(w_OI)
-    return ops.quantize(w_OI, dense_kind(weights))
+def pack(w_OI: np.ndarray, role: Role, weights: WeightMode) -> ops.Packed:
+    """A float32 or bfloat16 matrix of this role."""
+    kind = rounded_to(role, weights)
+    return ops.pack(w_OI) if kind is None else ops.quantize(w_OI, kind)
 
 
-def dense_kind(weights: WeightMode) -> str:
-    """How such matrices are held, as ops.KINDS names it; native: what a bfloat16 checkpoint has."""
-    return {"native": "bfloat16", "int8-dense": "int8", "all-4-bit": "int4"}[weights]
+def _pack_mlp(mlp: Mlp, role: Role, weights: WeightMode) -> PackedMlp:
+    return [_pack_matrix(m, role, weights) for m in (mlp.gate, mlp.up, mlp.down)]
 
 
-def _pack_mlp(mlp: Mlp, weights: WeightMode) -> PackedMlp:
-    return [pack_dense(m.as_float() if m.dense is None else m.dense, weights) for m in (mlp.gate, mlp.up, mlp.down)]
-
-
-def _pack_expert(mlp: Mlp, weights: WeightMode) -> PackedMlp:
-    return [_pack_expert_matrix(m, weights) for m in (mlp.gate, mlp.up, mlp.down)]
-
-
-def _pack_expert_matrix(m: Matrix, weights: WeightMode) -> ops.Packed:
-    if m.int4 is not None:
+def _pack_matrix(m: Matrix, role: Role, weights: WeightMode) -> ops.Packed:
+    if m.int4 is not None and role == "routed_experts":
         return ops.pack_int4(m.int4.packed, m.int4.scale)
-    assert m.dense is not None
-    return ops.quantize(m.dense, "int4") if weights == "all-4-bit" else ops.pack(m.dense)
+    return pack(m.as_float() if m.dense is None else m.dense, role, weights)

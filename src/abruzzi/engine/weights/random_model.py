@@ -6,15 +6,17 @@ Shapes: Moonlight-16B-A3B's, and `mini`, a small one of the same family (facts: 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.modes import held_format
+from abruzzi.arch.tensors import Inventory, Role
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.weights.packing import PackedLayer, PackedMlp, Precision, WeightMode, dense_kind
+from abruzzi.engine.weights.packing import PackedLayer, PackedMlp, Precision, WeightMode
 from abruzzi.kernels import ops
 
 _SHAPES: dict[str, dict[str, Any]] = {
@@ -85,56 +87,65 @@ def random_model(
 
     Takes as much memory as the weights, and some seconds for gigabytes. Raises ValueError for unknown modes."""
     runner = NativeRunner(config, precision=precision, threads=threads, weights=weights)
-    make = _Maker(weights, experts, itertools.count(seed << 32))
+    make = _Maker(config.inventory, weights, experts, itertools.count(seed << 32))
     rng = np.random.default_rng(seed)
     embed_VD = rng.standard_normal((1024, config.hidden_size), np.float32).astype(ml_dtypes.bfloat16)
     rows = -(-config.vocab_size // len(embed_VD))
     runner.set_ends(
         np.tile(embed_VD, (rows, 1))[: config.vocab_size],
-        np.ones(config.hidden_size, np.float32),
-        make.dense(config.vocab_size, config.hidden_size),
+        make.ones("final"),
+        make.matrix("head", "head"),
     )
     for index in range(config.num_hidden_layers):
-        runner.add_layer(make.layer(config, config.is_moe_layer(index)))
+        runner.add_layer(make.layer(index))
     return RandomModel(config, runner)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Maker:
+    """Random matrices in the shapes of the inventory and the formats of a weight mode."""
+
+    tensors: Inventory
     weights: WeightMode
     experts: str
     seeds: itertools.count[int]
-    kind: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.kind = dense_kind(self.weights)
+    def matrices(self, role: Role, part: str, layer: int | None = None) -> list[list[ops.Packed]]:
+        """What the engine makes of one tensor, piece by piece."""
+        # Experts are held as the caller says: it knows what the checkpoint stores.
+        kind = self.experts if role == "routed_experts" else held_format(role, "bfloat16", self.weights)
+        pieces = self.tensors.get(role, part, layer).pieces
+        return [[ops.pack_random(kind, p.rows, p.columns, next(self.seeds)) for _ in range(p.count)] for p in pieces]
 
-    def dense(self, rows: int, columns: int, kind: str | None = None) -> ops.Packed:
-        return ops.pack_random(kind or self.kind, rows, columns, next(self.seeds))
+    def matrix(self, role: Role, part: str, layer: int | None = None) -> ops.Packed:
+        return self.matrices(role, part, layer)[0][0]
 
-    def mlp(self, hidden: int, inner: int, kind: str | None = None) -> PackedMlp:
-        return [self.dense(inner, hidden, kind), self.dense(inner, hidden, kind), self.dense(hidden, inner, kind)]
+    def mlp(self, role: Role, layer: int) -> PackedMlp:
+        return [self.matrix(role, part, layer) for part in ("gate", "up", "down")]
 
-    def layer(self, c: ModelConfig, sparse: bool) -> PackedLayer:
-        heads, rank = range(c.num_attention_heads), c.kv_lora_rank
-        nope, value, lora = c.qk_nope_head_dim, c.v_head_dim, c.q_lora_rank
-        query = c.num_attention_heads * (nope + c.qk_rope_head_dim)
-        shared = c.moe_intermediate_size * c.n_shared_experts if sparse else c.intermediate_size
-        experts = range(c.n_routed_experts if sparse else 0)
+    def ones(self, part: str, layer: int | None = None) -> np.ndarray:
+        """A norm's weight."""
+        return np.ones(self.tensors.get("norm", part, layer).shape, np.float32)
+
+    def layer(self, index: int) -> PackedLayer:
+        has_lora = self.tensors.find("attention", "q_a", index) is not None
+        router = self.tensors.find("router", "router", index)
+        absorb_k, expand_k, expand_v = self.matrices("attention", "kv_b", index)
+        experts = 0 if router is None else self.tensors.get("routed_experts", "gate", index).experts
         return PackedLayer(
-            input_norm=np.ones(c.hidden_size, np.float32),
-            post_norm=np.ones(c.hidden_size, np.float32),
-            q_norm=None if lora is None else np.ones(lora, np.float32),
-            kv_norm=np.ones(rank, np.float32),
-            q_a=None if lora is None else self.dense(lora, c.hidden_size),
-            q_b=self.dense(query, c.hidden_size if lora is None else lora),
-            kv_a=self.dense(rank + c.qk_rope_head_dim, c.hidden_size),
-            o=self.dense(c.hidden_size, c.num_attention_heads * value),
-            absorb_k=[self.dense(rank, nope) for _ in heads],
-            expand_k=[self.dense(nope, rank) for _ in heads],
-            expand_v=[self.dense(value, rank) for _ in heads],
-            shared=self.mlp(c.hidden_size, shared),
-            router=self.dense(c.n_routed_experts, c.hidden_size, "bfloat16") if sparse else None,
-            bias=np.zeros(c.n_routed_experts, np.float32) if sparse else None,
-            experts=[self.mlp(c.hidden_size, c.moe_intermediate_size, self.experts) for _ in experts],
+            input_norm=self.ones("input", index),
+            post_norm=self.ones("post", index),
+            q_norm=self.ones("q_a", index) if has_lora else None,
+            kv_norm=self.ones("kv_a", index),
+            q_a=self.matrix("attention", "q_a", index) if has_lora else None,
+            q=self.matrix("attention", "q", index),
+            kv_a=self.matrix("attention", "kv_a", index),
+            o=self.matrix("attention", "o", index),
+            absorb_k=absorb_k,
+            expand_k=expand_k,
+            expand_v=expand_v,
+            shared=self.mlp("dense_mlp" if router is None else "shared_experts", index),
+            router=None if router is None else self.matrix("router", "router", index),
+            bias=None if router is None else np.zeros(experts, np.float32),
+            experts=[self.mlp("routed_experts", index) for _ in range(experts)],
         )

@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abruzzi.config import ModelConfig
+from abruzzi.arch import ModelConfig
+from abruzzi.arch.deepseek import LATENT_NORM_EPS
 from abruzzi.model.linear import Linear
-from abruzzi.model.norm import LATENT_NORM_EPS, RMSNorm
+from abruzzi.model.norm import RMSNorm
 from abruzzi.model.rope import rotate
 from abruzzi.model.trace import Trace
 

@@ -1,0 +1,16 @@
+"""Model architectures: config.json, the inventory of a model's tensors, RoPE and INT4 rules. A family is one file.
+
+A new family: its dataclass in a file of its own with `@family("its_model_type")`, and a line here. Plain Python,
+no numpy and no torch: every other room may import this one.
+"""
+
+from __future__ import annotations
+
+from abruzzi.arch.deepseek import DeepseekConfig
+from abruzzi.arch.int4 import Int4Scheme
+from abruzzi.arch.rope import YarnScaling
+
+# What the rest of the house computes on; the union of the families once there are more.
+ModelConfig = DeepseekConfig
+
+__all__ = ["Int4Scheme", "ModelConfig", "YarnScaling"]
