@@ -52,6 +52,6 @@ def test_every_name_in_the_walk_resolves() -> None:
     assert unresolved(walk) == []
 
 
-@pytest.mark.parametrize("wrong", ["`config.py:ModelConfig.gone`", "`gone.py:load`", "`config.py:Model`"])
+@pytest.mark.parametrize("wrong", ["`arch/config.py:Config.gone`", "`gone.py:load`", "`arch/config.py:Conf`"])
 def test_the_guard_sees_a_name_that_rotted(wrong: str) -> None:
-    assert unresolved(f"`config.py:ModelConfig.load` then {wrong}") == [wrong.strip("`")]
+    assert unresolved(f"`arch/config.py:Config.load` then {wrong}") == [wrong.strip("`")]

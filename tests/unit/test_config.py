@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -200,3 +201,80 @@ def test_bad_files_give_one_line_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"config\.json: a config must be a JSON object"):
         ModelConfig.load(tmp_path)
+
+
+def test_the_promised_door_is_the_family() -> None:
+    from abruzzi import config
+
+    assert config.ModelConfig is ModelConfig and config.__all__ == ["ModelConfig"]
+
+
+def test_every_real_config_loads_or_is_refused_by_name(shared: Path) -> None:
+    found = json.loads((shared / "data" / "families" / "configs.json").read_text())
+    loaded = set()
+    for name, entry in found.items():
+        given_ = entry["config"]
+        try:
+            config = ModelConfig.from_dict(given_)
+        except ValueError as error:
+            assert repr(given_["model_type"]) in str(error) and "expected one of deepseek_v3, kimi_k2" in str(error)
+        else:
+            assert config.to_dict() == given_
+            loaded.add(name)
+    assert len(found) == 27 and loaded == {"moonlight-16b-a3b", "deepseek-v3", "kimi-k2.6"}
+
+
+def test_a_config_under_a_false_name_is_refused_with_the_key(shared: Path) -> None:
+    """The other families' keys, read as ours: a clear refusal, never a stray exception."""
+    refused = {}
+    for name, entry in json.loads((shared / "data" / "families" / "configs.json").read_text()).items():
+        try:
+            ModelConfig.from_dict({**entry["config"], "model_type": "deepseek_v3", "architectures": None})
+        except ValueError as error:
+            refused[name] = str(error)
+    assert len(refused) == 27 - 4  # glm-4.7-flash is of this shape
+    assert "hidden_act" in refused["gemma-4-26b-a4b"] or "lacks" in refused["gemma-4-26b-a4b"]
+    assert "num_key_value_heads=4" in refused["qwen3-30b-a3b"]
+
+
+WRONG: list[Any] = [None, True, -1, 0, 3, 1.5, math.nan, "x", [], ["x"], {}, {"type": "yarn"}, {"type": []}]
+
+
+@pytest.mark.parametrize(
+    "key", [*TINY, "rope_parameters", "quantization_config", "eos_token_id", "tie_word_embeddings"]
+)
+def test_whatever_stands_in_a_key_is_read_or_refused(key: str) -> None:
+    for value in WRONG:
+        try:
+            config = ModelConfig.from_dict({**TINY, key: value})
+        except ValueError as error:
+            assert re.search(rf"{key}|model_type|n_group|num_|lacks", str(error)), (value, str(error))
+        else:
+            assert config.to_dict() == {**TINY, key: value} or value != value
+
+
+@pytest.mark.parametrize("key", [k for k in TINY if TINY[k] is None or k in ("rope_theta", "max_position_embeddings")])
+def test_null_counts_as_absent(key: str) -> None:
+    absent = ModelConfig.from_dict({**{k: v for k, v in TINY.items() if k != key}, "q_lora_rank": None})
+    null = {**TINY, key: None}
+    assert ModelConfig.from_dict(null) == absent
+    assert ModelConfig.from_dict(null).to_dict() == null
+    yarn = {"type": "yarn", "factor": 2, "original_max_position_embeddings": 8, "rope_theta": None}
+    plain = ModelConfig.from_dict({**TINY, "rope_scaling": yarn})
+    known = {**yarn, "attention_factor": None, "truncate": True, "mscale": None}
+    assert ModelConfig.from_dict({**TINY, "rope_scaling": known}) == plain
+    assert plain.rope_theta == 50000.0
+
+
+def test_types_are_checked_whatever_the_annotation_is_called() -> None:
+    for key, value, expected in (
+        ("pad_token_id", "0", "pad_token_id='0' has the wrong type; expected an integer"),
+        ("norm_topk_prob", 1, "norm_topk_prob=1 has the wrong type; expected true or false"),
+        ("rms_norm_eps", True, "rms_norm_eps=True has the wrong type; expected a number"),
+        ("eos_token_id", [1, "x"], "eos_token_id='x' has the wrong type; expected an integer"),
+        ("eos_token_id", "x", "eos_token_id='x' has the wrong type; expected an integer or a list"),
+        ("quantization_config", [], "quantization_config=[] has the wrong type; expected an object"),
+        ("rope_theta", "1e4", "rope_theta='1e4' has the wrong type; expected a number"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            ModelConfig.from_dict({**TINY, key: value})
