@@ -148,6 +148,11 @@ class DeepseekConfig(Config):
         """Numbers that a token leaves in a layer's cache: its latent, and the rotary key that all heads share."""
         return self.kv_lora_rank, self.qk_rope_head_dim
 
+    def attention_macs(self, absorbed: bool) -> int:
+        """Multiply-adds for one attended position, scores and weighted sum, over all heads and layers."""
+        wide = 2 * self.kv_lora_rank + self.qk_rope_head_dim if absorbed else self.qk_head_dim + self.v_head_dim
+        return self.num_hidden_layers * self.num_attention_heads * wide
+
     @property
     def softmax_scale(self) -> float:
         """(K + P)^-1/2, times mscale squared where YaRN is on."""

@@ -48,7 +48,7 @@ def training(config: ModelConfig, context: int) -> TokenFlop:
 
     Causal attention: the average token attends to half of the sequence. Without multi-token prediction."""
     _check_length("context", context)
-    pairs = _naive_per_position(config) * context / 2
+    pairs = _per_position(config, "naive") * context / 2
     return TokenFlop(linear=3 * forward_linear(config), attention=3 * pairs)
 
 
@@ -70,8 +70,8 @@ def decode(config: ModelConfig, context: int, form: Form = "absorbed") -> TokenF
     _check_length("context", context)
     attention = _per_position(config, form) * context
     if form == "naive":
-        width = config.num_attention_heads * (config.qk_nope_head_dim + config.v_head_dim)
-        attention += 2.0 * config.num_hidden_layers * width * config.kv_lora_rank * (context - 1)
+        up = sum(t.size * t.count for t in config.tensors() if t.part == "kv_b")
+        attention += 2.0 * up * (context - 1)
     return TokenFlop(forward_linear(config), attention)
 
 
@@ -79,14 +79,7 @@ def _per_position(config: ModelConfig, form: Form) -> float:
     """Scores and weighted sum for one attended position, all heads and layers."""
     if form not in FORMS:
         raise ValueError(f"form={form!r}; expected one of {', '.join(FORMS)}")
-    if form == "naive":
-        return _naive_per_position(config)
-    wide = 2 * config.kv_lora_rank + config.qk_rope_head_dim
-    return 2.0 * config.num_hidden_layers * config.num_attention_heads * wide
-
-
-def _naive_per_position(config: ModelConfig) -> float:
-    return 2.0 * config.num_hidden_layers * config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
+    return 2.0 * config.attention_macs(absorbed=form == "absorbed")
 
 
 def _check_length(name: str, value: int) -> None:
