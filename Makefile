@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+CSRC := $(wildcard csrc/*/*.cpp csrc/*/*.h)
+NATIVE := CMakeLists.txt pyproject.toml $(CSRC)
 # Editable: Python changes need no rebuild; a change in csrc/ does, and make sees it.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -33,14 +34,14 @@ slow: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.h)
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.h)
+	$(BIN)/clang-format -i $(CSRC)
 
 table: $(VENV)/.dev
 	$(BIN)/python scripts/oracle_table.py

@@ -1,11 +1,11 @@
-"""The compiled kernels (csrc/bind.cpp). Call them through ops.py, which checks what it is given."""
+"""The compiled kernels (csrc/bind/). Call them through ops.py, which checks what it is given."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 class Packed:
-    """One matrix in the layout of the products (csrc/matrix.h)."""
+    """One matrix in the layout of the products (csrc/kernels/matrix.h)."""
 
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -17,7 +17,7 @@ class Packed:
     def data(self) -> np.ndarray: ...
 
 class Model:
-    """Weights and the step over them (csrc/model.h); engine/step/native.py is its user."""
+    """Weights and the step over them (csrc/step/model.h); engine/step/native.py is its user."""
 
     def __init__(self, isa: int, threads: int, shape: Mapping[str, object]) -> None: ...
     @property

@@ -34,7 +34,7 @@ __all__ = [
 
 GROUP = 32
 POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
-KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/matrix.h numbers them
+KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/kernels/matrix.h numbers them
 Packed = _ext.Packed  # .shape, .nbytes, .kind (an index of KINDS), .data (its packed bytes, uint8)
 
 
@@ -54,7 +54,7 @@ def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float, isa: str | None 
 
 
 def pack(w_OI: np.ndarray) -> Packed:
-    """A float32 or bfloat16 matrix in the layout of the products (csrc/matrix.h); bfloat16 is kept as it is."""
+    """A float32 or bfloat16 matrix in the layout of the products (csrc/kernels/matrix.h); bfloat16 is kept as it is."""
     if w_OI.dtype.name == "bfloat16":
         w_OI = w_OI.view(np.uint16)
         _want("w", w_OI, np.uint16, 2)

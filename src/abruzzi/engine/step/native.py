@@ -1,4 +1,4 @@
-"""The compiled forward step (csrc/model.cpp): one call per step, without the interpreter's lock.
+"""The compiled forward step (csrc/step/model.cpp): one call per step, without the interpreter's lock.
 
 Weights are handed over once, layer by layer, in one of three weight modes (packing.py). Precision `exact`: activations
 and sums in float32, whatever the weights are stored in. Precision `fast`: what goes into a matrix of 4 or 8 bits

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "isa.h"
-#include "matrix.h"
+#include "kernels/matrix.h"
+#include "simd/isa.h"
 
 namespace abruzzi {
 

@@ -1,9 +1,9 @@
 // The step's kernels for AVX2 and FMA; CMake compiles this file for such machines, dispatch keeps others away.
-#include "isa.h"
+#include "simd/isa.h"
 
 #if defined(ABRUZZI_X86)
-#include "simd_avx2.h"
-#include "step_kernels_impl.h"
+#include "kernels/table_impl.h"
+#include "simd/avx2.h"
 
 namespace abruzzi {
 

@@ -14,8 +14,8 @@
 #include <mutex>
 #include <vector>
 
-#include "pool.h"
-#include "step_kernels.h"
+#include "kernels/pool.h"
+#include "kernels/step_kernels.h"
 
 namespace abruzzi {
 

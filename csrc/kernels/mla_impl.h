@@ -1,7 +1,7 @@
 // MLA for an instruction set S. Two loops serve both forms: scores of rows against rows, and weighted sums of rows.
 #pragma once
 
-#include "products_impl.h"
+#include "kernels/products_impl.h"
 
 namespace abruzzi {
 namespace {

@@ -1,4 +1,4 @@
-#include "matrix.h"
+#include "kernels/matrix.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 // Products with float32 inputs and sums (the exact mode), for an instruction set S.
 #pragma once
 
-#include "elementwise_impl.h"
+#include "kernels/elementwise_impl.h"
 
 namespace abruzzi {
 namespace {

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <new>
 
-#include "model.h"
+#include "step/model.h"
 
 namespace abruzzi {
 

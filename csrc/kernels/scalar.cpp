@@ -1,6 +1,7 @@
 // The step's kernels without any vector instructions of our own: runs everywhere.
-#include "simd_scalar.h"
-#include "step_kernels_impl.h"
+#include "simd/scalar.h"
+
+#include "kernels/table_impl.h"
 
 namespace abruzzi {
 

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "document_attention.h"
-#include "isa.h"
+#include "simd/isa.h"
+#include "train/document_attention.h"
 
 #if defined(ABRUZZI_X86) && defined(__AVX512BF16__)
 #include <immintrin.h>

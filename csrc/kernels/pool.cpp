@@ -1,4 +1,4 @@
-#include "pool.h"
+#include "kernels/pool.h"
 
 #include <unistd.h>
 
@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <mutex>
 
-#include "isa.h"
+#include "simd/isa.h"
 
 #if defined(ABRUZZI_X86)
 #include <emmintrin.h>  // SSE2, which every x86-64 has

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model.h"
+#include "step/model.h"
 
 namespace abruzzi {
 

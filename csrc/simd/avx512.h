@@ -1,7 +1,7 @@
 // Sixteen floats in one AVX-512 register; eight as in AVX2. The names are explained in simd_scalar.h.
 #pragma once
 
-#include "simd_avx2.h"
+#include "simd/avx2.h"
 
 namespace abruzzi {
 namespace {

@@ -1,7 +1,7 @@
 // RMSNorm of each row. The scalar sum is double: a row of large values must not lose the small ones.
-#include <cmath>
+#include "kernels/rmsnorm.h"
 
-#include "kernels.h"
+#include <cmath>
 
 #if defined(ABRUZZI_X86)
 #include <immintrin.h>

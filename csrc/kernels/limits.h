@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "isa.h"
+#include "simd/isa.h"
 
 namespace abruzzi {
 

@@ -1,10 +1,10 @@
 // The table of a forward step's kernels for an instruction set S. Included by kernels_*.cpp only.
 #pragma once
 
-#include "attention_impl.h"
-#include "bytes_impl.h"
-#include "elementwise_impl.h"
-#include "products_impl.h"
+#include "kernels/bytes_impl.h"
+#include "kernels/elementwise_impl.h"
+#include "kernels/mla_impl.h"
+#include "kernels/products_impl.h"
 
 namespace abruzzi {
 namespace {

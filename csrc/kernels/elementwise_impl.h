@@ -3,7 +3,7 @@
 // machine can be linked into the path of an older one. For the same reason: no containers, no exceptions.
 #pragma once
 
-#include "step_kernels.h"
+#include "kernels/step_kernels.h"
 
 // The inner loops keep their sums in registers only if nothing of them becomes a call.
 #define ABRUZZI_ALWAYS __attribute__((always_inline)) inline

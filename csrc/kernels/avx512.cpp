@@ -1,9 +1,9 @@
 // The step's kernels for AVX-512; CMake compiles this file for such machines, dispatch keeps others away.
-#include "isa.h"
+#include "simd/isa.h"
 
 #if defined(ABRUZZI_X86)
-#include "simd_avx512.h"
-#include "step_kernels_impl.h"
+#include "kernels/table_impl.h"
+#include "simd/avx512.h"
 
 namespace abruzzi {
 

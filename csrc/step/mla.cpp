@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels.h"
-#include "model_buffers.h"
+#include "kernels/rmsnorm.h"
+#include "step/buffers.h"
 
 namespace abruzzi {
 namespace {

@@ -1,4 +1,4 @@
-#include "document_attention.h"
+#include "train/document_attention.h"
 
 #include <algorithm>
 #include <memory>
@@ -6,8 +6,8 @@
 #include <numeric>
 #include <vector>
 
-#include "isa.h"
-#include "pool.h"
+#include "kernels/pool.h"
+#include "simd/isa.h"
 
 namespace abruzzi {
 

@@ -13,11 +13,11 @@
 #include <utility>
 #include <vector>
 
-#include "document_attention.h"
-#include "kernels.h"
-#include "limits.h"
-#include "model.h"
-#include "sampling.h"
+#include "kernels/limits.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/sampling.h"
+#include "step/model.h"
+#include "train/document_attention.h"
 
 namespace nb = nanobind;
 using abruzzi::Isa;

@@ -1,4 +1,4 @@
-#include "model.h"
+#include "step/model.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
-#include "model_buffers.h"
+#include "kernels/rmsnorm.h"
+#include "step/buffers.h"
 
 namespace abruzzi {
 namespace {

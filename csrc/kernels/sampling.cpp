@@ -1,11 +1,11 @@
-#include "sampling.h"
+#include "kernels/sampling.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "step_kernels.h"
+#include "kernels/step_kernels.h"
 
 namespace abruzzi {
 namespace {

@@ -8,7 +8,7 @@
 
 #include <cstring>
 
-#include "elementwise_impl.h"
+#include "kernels/elementwise_impl.h"
 
 namespace abruzzi {
 namespace {

@@ -1,4 +1,4 @@
-#include "limits.h"
+#include "kernels/limits.h"
 
 #include <sys/mman.h>
 
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <new>
 
-#include "pool.h"
+#include "kernels/pool.h"
 
 #if defined(ABRUZZI_X86)
 #include <immintrin.h>

@@ -1,7 +1,7 @@
 // The second half of a layer: the router, and the MLP or the experts.
 #include <algorithm>
 
-#include "model_buffers.h"
+#include "step/buffers.h"
 
 namespace abruzzi {
 
