@@ -23,7 +23,7 @@ from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.config import ModelConfig
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.kernels import supported_isas
 from machine import describe, emit, output_option
 
@@ -156,13 +156,13 @@ def _work(runner: NativeRunner, config: ModelConfig) -> Iterator[tuple[str, np.n
         chunks = [Chunk(ids[a:b], a, table[at : at - (-b // BLOCK)], all_logits=True) for at, a, b in pieces]
         return np.concatenate(runner.forward(chunks, cache))
 
-    cache = LatentCache(config, BLOCKS * BLOCK, BLOCK)
+    cache = KvCache(config, BLOCKS * BLOCK, BLOCK)
     yield "prefill", run((0, 0, 300))
-    cache = LatentCache(config, BLOCKS * BLOCK, BLOCK)
+    cache = KvCache(config, BLOCKS * BLOCK, BLOCK)
     yield "parts", np.concatenate([run((0, a, b)) for a, b in ((0, 7), (7, 100), (100, 101), (101, 300))])
-    cache = LatentCache(config, BLOCKS * BLOCK, BLOCK)
+    cache = KvCache(config, BLOCKS * BLOCK, BLOCK)
     yield "decode", np.concatenate([run((0, 0, 280)), *(run((0, i, i + 1)) for i in range(280, 300))])
-    cache = LatentCache(config, BLOCKS * BLOCK, BLOCK)
+    cache = KvCache(config, BLOCKS * BLOCK, BLOCK)
     first = run((0, 0, 270), (40, 0, 30), (50, 0, 5))
     rest = [run((0, 270 + i, 271 + i), (40, 30 + 2 * i, 32 + 2 * i), (50, 5 + i, 6 + i)) for i in range(10)]
     yield "batch", np.concatenate([first, *rest, run((60, 0, 12), (0, 280, 281), (40, 50, 70))])

@@ -118,20 +118,32 @@ struct Elementwise {
     }
   }
 
+  // Eight at a time; y has room for padded(n, 8).
+  static inline void sigmoids(const float* x, std::size_t n, float* y) {
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8) S::store8(y + i, sigmoid8(S::load8(x + i)));
+    if (i == n) return;
+    alignas(32) float last[8] = {};
+    for (std::size_t j = i; j < n; ++j) last[j - i] = x[j];
+    S::store8(y + i, sigmoid8(S::load8(last)));
+  }
+
+  static inline void scores(const Router& r, const float* logits, float* score) {
+    switch (r.score) {
+      case Score::sigmoid:
+        return sigmoids(logits, r.experts, score);
+    }
+  }
+
   static void route(const Router& r, const float* logits, const float* bias, float* scratch, std::int32_t* chosen,
                     float* weight) {
     const std::size_t experts = r.experts, each = experts / r.groups;
     float* score = scratch;
     float* choice = scratch + padded(experts, 8);
     float* group = choice + padded(experts, 8);
+    scores(r, logits, score);
     std::size_t e = 0;
-    for (; e + 8 <= experts; e += 8) S::store8(score + e, sigmoid8(S::load8(logits + e)));
-    if (e < experts) {
-      alignas(32) float last[8] = {};
-      for (std::size_t i = e; i < experts; ++i) last[i - e] = logits[i];
-      S::store8(score + e, sigmoid8(S::load8(last)));
-    }
-    for (e = 0; e < experts; ++e) choice[e] = score[e] + bias[e];
+    for (; e < experts; ++e) choice[e] = score[e] + bias[e];
     // Groups: those with the largest sum of their two best biased scores stay; of equals, the first.
     for (std::size_t g = 0; g < r.groups; ++g) {
       float best = choice[g * each], second = -kInfinity;

@@ -7,7 +7,7 @@ namespace abruzzi {
 namespace {
 
 template <class S>
-struct Attention {
+struct MlaAttention {
   using E = Elementwise<S>;
   using F8 = typename S::F8;
   using FV = typename S::FV;  // the widest vector, of kLanes floats

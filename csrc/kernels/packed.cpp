@@ -1,4 +1,6 @@
 // Matrices that own their memory: allocated once, filled by the packers of matrix.cpp.
+#include "kernels/packed.h"
+
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -8,8 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-
-#include "step/model.h"
 
 namespace abruzzi {
 

@@ -32,17 +32,53 @@ struct MlaShape {
   std::size_t query_row() const { return nope_pad + rope_pad; }
 };
 
+inline MlaShape mla_shape(std::size_t heads, std::size_t rank, std::size_t nope, std::size_t rope, std::size_t value) {
+  return {heads,
+          rank,
+          nope,
+          rope,
+          value,
+          padded(rank, kColumns),
+          padded(nope, kColumns),
+          padded(rope, kRows),
+          padded(value, kRows)};
+}
+
+// How a router's logits become scores. Python gives the number (kernels/ops.py:SCORES).
+enum class Score : int { sigmoid = 0 };
+
 struct Router {
-  std::size_t experts, top_k, groups, kept_groups;
-  bool renormalize;
-  float scale;
+  std::size_t experts = 0, top_k = 0, groups = 1, kept_groups = 1;
+  bool renormalize = true;
+  float scale = 1.0f;
+  Score score = Score::sigmoid;
 };
+
+// Floats that `route` works in.
+inline std::size_t route_scratch(const Router& r) { return 2 * padded(r.experts, 8) + r.groups; }
 
 constexpr std::size_t kPositions = 32;  // of latents that are worked on at once, from multiples of it on
 
 constexpr std::size_t kQuantizedGroup = 10;  // words of a group of columns: its sum twice, and 32 numbers of 8 bits
 
 inline std::size_t quantized_row(std::size_t groups) { return groups * kQuantizedGroup + 1; }
+
+// Every kernel: its name and the member of a template over the instruction set that makes it (table_impl.h).
+#define ABRUZZI_STEP_KERNELS(X)                  \
+  X(matmul, Products<S>::matmul)                 \
+  X(matmul_add, Products<S>::matmul_add)         \
+  X(gate_up, Products<S>::gate_up)               \
+  X(quantize, Bytes<S>::quantize)                \
+  X(matmul8, Bytes<S>::matmul)                   \
+  X(matmul_add8, Bytes<S>::matmul_add)           \
+  X(gate_up8, Bytes<S>::gate_up)                 \
+  X(sum_exp, Elementwise<S>::sum_exp)            \
+  X(silu_mul, Elementwise<S>::silu_mul)          \
+  X(rope, Elementwise<S>::rope)                  \
+  X(route, Elementwise<S>::route)                \
+  X(mla_absorbed, MlaAttention<S>::mla_absorbed) \
+  X(mla_merge, MlaAttention<S>::mla_merge)       \
+  X(mla_naive, MlaAttention<S>::mla_naive)
 
 struct StepKernels {
   // y[t][rows of blocks first..last) = m x[t]; only the matrix's own rows are written.
@@ -68,7 +104,7 @@ struct StepKernels {
   void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
   // Pairs (0,1), (2,3), ... of x are turned by cos, sin [pairs]; y has the even ones first, then the odd ones.
   void (*rope)(const float* x, const float* cos, const float* sin, float* y, std::size_t pairs);
-  // Experts of one token, best first, and their weights. `scratch`: 2 * experts + groups floats, the first padded to 8.
+  // Experts of one token, best first, and their weights. `scratch`: route_scratch floats.
   void (*route)(const Router& r, const float* logits, const float* bias, float* scratch, std::int32_t* chosen,
                 float* weight);
   // One query (all heads, or some: q, m, l, u begin at the first of them) over positions [first, last), first a
@@ -84,6 +120,12 @@ struct StepKernels {
                     std::size_t tokens, std::size_t start, const Latents& c, float scale, float* scratch, float* out,
                     std::size_t out_stride);
 };
+
+// The list and the table have the same members: each is a pointer, and the list names it.
+#define ABRUZZI_COUNT(name, function) +1
+static_assert(sizeof(StepKernels) == (0 ABRUZZI_STEP_KERNELS(ABRUZZI_COUNT)) * sizeof(void (*)()),
+              "a kernel is missing in ABRUZZI_STEP_KERNELS");
+#undef ABRUZZI_COUNT
 
 inline std::size_t mla_scratch(const MlaShape& s, std::size_t tokens) {
   return kPositions * (2 * s.query_row() + s.value_pad) + tokens * (s.value_pad + kPositions + 2);

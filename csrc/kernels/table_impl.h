@@ -1,4 +1,4 @@
-// The table of a forward step's kernels for an instruction set S. Included by kernels_*.cpp only.
+// The table of a forward step's kernels for an instruction set S. Included by scalar.cpp, avx2.cpp and avx512.cpp only.
 #pragma once
 
 #include "kernels/bytes_impl.h"
@@ -11,10 +11,11 @@ namespace {
 
 template <class S>
 constexpr StepKernels table_of() {
-  return {Products<S>::matmul,      Products<S>::matmul_add, Products<S>::gate_up,  Bytes<S>::quantize,
-          Bytes<S>::matmul,         Bytes<S>::matmul_add,    Bytes<S>::gate_up,     Elementwise<S>::sum_exp,
-          Elementwise<S>::silu_mul, Elementwise<S>::rope,    Elementwise<S>::route, Attention<S>::mla_absorbed,
-          Attention<S>::mla_merge,  Attention<S>::mla_naive};
+  StepKernels table{};
+#define ABRUZZI_FILL(name, function) table.name = function;
+  ABRUZZI_STEP_KERNELS(ABRUZZI_FILL)
+#undef ABRUZZI_FILL
+  return table;
 }
 
 }  // namespace

@@ -1,15 +1,16 @@
-// What a step works in, and how its products are called: shared by the model's source files, and by nothing else.
+// What a step's buffers are made of. Each half of a layer owns those that it works in; layers of one kind share them,
+// since they run one after the other.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "step/model.h"
+#include "kernels/matrix.h"
 
 namespace abruzzi {
-
-constexpr double kSerial = 8e5;  // floating-point operations below which sharing costs more than it gives
 
 // Rows of floats with zeros between their end and a multiple of 32, which products read.
 struct Rows {
@@ -24,75 +25,53 @@ struct Rows {
     }
   }
   float* at(std::size_t row) { return data.data() + row * stride; }
+
+  // Pointers to the first `count` rows, where a product writes.
+  void point(std::size_t count, std::vector<float*>& to) {
+    to.resize(count);
+    for (std::size_t t = 0; t < count; ++t) to[t] = at(t);
+  }
 };
 
-struct Pair {
-  std::size_t token;
-  float weight;
-};
-
-// What is multiplied: rows of floats, and the same in 8 bits where the matrix wants them so (fast mode).
+// A product's input: rows of floats, and the same in 8 bits where the matrix takes them so (fast mode).
 struct Operand {
   std::vector<const float*> rows;
-  std::vector<const std::int32_t*> bytes;  // empty where no matrix wants them
+  std::vector<const std::int32_t*> bytes;  // empty where no matrix takes them
   std::vector<std::int32_t> memory;        // of the bytes
 };
 
-struct Model::Buffers {
-  std::size_t tokens = 0;
-  std::vector<std::size_t> position;             // [T]
-  std::vector<std::size_t> chunk;                // [T]
-  std::vector<std::size_t> absorbed;             // tokens that attend in the latent space
-  std::vector<float> cos, sin;                   // [T, P / 2]
-  Rows x, normed, q_a, q_raw, kv_raw, attended;  // [T, ...]
-  Rows q;                                        // [T, N (nope_pad + rope_pad)]
-  Rows latent_q, latent_out;                     // [absorbed, N ...]
-  Rows router, moe, shared_inner;                // [T, ...]
-  Rows inner;                                    // [T * K, F], sorted by expert
-  std::vector<float> part_m, part_l, part_u;
-  std::vector<std::vector<float>> scratch;              // of each thread
-  std::vector<std::vector<std::int32_t>> byte_scratch;  // of each thread
-  std::vector<std::int32_t> chosen;                     // [T, K]
-  std::vector<float> chosen_weight;
-  std::vector<std::size_t> expert_first;  // [E + 1], in the sorted pairs
-  std::vector<Pair> pairs;
-  Operand normed_in, q_a_in, attended_in, shared_in, inner_in, pairs_in;
-  std::vector<float*> out, more_out;
-  std::vector<float> weights, ones;
+// Rotary embedding: cos and sin of every token's angles, [T, pairs].
+struct RopeTable {
+  std::size_t pairs = 0;
+  std::vector<float> cos, sin;
+
+  // inv_freq: radians per position of each pair; factor: on cos and sin (YaRN's attention factor).
+  void fill(const std::vector<std::size_t>& position, const std::vector<double>& inv_freq, double factor) {
+    pairs = inv_freq.size();
+    cos.resize(position.size() * pairs);
+    sin.resize(position.size() * pairs);
+    for (std::size_t t = 0; t < position.size(); ++t)
+      for (std::size_t i = 0; i < pairs; ++i) {
+        const double angle = static_cast<double>(position[t]) * inv_freq[i];
+        cos[t * pairs + i] = static_cast<float>(std::cos(angle) * factor);
+        sin[t * pairs + i] = static_cast<float>(std::sin(angle) * factor);
+      }
+  }
 };
 
-inline double flops_of(const Matrix& m, std::size_t tokens) {
-  return 2.0 * static_cast<double>(m.rows) * static_cast<double>(m.columns) * static_cast<double>(tokens);
-}
+// A thread's own memory, by its number; it grows and stays.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(std::size_t threads) : memory_(threads) {}
+  T* of(std::size_t thread, std::size_t size) {
+    std::vector<T>& mine = memory_[thread];
+    mine.resize(std::max(mine.size(), size));
+    return mine.data();
+  }
 
-template <class Work>
-void Model::by_rows(std::size_t blocks, double flops, const Work& work) {
-  if (flops < kSerial) return work(0, blocks, 0);
-  const std::size_t each = std::max<std::size_t>(1, blocks / (pool_.threads() * 4));
-  pool_.run((blocks + each - 1) / each,
-            [&](std::size_t job, std::size_t thread) { work(job * each, std::min(blocks, (job + 1) * each), thread); });
-}
-
-inline bool Model::in_bytes(const Matrix& m) const {
-  return shape_.fast && (m.kind == Kind::int4 || m.kind == Kind::int8);
-}
-
-// y[t][rows of blocks first..last) = m x[t] for rows [at, at + count) of the operand.
-inline void Model::product(const Matrix& m, std::size_t first, std::size_t last, const Operand& x, std::size_t at,
-                           std::size_t count, float* const* y) const {
-  if (in_bytes(m))
-    kernels_.matmul8(m, first, last, x.bytes.data() + at, count, y);
-  else
-    kernels_.matmul(m, first, last, x.rows.data() + at, count, y);
-}
-
-// y[t][...] += weight[t] * (m x[t])
-inline void Model::product_add(const Matrix& m, std::size_t first, std::size_t last, const Operand& x, std::size_t at,
-                               std::size_t count, const float* weight, float* const* y) const {
-  if (in_bytes(m))
-    kernels_.matmul_add8(m, first, last, x.bytes.data() + at, count, weight, y);
-  else
-    kernels_.matmul_add(m, first, last, x.rows.data() + at, count, weight, y);
-}
+ private:
+  std::vector<std::vector<T>> memory_;
+};
 
 }  // namespace abruzzi

@@ -1,9 +1,12 @@
-// The attention of a step: projections, rotation, MLA in both its forms, and the way back to the hidden size.
+// MLA in both its forms (DeepSeek-V2, section 2.1; twins: kernels/ref.py:mla_absorbed and mla_naive). Absorbed: the
+// key half of kv_b_proj goes into the query, attention reads the latents, the value half comes after. Naive: keys and
+// values are decompressed first, which is cheaper for many tokens.
+#include "step/mla.h"
+
 #include <algorithm>
 #include <cstring>
 
 #include "kernels/rmsnorm.h"
-#include "step/buffers.h"
 
 namespace abruzzi {
 namespace {
@@ -11,198 +14,239 @@ namespace {
 constexpr std::size_t kSegment = 256;      // positions of one part of an absorbed attention
 constexpr std::size_t kPartsAtOnce = 512;  // bounds the memory of the parts
 
+MlaSizes checked(MlaSizes s) {
+  if (!s.hidden || !s.heads || !s.rank || !s.nope || !s.rope || !s.value || s.rope % 2)
+    refuse("a size of the model is 0, or its rope dim odd");
+  if (s.inv_freq.size() * 2 != s.rope) refuse("inv_freq needs one number per rotary pair");
+  return s;
+}
+
 }  // namespace
 
-void Model::attend(const StepInput& step, std::size_t index) {
-  Buffers& b = *b_;
-  const LayerWeights& w = layers_[index];
-  project(w);
-  place(step, index);
-  if (!b.absorbed.empty()) attend_absorbed(step, index);
-  attend_naive(step, index);
-  const Matrix& o = w.o->matrix();
-  operand(b.attended, b.tokens, in_bytes(o), b.attended_in);
-  for (std::size_t t = 0; t < b.tokens; ++t) b.out[t] = b.x.at(t);
-  by_rows(o.blocks, flops_of(o, b.tokens), [&](std::size_t first, std::size_t last, std::size_t) {
-    product_add(o, first, last, b.attended_in, 0, b.tokens, b.ones.data(), b.out.data());
+MlaBuffers::MlaBuffers(MlaSizes given, std::size_t threads)
+    : sizes(checked(std::move(given))),
+      shape(mla_shape(sizes.heads, sizes.rank, sizes.nope, sizes.rope, sizes.value)),
+      scratch(threads) {}
+
+void MlaBuffers::prepare(const Step& step) {
+  const std::size_t tokens = step.tokens;
+  absorbed.clear();
+  for (const StepChunk& c : step.input->chunks)
+    for (std::size_t t = c.prefill; t < c.tokens; ++t) absorbed.push_back(c.first + t);
+  rope.fill(step.position, sizes.inv_freq, sizes.rope_factor);
+  q_raw.shape(tokens, sizes.heads * (sizes.nope + sizes.rope));
+  kv_raw.shape(tokens, sizes.rank + sizes.rope);
+  q.shape(tokens, sizes.heads * shape.query_row());
+  latent_q.shape(absorbed.size(), sizes.heads * shape.latent_row());
+  latent_out.shape(absorbed.size(), sizes.heads * shape.rank_pad);
+  attended.shape(tokens, sizes.heads * sizes.value);
+  ones.assign(tokens, 1.0f);
+}
+
+Mla::Mla(Compute& compute, std::shared_ptr<MlaBuffers> buffers, MlaWeights weights)
+    : c_(compute), b_(std::move(buffers)), w_(std::move(weights)) {
+  const MlaSizes& s = b_->sizes;
+  expect(w_.kv_norm, s.rank, "kv_a_layernorm");
+  std::size_t query_in = s.hidden;
+  if (w_.q_a != nullptr) {
+    query_in = w_.q_a->matrix().rows;
+    expect(w_.q_a, query_in, s.hidden, "q_a_proj");
+    expect(w_.q_norm, query_in, "q_a_layernorm");
+  }
+  expect(w_.q, s.heads * (s.nope + s.rope), query_in, w_.q_a != nullptr ? "q_b_proj" : "q_proj");
+  expect(w_.kv_a, s.rank + s.rope, s.hidden, "kv_a_proj_with_mqa");
+  expect(w_.o, s.hidden, s.heads * s.value, "o_proj");
+  if (w_.absorb_k.size() != s.heads || w_.expand_k.size() != s.heads || w_.expand_v.size() != s.heads)
+    refuse("kv_b_proj is not there for every head");
+  for (std::size_t n = 0; n < s.heads; ++n) {
+    expect(w_.absorb_k[n], s.rank, s.nope, "kv_b_proj's key part, transposed");
+    expect(w_.expand_k[n], s.nope, s.rank, "kv_b_proj's key part");
+    expect(w_.expand_v[n], s.value, s.rank, "kv_b_proj's value part");
+  }
+}
+
+std::size_t Mla::weight_bytes() const {
+  std::size_t sum = w_.q->matrix().bytes() + w_.kv_a->matrix().bytes() + w_.o->matrix().bytes();
+  if (w_.q_a != nullptr) sum += w_.q_a->matrix().bytes();
+  for (const auto* heads : {&w_.absorb_k, &w_.expand_k, &w_.expand_v})
+    for (const PackedPtr& m : *heads) sum += m->matrix().bytes();
+  return sum;
+}
+
+void Mla::run(Step& step, float* cache) {
+  MlaBuffers& b = *b_;
+  project(step);
+  place(step, cache);
+  if (!b.absorbed.empty()) {
+    fold_queries();
+    for (std::size_t begin = 0; begin < b.absorbed.size();) begin = attend_absorbed(step, cache, begin);
+  }
+  attend_naive(step, cache);
+  const Matrix& o = w_.o->matrix();
+  c_.operand(b.attended, step.tokens, c_.in_bytes(o), b.attended_in);
+  step.x.point(step.tokens, b.x_out);
+  c_.by_rows(o.blocks, flops_of(o, step.tokens), [&](std::size_t first, std::size_t last, std::size_t) {
+    c_.product_add(o, first, last, b.attended_in, 0, step.tokens, b.ones.data(), b.x_out.data());
   });
 }
 
-// Queries and latents of all tokens, before norm and rotation.
-void Model::project(const LayerWeights& w) {
-  Buffers& b = *b_;
-  const std::size_t tokens = b.tokens;
-  const Matrix& kv = w.kv_a->matrix();
-  const Matrix& q = (w.q_a == nullptr ? w.q_b : w.q_a)->matrix();
-  Rows& q_out = w.q_a == nullptr ? b.q_raw : b.q_a;
+// Queries and latents of all tokens, before norm and rotation. The first projection of both is one job list.
+void Mla::project(Step& step) {
+  MlaBuffers& b = *b_;
+  const std::size_t tokens = step.tokens;
+  const Matrix& kv = w_.kv_a->matrix();
+  const Matrix& q = (w_.q_a == nullptr ? w_.q : w_.q_a)->matrix();
+  Rows& q_out = w_.q_a == nullptr ? b.q_raw : b.q_a;
   q_out.shape(tokens, q.rows);
-  operand(b.normed, tokens, in_bytes(q) || in_bytes(kv), b.normed_in);
-  b.more_out.resize(std::max(b.more_out.size(), tokens));
-  for (std::size_t t = 0; t < tokens; ++t) b.out[t] = q_out.at(t), b.more_out[t] = b.kv_raw.at(t);
-  by_rows(q.blocks + kv.blocks, flops_of(q, tokens) + flops_of(kv, tokens),
-          [&](std::size_t first, std::size_t last, std::size_t) {
-            if (first < q.blocks) product(q, first, std::min(last, q.blocks), b.normed_in, 0, tokens, b.out.data());
-            if (last > q.blocks)
-              product(kv, std::max(first, q.blocks) - q.blocks, last - q.blocks, b.normed_in, 0, tokens,
-                      b.more_out.data());
-          });
-  if (w.q_a == nullptr) return;
-  norm(w.q_norm, shape_.latent_eps, b.q_a.data.data(), b.q_a.data.data(), b.q_a.stride);
-  operand(b.q_a, tokens, in_bytes(w.q_b->matrix()), b.q_a_in);
-  for (std::size_t t = 0; t < tokens; ++t) b.out[t] = b.q_raw.at(t);
-  multiply(w.q_b->matrix(), b.q_a_in, b.out);
+  c_.operand(step.normed, tokens, c_.in_bytes(q) || c_.in_bytes(kv), b.normed_in);
+  q_out.point(tokens, b.q_out);
+  b.kv_raw.point(tokens, b.kv_out);
+  c_.by_rows(q.blocks + kv.blocks, flops_of(q, tokens) + flops_of(kv, tokens),
+             [&](std::size_t first, std::size_t last, std::size_t) {
+               if (first < q.blocks)
+                 c_.product(q, first, std::min(last, q.blocks), b.normed_in, 0, tokens, b.q_out.data());
+               if (last > q.blocks)
+                 c_.product(kv, std::max(first, q.blocks) - q.blocks, last - q.blocks, b.normed_in, 0, tokens,
+                            b.kv_out.data());
+             });
+  if (w_.q_a == nullptr) return;
+  c_.norm(w_.q_norm, b.sizes.latent_eps, b.q_a.data.data(), b.q_a.data.data(), b.q_a.stride, tokens);
+  c_.operand(b.q_a, tokens, c_.in_bytes(w_.q->matrix()), b.q_a_in);
+  b.q_raw.point(tokens, b.q_out);
+  c_.multiply(w_.q->matrix(), b.q_a_in, b.q_out);
 }
 
 // Rotation; the latents into the cache, the queries into padded rows.
-void Model::place(const StepInput& step, std::size_t index) {
-  Buffers& b = *b_;
-  const ModelShape& s = shape_;
-  const std::size_t pairs = s.rope / 2, each = 16;
-  pool_.run((b.tokens + each - 1) / each, [&](std::size_t job, std::size_t) {
-    for (std::size_t t = job * each; t < std::min(b.tokens, (job + 1) * each); ++t) {
-      const StepChunk& c = step.chunks[b.chunk[t]];
-      const std::size_t at = b.position[t];
-      const auto block = static_cast<std::size_t>(step.tables[c.table + at / step.block_tokens]);
-      float* latent =
-          step.latents + (index * step.slots + block * step.block_tokens + at % step.block_tokens) * mla_.latent_row();
-      rmsnorm(isa_, b.kv_raw.at(t), layers_[index].kv_norm.data(), latent, 1, s.rank, s.latent_eps);
-      const float *cos = b.cos.data() + t * pairs, *sin = b.sin.data() + t * pairs;
-      kernels_.rope(b.kv_raw.at(t) + s.rank, cos, sin, latent + mla_.rank_pad, pairs);
+void Mla::place(const Step& step, float* cache) {
+  MlaBuffers& b = *b_;
+  const MlaSizes& s = b.sizes;
+  const std::size_t pairs = b.rope.pairs, each = 16;
+  c_.pool.run((step.tokens + each - 1) / each, [&](std::size_t job, std::size_t) {
+    for (std::size_t t = job * each; t < std::min(step.tokens, (job + 1) * each); ++t) {
+      float* latent = cache + step.slot(t) * b.shape.latent_row();
+      rmsnorm(c_.isa, b.kv_raw.at(t), w_.kv_norm.data(), latent, 1, s.rank, s.latent_eps);
+      const float *cos = b.rope.cos.data() + t * pairs, *sin = b.rope.sin.data() + t * pairs;
+      c_.kernels.rope(b.kv_raw.at(t) + s.rank, cos, sin, latent + b.shape.rank_pad, pairs);
       for (std::size_t n = 0; n < s.heads; ++n) {
         const float* from = b.q_raw.at(t) + n * (s.nope + s.rope);
-        float* to = b.q.at(t) + n * mla_.query_row();
+        float* to = b.q.at(t) + n * b.shape.query_row();
         std::memcpy(to, from, s.nope * sizeof(float));
-        kernels_.rope(from + s.nope, cos, sin, to + mla_.nope_pad, pairs);
+        c_.kernels.rope(from + s.nope, cos, sin, to + b.shape.nope_pad, pairs);
       }
     }
   });
 }
 
-// One head's part of kv_b_proj, by one thread.
-void Model::of_one_head(const Matrix& m, const std::vector<const float*>& x, const std::vector<float*>& y,
-                        std::size_t thread) {
-  if (!in_bytes(m)) return kernels_.matmul(m, 0, m.blocks, x.data(), x.size(), y.data());
-  const std::size_t row = quantized_row(m.groups);
-  std::vector<std::int32_t>& memory = b_->byte_scratch[thread];
-  memory.resize(std::max(memory.size(), x.size() * row));
-  std::vector<const std::int32_t*> bytes(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    kernels_.quantize(x[i], m.groups, memory.data() + i * row);
-    bytes[i] = memory.data() + i * row;
-  }
-  kernels_.matmul8(m, 0, m.blocks, bytes.data(), x.size(), y.data());
-}
-
-void Model::attend_absorbed(const StepInput& step, std::size_t index) {
-  Buffers& b = *b_;
-  const LayerWeights& w = layers_[index];
-  const std::size_t heads = shape_.heads, all = b.absorbed.size(), row = mla_.latent_row();
-  const float* base = step.latents + index * step.slots * row;
-  // The key half of kv_b_proj goes into the query.
-  const double fold = flops_of(w.absorb_k[0]->matrix(), all) * static_cast<double>(heads);
-  by_rows(heads, fold, [&](std::size_t first, std::size_t last, std::size_t thread) {
+// The key half of kv_b_proj goes into the query.
+void Mla::fold_queries() {
+  MlaBuffers& b = *b_;
+  const MlaShape& shape = b.shape;
+  const std::size_t heads = b.sizes.heads, all = b.absorbed.size();
+  const double flops = flops_of(w_.absorb_k[0]->matrix(), all) * static_cast<double>(heads);
+  c_.by_rows(heads, flops, [&](std::size_t first, std::size_t last, std::size_t thread) {
     std::vector<const float*> x(all);
     std::vector<float*> y(all);
     for (std::size_t n = first; n < last; ++n) {
       for (std::size_t a = 0; a < all; ++a) {
-        x[a] = b.q.at(b.absorbed[a]) + n * mla_.query_row();
-        y[a] = b.latent_q.at(a) + n * row;
-        std::memcpy(y[a] + mla_.rank_pad, x[a] + mla_.nope_pad, mla_.rope_pad * sizeof(float));
+        x[a] = b.q.at(b.absorbed[a]) + n * shape.query_row();
+        y[a] = b.latent_q.at(a) + n * shape.latent_row();
+        std::memcpy(y[a] + shape.rank_pad, x[a] + shape.nope_pad, shape.rope_pad * sizeof(float));
       }
-      of_one_head(w.absorb_k[n]->matrix(), x, y, thread);
+      c_.multiply_alone(w_.absorb_k[n]->matrix(), x, y, thread);
     }
   });
+}
+
+// Queries of the latent space from number `begin` on, as many as make parts for the bounded memory; the next number.
+std::size_t Mla::attend_absorbed(const Step& step, const float* cache, std::size_t begin) {
+  MlaBuffers& b = *b_;
+  const std::size_t heads = b.sizes.heads, all = b.absorbed.size(), row = b.shape.latent_row();
   struct Part {
     std::size_t query, first, last;
   };
   std::vector<Part> parts;
   std::vector<std::size_t> first_part;
-  for (std::size_t begin = 0; begin < all;) {
-    parts.clear();
-    first_part.clear();
-    std::size_t end = begin;
-    double work = 0;
-    for (; end < all && (end == begin || parts.size() < kPartsAtOnce); ++end) {
-      const std::size_t positions = b.position[b.absorbed[end]] + 1;
-      first_part.push_back(parts.size());
-      for (std::size_t p = 0; p < positions; p += kSegment)
-        parts.push_back({end, p, std::min(positions, p + kSegment)});
-      work += 4.0 * static_cast<double>(positions * heads * row);
-    }
+  std::size_t end = begin;
+  double work = 0;
+  for (; end < all && (end == begin || parts.size() < kPartsAtOnce); ++end) {
+    const std::size_t positions = step.position[b.absorbed[end]] + 1;
     first_part.push_back(parts.size());
-    b.part_m.resize(std::max(b.part_m.size(), parts.size() * heads));
-    b.part_l.resize(b.part_m.size());
-    b.part_u.resize(b.part_m.size() * mla_.rank_pad);
-    // Heads are split only where there are too few parts for the threads: each latent is then read again.
-    const std::size_t wanted = work < kSerial ? 1 : 2 * pool_.threads();
-    const std::size_t splits = std::clamp<std::size_t>(wanted / parts.size(), 1, std::max<std::size_t>(1, heads / 4));
-    const std::size_t each = (heads + splits - 1) / splits;
-    const auto attend = [&](std::size_t job, std::size_t) {
-      const Part& part = parts[job / splits];
-      const std::size_t n = job % splits * each;
-      if (n >= heads) return;
-      const StepChunk& c = step.chunks[b.chunk[b.absorbed[part.query]]];
-      const Latents latents{base, row, step.tables + c.table, step.block_tokens};
-      const std::size_t at = job / splits * heads + n;
-      kernels_.mla_absorbed(mla_, std::min(each, heads - n), b.latent_q.at(part.query) + n * row, latents, part.first,
-                            part.last, shape_.softmax_scale, b.part_m.data() + at, b.part_l.data() + at,
-                            b.part_u.data() + at * mla_.rank_pad);
-    };
-    if (work < kSerial)
-      for (std::size_t job = 0; job < parts.size(); ++job) attend(job, 0);
-    else
-      pool_.run(parts.size() * splits, attend);
-    // The parts put together, then the value half of kv_b_proj.
-    const double expand = flops_of(w.expand_v[0]->matrix(), end - begin) * static_cast<double>(heads);
-    by_rows(heads, expand, [&](std::size_t first, std::size_t last, std::size_t thread) {
-      std::vector<const float*> x(end - begin);
-      std::vector<float*> y(end - begin);
-      for (std::size_t n = first; n < last; ++n) {
-        for (std::size_t a = begin; a < end; ++a) {
-          const std::size_t at = first_part[a - begin] * heads + n;
-          float* merged = b.latent_out.at(a) + n * mla_.rank_pad;
-          kernels_.mla_merge(mla_, first_part[a - begin + 1] - first_part[a - begin], heads, b.part_m.data() + at,
-                             b.part_l.data() + at, b.part_u.data() + at * mla_.rank_pad, merged);
-          x[a - begin] = merged;
-          y[a - begin] = b.attended.at(b.absorbed[a]) + n * shape_.value;
-        }
-        of_one_head(w.expand_v[n]->matrix(), x, y, thread);
-      }
-    });
-    begin = end;
+    for (std::size_t p = 0; p < positions; p += kSegment) parts.push_back({end, p, std::min(positions, p + kSegment)});
+    work += 4.0 * static_cast<double>(positions * heads * row);
   }
+  first_part.push_back(parts.size());
+  b.part_m.resize(std::max(b.part_m.size(), parts.size() * heads));
+  b.part_l.resize(b.part_m.size());
+  b.part_u.resize(b.part_m.size() * b.shape.rank_pad);
+  // Heads are split only where there are too few parts for the threads: each latent is then read again.
+  const std::size_t jobs = work < kSerial ? 1 : 2 * c_.pool.threads();
+  const std::size_t splits = std::clamp<std::size_t>(jobs / parts.size(), 1, std::max<std::size_t>(1, heads / 4));
+  const std::size_t each = (heads + splits - 1) / splits;
+  c_.run(parts.size() * splits, work, [&](std::size_t job, std::size_t) {
+    const Part& part = parts[job / splits];
+    const std::size_t n = job % splits * each;
+    if (n >= heads) return;
+    const StepChunk& chunk = step.input->chunks[step.chunk[b.absorbed[part.query]]];
+    const Latents latents{cache, row, step.table(chunk), step.input->block_tokens};
+    const std::size_t at = job / splits * heads + n;
+    c_.kernels.mla_absorbed(b.shape, std::min(each, heads - n), b.latent_q.at(part.query) + n * row, latents,
+                            part.first, part.last, b.sizes.softmax_scale, b.part_m.data() + at, b.part_l.data() + at,
+                            b.part_u.data() + at * b.shape.rank_pad);
+  });
+  expand(begin, end, first_part);
+  return end;
 }
 
-void Model::attend_naive(const StepInput& step, std::size_t index) {
-  Buffers& b = *b_;
-  const LayerWeights& w = layers_[index];
-  const std::size_t heads = shape_.heads, row = mla_.latent_row();
-  const float* base = step.latents + index * step.slots * row;
+// The parts of queries [begin, end) put together, then the value half of kv_b_proj.
+void Mla::expand(std::size_t begin, std::size_t end, const std::vector<std::size_t>& first_part) {
+  MlaBuffers& b = *b_;
+  const std::size_t heads = b.sizes.heads;
+  const double flops = flops_of(w_.expand_v[0]->matrix(), end - begin) * static_cast<double>(heads);
+  c_.by_rows(heads, flops, [&](std::size_t first, std::size_t last, std::size_t thread) {
+    std::vector<const float*> x(end - begin);
+    std::vector<float*> y(end - begin);
+    for (std::size_t n = first; n < last; ++n) {
+      for (std::size_t a = begin; a < end; ++a) {
+        const std::size_t at = first_part[a - begin] * heads + n;
+        float* merged = b.latent_out.at(a) + n * b.shape.rank_pad;
+        c_.kernels.mla_merge(b.shape, first_part[a - begin + 1] - first_part[a - begin], heads, b.part_m.data() + at,
+                             b.part_l.data() + at, b.part_u.data() + at * b.shape.rank_pad, merged);
+        x[a - begin] = merged;
+        y[a - begin] = b.attended.at(b.absorbed[a]) + n * b.sizes.value;
+      }
+      c_.multiply_alone(w_.expand_v[n]->matrix(), x, y, thread);
+    }
+  });
+}
+
+void Mla::attend_naive(const Step& step, const float* cache) {
+  MlaBuffers& b = *b_;
+  const std::vector<StepChunk>& chunks = step.input->chunks;
+  const std::size_t heads = b.sizes.heads;
   struct Queries {
     std::size_t chunk, first, tokens;
   };
   std::vector<Queries> runs;
-  std::size_t chunks = 0;
-  for (const StepChunk& c : step.chunks) chunks += c.decompress > 0;
-  if (chunks == 0) return;
+  std::size_t prefills = 0;
+  for (const StepChunk& c : chunks) prefills += c.prefill > 0;
+  if (prefills == 0) return;
   // Queries are split only where there are too few heads for the threads: keys are then made again.
-  const std::size_t splits = std::max<std::size_t>(1, 2 * pool_.threads() / (chunks * heads));
-  for (std::size_t i = 0; i < step.chunks.size(); ++i) {
-    const std::size_t tokens = step.chunks[i].decompress;
+  const std::size_t splits = std::max<std::size_t>(1, 2 * c_.pool.threads() / (prefills * heads));
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const std::size_t tokens = chunks[i].prefill;
     const std::size_t each = std::max<std::size_t>((tokens + splits - 1) / splits, std::min<std::size_t>(tokens, 32));
     for (std::size_t t = 0; t < tokens; t += each) runs.push_back({i, t, std::min(each, tokens - t)});
   }
-  pool_.run(runs.size() * heads, [&](std::size_t job, std::size_t thread) {
+  c_.pool.run(runs.size() * heads, [&](std::size_t job, std::size_t thread) {
     const Queries& run = runs[job / heads];
-    const StepChunk& c = step.chunks[run.chunk];
-    const std::size_t n = job % heads;
-    std::vector<float>& scratch = b.scratch[thread];
-    scratch.resize(std::max(scratch.size(), mla_scratch(mla_, run.tokens)));
-    const Latents latents{base, row, step.tables + c.table, step.block_tokens};
-    kernels_.mla_naive(mla_, w.expand_k[n]->matrix(), w.expand_v[n]->matrix(),
-                       b.q.at(c.first + run.first) + n * mla_.query_row(), b.q.stride, run.tokens, c.start + run.first,
-                       latents, shape_.softmax_scale, scratch.data(),
-                       b.attended.at(c.first + run.first) + n * shape_.value, b.attended.stride);
+    const StepChunk& chunk = chunks[run.chunk];
+    const std::size_t n = job % heads, token = chunk.first + run.first;
+    float* scratch = b.scratch.of(thread, mla_scratch(b.shape, run.tokens));
+    const Latents latents{cache, b.shape.latent_row(), step.table(chunk), step.input->block_tokens};
+    c_.kernels.mla_naive(b.shape, w_.expand_k[n]->matrix(), w_.expand_v[n]->matrix(),
+                         b.q.at(token) + n * b.shape.query_row(), b.q.stride, run.tokens, chunk.start + run.first,
+                         latents, b.sizes.softmax_scale, scratch, b.attended.at(token) + n * b.sizes.value,
+                         b.attended.stride);
   });
 }
 

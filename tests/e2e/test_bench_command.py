@@ -18,7 +18,8 @@ from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.measure import speed
 from abruzzi.engine.measure.speed import STEP_TOKENS, Stopwatch, Workload
-from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.step.attention import attention_of
+from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.engine.weights.random_model import named_shape
 from abruzzi.types import SamplingParams
 from tests.e2e.test_cli import abruzzi, one_clear_line
@@ -85,11 +86,14 @@ class Recorder:
     def __init__(self, config: ModelConfig, inner: object = None) -> None:
         self.config, self.inner, self.steps = config, inner, []
 
-    def forward(self, chunks: Sequence[Chunk], cache: LatentCache) -> list[np.ndarray]:
-        self.steps.append([(len(c.ids), c.start, c.blocks.tolist(), c.decompressed, c.wanted) for c in chunks])
+    def forward(self, chunks: Sequence[Chunk], cache: KvCache) -> list[np.ndarray]:
+        kind = attention_of(self.config)
+        self.steps.append(
+            [(len(c.ids), c.start, c.blocks.tolist(), c.prefill_tokens(kind), c.logit_rows) for c in chunks]
+        )
         if self.inner is not None:
             return self.inner.forward(chunks, cache)  # type: ignore[attr-defined]
-        cache.latents[:] = 1
+        cache.rows[:] = 1
         return [np.zeros((1, self.config.vocab_size), np.float32) for _ in chunks]
 
 
@@ -109,7 +113,7 @@ def test_steps_are_those_that_the_engine_makes() -> None:
     depths = [step[0][1] for step in recorder.steps[len(watched.steps) :]]
     watched = Recorder(llm.config)
     watch = Stopwatch(watched, Workload(prefill=0, decode=2, depth=prompt, batch=3))
-    assert (watch.cache.latents == 1).all()  # filled up to the depth, by copies of what was computed
+    assert (watch.cache.rows == 1).all()  # filled up to the depth, by copies of what was computed
     watched.steps.clear()
     watch.decode()
     assert [[(n, start) for n, start, *_ in step] for step in watched.steps] == [[(1, d)] * 3 for d in depths]

@@ -25,7 +25,7 @@ from abruzzi.checkpoint.safetensors_file import write_safetensors
 from abruzzi.cli import fit as command
 from abruzzi.cost.capacity import Stored, available_memory, cache_bytes_per_token, capacity, loaded_bytes
 from abruzzi.engine.measure import estimate
-from abruzzi.engine.step.plain import LatentCache
+from abruzzi.engine.step.state import KvCache
 from abruzzi.engine.weights.random_model import named_shape
 from tests import tiny
 from tests.e2e.test_cli import abruzzi, one_clear_line
@@ -164,7 +164,7 @@ def test_every_matrix_takes_what_the_engine_says(model: Path, weights: Any) -> N
     with open_checkpoint(model) as checkpoint:
         tensors = [Stored(checkpoint.tensor(n), checkpoint.stored_dtype(n)) for n in checkpoint.names()]
         held = NativeRunner.load(checkpoint, threads=1, weights=weights).weight_bytes
-        cache = LatentCache.bytes_per_slot(checkpoint.config)
+        cache = KvCache.bytes_per_slot(checkpoint.config)
     config = ModelConfig.load(model)
     assert loaded_bytes([t for t in tensors if len(t.tensor.shape) == 2], weights) == held
     assert cache_bytes_per_token(config) == cache

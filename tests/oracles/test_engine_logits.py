@@ -20,8 +20,10 @@ from abruzzi import model as k2
 from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.engine.step import native
+from abruzzi.engine.step.attention import ABSORB_UP_TO
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import ABSORB_UP_TO, Chunk, LatentCache, Runner, StepRunner
+from abruzzi.engine.step.plain import MlaAttention, PlainRunner
+from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
 from abruzzi.engine.weights.load import Layer, Moe, Weights, load_weights
 from abruzzi.engine.weights.packing import pack_layer
 from abruzzi.kernels import ref, supported_isas
@@ -61,7 +63,7 @@ def runner_of(folder: Path, kind: str) -> StepRunner:
         pytest.skip(f"this CPU lacks {kind}")
     with open_checkpoint(folder / "m") as checkpoint:
         if kind == "numpy":
-            return Runner(checkpoint.config, load_weights(checkpoint))
+            return PlainRunner(checkpoint.config, load_weights(checkpoint))
         return NativeRunner.load(checkpoint, isa=kind, threads=2)
 
 
@@ -73,12 +75,13 @@ def run(
     block_tokens: int = 1,
     decompress: int | None = None,
 ) -> np.ndarray:
-    cache = LatentCache(runner.config, 256, block_tokens)
+    cache = KvCache(runner.config, 256, block_tokens)
     blocks = np.arange(len(ids), dtype=np.int32) if blocks is None else blocks
     out, at = [], 0
     for size in chunks:
         table = blocks[: -(-(at + size) // block_tokens)]
-        out += runner.forward([Chunk(ids[at : at + size], at, table, decompress, all_logits=True)], cache)
+        until = None if decompress is None else at + decompress
+        out += runner.forward([Chunk(ids[at : at + size], at, table, until, all_logits=True)], cache)
         at += size
     assert at == len(ids)
     return np.concatenate(out)
@@ -135,7 +138,7 @@ def test_sequences_in_one_batch_do_not_see_each_other(kind: str, written: Writte
     rng = np.random.default_rng(1)
     sequences = [ids, ids[::-1].copy(), rng.permutation(ids)[:17]]
     blocks = np.split(rng.permutation(256)[:97].astype(np.int32), [40, 80])
-    cache = LatentCache(runner.config, 256)
+    cache = KvCache(runner.config, 256)
     steps = [(5, 40, 1), (1, 0, 15), (34, 0, 1)]  # how many tokens of each go into each batch
     done, got = [0, 0, 0], [[], [], []]
     for counts in steps:
@@ -224,7 +227,7 @@ def test_the_oracle_sees_mistakes_planted_in_numpy(
 ) -> None:
     folder, ids, want = written("lora-g4-s2-yarn")
     runner = runner_of(folder, "numpy")
-    assert isinstance(runner, Runner)
+    assert isinstance(runner, PlainRunner) and isinstance(runner.attention, MlaAttention)
     route = ref.route
 
     def routed(logits, bias, **options):
@@ -241,7 +244,7 @@ def test_the_oracle_sees_mistakes_planted_in_numpy(
     if mistake == "no rope":
         monkeypatch.setattr(ref, "rope", lambda x, cos, sin: x)
     if mistake == "no mscale":
-        runner._scale = np.float32(runner.config.qk_head_dim**-0.5)
+        runner.attention.scale = np.float32(runner.config.qk_head_dim**-0.5)
     assert difference(run(runner, ids, [1] * 40), want) > 1e-2
 
 
@@ -249,15 +252,15 @@ def test_the_oracle_sees_mistakes_planted_in_numpy(
 def test_the_cache_holds_latents_only(kind: str, written: Written) -> None:
     folder, ids, _ = written("q-g1-s1-rope", "float32")
     runner = runner_of(folder, kind)
-    cache = LatentCache(runner.config, 256, 16)
+    cache = KvCache(runner.config, 256, 16)
     table = np.array([3, 9, 1], np.int32)
     runner.forward([Chunk(ids, 0, table)], cache)
     c = runner.config
-    assert LatentCache.bytes_per_slot(c) * 256 == cache.latents.nbytes
-    assert cache.latents.shape == (c.num_hidden_layers, 256, 32 + 16)  # rank 24 and rope 8 filled up to vectors
-    used = np.flatnonzero(cache.latents.any(axis=(0, 2)))
+    assert KvCache.bytes_per_slot(c) * 256 == cache.rows.nbytes
+    assert cache.rows.shape == (c.num_hidden_layers, 256, 32 + 16)  # rank 24 and rope 8 filled up to vectors
+    used = np.flatnonzero(cache.rows.any(axis=(0, 2)))
     np.testing.assert_array_equal(used, [*range(16, 24), *range(48, 64), *range(144, 160)])
-    assert not cache.latents[:, :, c.kv_lora_rank : 32].any()
+    assert not cache.rows[:, :, c.kv_lora_rank : 32].any()
     for chunk, says in (
         (Chunk(ids[:0], 0, table), "no tokens to run"),
         (Chunk(np.array([5, 101]), 0, table), "token id 101 is outside the vocabulary of 101"),
@@ -270,7 +273,7 @@ def test_the_cache_holds_latents_only(kind: str, written: Written) -> None:
 def test_the_compiled_step_refuses_blocks_that_are_not_there(written: Written) -> None:
     folder, ids, _ = written("q-g1-s1-rope", "float32")
     runner = runner_of(folder, "scalar")
-    cache = LatentCache(runner.config, 256, 16)
+    cache = KvCache(runner.config, 256, 16)
     for table, says in (
         ([3, 9], "cannot hold 40 tokens"),
         ([3, 16, 1], "block 16 is outside"),
@@ -278,7 +281,7 @@ def test_the_compiled_step_refuses_blocks_that_are_not_there(written: Written) -
     ):
         with pytest.raises(ValueError, match=says):
             runner.forward([Chunk(ids, 0, np.array(table, np.int32))], cache)
-    assert not cache.latents.any()
+    assert not cache.rows.any()
 
 
 def test_a_model_that_is_not_complete_does_not_run(written: Written) -> None:
@@ -288,7 +291,7 @@ def test_a_model_that_is_not_complete_does_not_run(written: Written) -> None:
     runner = NativeRunner(config, None)
     chunk = Chunk(ids, 0, np.arange(40, dtype=np.int32))
     with pytest.raises(ValueError, match="not complete"):
-        runner.forward([chunk], LatentCache(config, 256))
+        runner.forward([chunk], KvCache(config, 256))
     wrong = replace(weights.layers[0].attention, o=weights.layers[0].attention.o[:-1].copy())
     with pytest.raises(ValueError, match="o_proj is 63 x 48; expected 64 x 48"):
         runner.add_layer(pack_layer(replace(weights.layers[0], attention=wrong), "native"))

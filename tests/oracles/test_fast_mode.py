@@ -20,7 +20,7 @@ from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.sampler import log_softmax
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.engine.weights.load import Matrix, Moe, load_weights
 from abruzzi.kernels import supported_isas
 from abruzzi.quant.int4 import Int4Matrix
@@ -31,7 +31,7 @@ MEAN, MEDIAN, SAME = 7e-3, 8e-4, 0.94
 
 def logits(runner: NativeRunner, ids: np.ndarray) -> np.ndarray:
     chunk = Chunk(ids, 0, np.arange(len(ids), dtype=np.int32), all_logits=True)
-    return runner.forward([chunk], LatentCache(runner.config, len(ids)))[0]
+    return runner.forward([chunk], KvCache(runner.config, len(ids)))[0]
 
 
 def cost(exact: np.ndarray, fast: np.ndarray) -> tuple[float, float, float]:

@@ -148,6 +148,11 @@ class DeepseekConfig(Config):
         """Numbers that a token leaves in a layer's cache: its latent, and the rotary key that all heads share."""
         return self.kv_lora_rank, self.qk_rope_head_dim
 
+    @property
+    def cache_row(self) -> tuple[int, int]:
+        """The same, each filled up to whole vectors of the kernels: the row that the engine keeps."""
+        return -(-self.kv_lora_rank // 32) * 32, -(-self.qk_rope_head_dim // 16) * 16
+
     def attention_macs(self, absorbed: bool) -> int:
         """Multiply-adds for one attended position, scores and weighted sum, over all heads and layers."""
         wide = 2 * self.kv_lora_rank + self.qk_rope_head_dim if absorbed else self.qk_head_dim + self.v_head_dim

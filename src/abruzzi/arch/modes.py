@@ -21,7 +21,10 @@ from abruzzi.arch.tensors import LINEAR, Role
 
 WeightMode = Literal["native", "int8-dense", "all-4-bit"]
 WEIGHT_MODES: tuple[WeightMode, ...] = get_args(WeightMode)
-TILE_ROWS, TILE_COLUMNS = 16, GROUP  # of the compiled step's layout (csrc/matrix.h): a matrix is held in whole tiles
+TILE_ROWS, TILE_COLUMNS = (
+    16,
+    GROUP,
+)  # of the compiled step's layout (csrc/kernels/matrix.h): a matrix is held in whole tiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from abruzzi.cost.capacity import Stored
     from abruzzi.engine.llm import LLM
     from abruzzi.engine.measure.speed import Samples, StepOverhead, Workload
-    from abruzzi.engine.step.plain import StepRunner
+    from abruzzi.engine.step.state import StepRunner
 
 HELP = """Measure prefill and decode of the engine, and which share of this machine's limits that is.
 

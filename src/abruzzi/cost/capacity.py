@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.tensors import Tensor
 from abruzzi.cost.bytes import FLOAT32, held_bytes, read_bytes
 
 CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine gives to the latent cache at most
-_CACHE_PADDED = (32, 16)  # numbers that latent and rotary key are filled up to (engine/step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +89,8 @@ def loaded_bytes(tensors: Iterable[Stored], weights: str = "native") -> int:
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:
-    """What one token takes in the cache of all layers, float32, each of its parts filled up to whole vectors."""
-    numbers = sum(_padded(n, to) for n, to in zip(config.cached, _CACHE_PADDED, strict=True))
-    return FLOAT32 * config.num_hidden_layers * numbers
-
-
-def _padded(size: int, to: int) -> int:
-    return -(-size // to) * to
+    """What one token takes in the cache of all layers, float32."""
+    return FLOAT32 * config.num_hidden_layers * sum(config.cache_row)
 
 
 def available_memory(root: Path = Path("/")) -> int:

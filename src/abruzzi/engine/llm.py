@@ -31,8 +31,9 @@ from abruzzi.engine.constraint import Constraint, ThinkingBudget
 from abruzzi.engine.sampler import logprob_of, most_likely, sample
 from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence, Token
+from abruzzi.engine.step.attention import attention_of
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import ABSORB_UP_TO, Chunk, LatentCache, StepRunner
+from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
 from abruzzi.engine.stop_strings import StopStrings
 from abruzzi.engine.weights.packing import Precision, WeightMode
 from abruzzi.types import (
@@ -73,7 +74,8 @@ class LLM:
         blocks = -(-cache_tokens // block_tokens)
         self.max_context = min(config.max_position_embeddings, blocks * block_tokens)
         self.scheduler = Scheduler(BlockPool(blocks, block_tokens))
-        self._cache = LatentCache(config, blocks * block_tokens, block_tokens)
+        self._cache = KvCache(config, blocks * block_tokens, block_tokens)
+        self._attention = attention_of(config)
         self.runner = runner
 
     @classmethod
@@ -108,7 +110,7 @@ class LLM:
         Raises ValueError for more ids than the context holds, and for none."""
         if len(ids) > self.max_context:
             raise ValueError(f"{len(ids)} tokens do not fit the context of {self.max_context}; hint: fewer at once")
-        cache = LatentCache(self.config, len(ids))
+        cache = KvCache(self.config, len(ids))
         chunk = Chunk(np.asarray(ids, np.int64), 0, np.arange(len(ids), dtype=np.int32), all_logits=True)
         return self.runner.forward([chunk], cache)[0]
 
@@ -179,14 +181,13 @@ class LLM:
         """The next `count` ids. How a token attends follows from the sequence alone, never from how its prefill was
         cut or whether it was preempted: its bits are the same in every crowd."""
         at = sequence.computed
-        if sequence.decompress_until is None:
-            long = sequence.prompt_length - at > ABSORB_UP_TO
-            sequence.decompress_until = sequence.prompt_length if long else 0
+        if sequence.prefill_until is None:
+            sequence.prefill_until = self._attention.prefill_until(at, sequence.prompt_length)
         return Chunk(
             np.array(sequence.ids[at : at + count], np.int64),
             at,
             np.array(sequence.blocks[: -(-(at + count) // self.scheduler.pool.block_tokens)], np.int32),
-            decompress=min(max(sequence.decompress_until - at, 0), count),
+            prefill_until=sequence.prefill_until,
         )
 
     def _room(self, prompt: abc.Sequence[int]) -> int:
@@ -349,7 +350,7 @@ def _next_token(sequence: Sequence, logits_V: np.ndarray) -> Token:
 
 
 def _cache_tokens(config: ModelConfig) -> int:
-    fitting = _available_memory() // 2 // LatentCache.bytes_per_slot(config)
+    fitting = _available_memory() // 2 // KvCache.bytes_per_slot(config)
     return max(BLOCK_TOKENS, min(4 * config.max_position_embeddings, fitting))
 
 

@@ -36,8 +36,8 @@ class Sequence:
 
     computed: how many ids have their latents in the cache; cached_tokens: how many of the prompt were taken
     over from an earlier one. blocks: the table, in order; keys: the keys of its full blocks.
-    decompress_until: the position up to which tokens attend with keys and values decompressed (runner.py); set when
-    it first runs, and kept."""
+    prefill_until: the position up to which tokens attend in the prefill form (step/attention.py); asked when it first
+    runs, and kept."""
 
     ids: list[int]
     prompt_length: int
@@ -53,7 +53,7 @@ class Sequence:
     cached_tokens: int | None = None  # None until it was admitted for the first time
     blocks: list[int] = field(default_factory=list)
     keys: list[BlockKey] = field(default_factory=list)
-    decompress_until: int | None = None
+    prefill_until: int | None = None
 
     @property
     def waiting_ids(self) -> int:

@@ -16,6 +16,35 @@ class Packed:
     @property
     def data(self) -> np.ndarray: ...
 
+class MlaWeights:
+    """A layer's attention (csrc/step/mla.h). q: q_b_proj over the normed q_a, or q_proj where there is no q_a."""
+
+    def __init__(
+        self,
+        *,
+        q_norm: np.ndarray | None,
+        kv_norm: np.ndarray,
+        q_a: Packed | None,
+        q: Packed,
+        kv_a: Packed,
+        o: Packed,
+        absorb_k: Sequence[Packed],
+        expand_k: Sequence[Packed],
+        expand_v: Sequence[Packed],
+    ) -> None: ...
+
+class DenseWeights:
+    """One SwiGLU (csrc/step/mlp.h)."""
+
+    def __init__(self, gate: Packed, up: Packed, down: Packed) -> None: ...
+
+class MoeWeights:
+    """Router, shared experts (None: there are none) and routed ones (csrc/step/mlp.h)."""
+
+    def __init__(
+        self, *, router: Packed, bias: np.ndarray, shared: DenseWeights | None, experts: Sequence[DenseWeights]
+    ) -> None: ...
+
 class Model:
     """Weights and the step over them (csrc/step/model.h); engine/step/native.py is its user."""
 
@@ -24,8 +53,6 @@ class Model:
     def threads(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
-    @property
-    def latent_row(self) -> int: ...
     def set_embedding_f32(self, w: np.ndarray) -> None: ...
     def set_embedding_bf16(self, w: np.ndarray) -> None: ...
     def set_head(self, norm: np.ndarray, head: Packed) -> None: ...
@@ -34,19 +61,8 @@ class Model:
         *,
         input_norm: np.ndarray,
         post_norm: np.ndarray,
-        q_norm: np.ndarray | None,
-        kv_norm: np.ndarray,
-        q_a: Packed | None,
-        q_b: Packed,
-        kv_a: Packed,
-        o: Packed,
-        absorb_k: Sequence[Packed],
-        expand_k: Sequence[Packed],
-        expand_v: Sequence[Packed],
-        shared: Sequence[Packed],
-        router: Packed | None,
-        bias: np.ndarray | None,
-        experts: Sequence[Sequence[Packed]],
+        attention: MlaWeights,
+        mlp: DenseWeights | MoeWeights,
     ) -> None: ...
     def forward(
         self,
@@ -54,7 +70,7 @@ class Model:
         chunks: np.ndarray,
         tables: np.ndarray,
         block_tokens: int,
-        latents: np.ndarray,
+        cache: np.ndarray,
         logits: np.ndarray,
     ) -> None: ...
 
@@ -86,17 +102,32 @@ def route(
     kept: int,
     renormalize: bool,
     scale: float,
+    score: int,
     chosen: np.ndarray,
     weight: np.ndarray,
 ) -> None: ...
-def mla(
+def mla_naive(
     isa: int,
     q: np.ndarray,
     q_pe: np.ndarray,
-    c_kv: np.ndarray,
-    k_pe: np.ndarray,
-    absorb_k: Sequence[Packed],
+    latents: np.ndarray,
+    table: np.ndarray,
+    block_tokens: int,
+    positions: int,
     expand_k: Sequence[Packed],
+    expand_v: Sequence[Packed],
+    scale: float,
+    out: np.ndarray,
+) -> None: ...
+def mla_absorbed(
+    isa: int,
+    q: np.ndarray,
+    q_pe: np.ndarray,
+    latents: np.ndarray,
+    table: np.ndarray,
+    block_tokens: int,
+    positions: int,
+    absorb_k: Sequence[Packed],
     expand_v: Sequence[Packed],
     scale: float,
     segment: int,

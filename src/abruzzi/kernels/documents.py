@@ -1,4 +1,6 @@
-"""Causal attention within the documents of packed rows in bfloat16, forward and backward: csrc/train/document_attention.h.
+"""Causal attention within the documents of packed rows in bfloat16, forward and backward.
+
+Compiled: csrc/train/document_attention.h.
 
 Not every CPU can (`can_attend`: AVX-512 BF16, and ABRUZZI_CPU does not forbid it). bfloat16 comes as its bits, uint16.
 Its slow twin is in ref.py; the room `model` has another in torch, one document after the other.

@@ -6,6 +6,8 @@ The compiled ones check dtype, shape and layout and never convert silently. isa:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from abruzzi.kernels import _ext
@@ -35,6 +37,7 @@ __all__ = [
 GROUP = 32
 POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
 KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/kernels/matrix.h numbers them
+SCORES = ("sigmoid",)  # of a router, as csrc/kernels/step_kernels.h numbers them
 Packed = _ext.Packed  # .shape, .nbytes, .kind (an index of KINDS), .data (its packed bytes, uint8)
 
 
@@ -212,22 +215,51 @@ def route(
     topk_group: int,
     renormalize: bool,
     scale: float,
+    score: str = "sigmoid",
     isa: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chosen experts int32 [T, K], best first, and their weights float32 [T, K]; of equals, the lower number."""
+    """Chosen experts int32 [T, K], best first, and their weights float32 [T, K]; of equals, the lower number.
+
+    score: how logits become scores, one of SCORES."""
+    if score not in SCORES:
+        raise ValueError(f"score={score!r}; expected one of {', '.join(SCORES)}")
     _want("logits", logits_TE, np.float32, 2)
     _want("bias", bias_E, np.float32, 1)
     chosen_TK = np.empty((len(logits_TE), top_k), np.int32)
     weight_TK = np.empty((len(logits_TE), top_k), np.float32)
-    _ext.route(level(isa), logits_TE, bias_E, n_group, topk_group, renormalize, scale, chosen_TK, weight_TK)
+    by = SCORES.index(score)
+    _ext.route(level(isa), logits_TE, bias_E, n_group, topk_group, renormalize, scale, by, chosen_TK, weight_TK)
     return chosen_TK, weight_TK
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """What MLA reads of one sequence's cache: position s lies in row table[s // block_tokens] * block_tokens + s %
+    block_tokens. A row is c_kv and k_pe, each filled up with zeros to whole vectors.
+
+    rows_SW: float32 [slots, W]; table: int32 [blocks]; positions: how many are there."""
+
+    rows_SW: np.ndarray
+    table: np.ndarray
+    block_tokens: int
+    positions: int
+
+
+def latents_of(c_kv_SR: np.ndarray, k_pe_SP: np.ndarray) -> Latents:
+    """All positions one behind the other, as a block of one token each."""
+    for name, array in (("c_kv", c_kv_SR), ("k_pe", k_pe_SP)):
+        _want(name, array, np.float32, 2)
+    (positions, rank), rope = c_kv_SR.shape, k_pe_SP.shape[1]
+    key = -(-rank // 32) * 32
+    rows_SW = np.zeros((positions, key + -(-rope // 16) * 16), np.float32)
+    rows_SW[:, :rank], rows_SW[:, key : key + rope] = c_kv_SR, k_pe_SP
+    return Latents(rows_SW, np.arange(positions, dtype=np.int32), 1, positions)
 
 
 def mla_absorbed(
     q_TNK: np.ndarray,
     q_pe_TNP: np.ndarray,
-    c_kv_SR: np.ndarray,
-    k_pe_SP: np.ndarray,
+    latents: Latents,
     w_uk_NKR: np.ndarray,
     w_uv_NHR: np.ndarray,
     scale: float,
@@ -235,19 +267,23 @@ def mla_absorbed(
     segment: int = 256,
     isa: str | None = None,
 ) -> np.ndarray:
-    """Causal MLA in the latent space, float32 [T, N, H], the T queries being the last of S positions.
+    """Causal MLA in the latent space, float32 [T, N, H], the T queries being the last of the latents' positions.
 
-    Attends part by part (`segment` positions, a multiple of 32) over a block table, and puts the parts together."""
+    Attends part by part (`segment` positions, a multiple of 32) and puts the parts together."""
     if segment < POSITIONS or segment % POSITIONS:
         raise ValueError(f"segment={segment}; expected a multiple of {POSITIONS}")
-    return _mla(q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w_uk_NKR, w_uv_NHR, scale, segment, isa)
+    out_TNH = _mla_output(q_TNK, q_pe_TNP, latents, w_uk_NKR, w_uv_NHR)
+    absorb_k = [_ext.pack_f32(np.ascontiguousarray(w.T)) for w in w_uk_NKR]
+    expand_v = [_ext.pack_f32(w) for w in w_uv_NHR]
+    where = (latents.rows_SW, latents.table, latents.block_tokens, latents.positions)
+    _ext.mla_absorbed(level(isa), q_TNK, q_pe_TNP, *where, absorb_k, expand_v, float(scale), segment, out_TNH)
+    return out_TNH
 
 
 def mla_naive(
     q_TNK: np.ndarray,
     q_pe_TNP: np.ndarray,
-    c_kv_SR: np.ndarray,
-    k_pe_SP: np.ndarray,
+    latents: Latents,
     w_uk_NKR: np.ndarray,
     w_uv_NHR: np.ndarray,
     scale: float,
@@ -255,39 +291,24 @@ def mla_naive(
     isa: str | None = None,
 ) -> np.ndarray:
     """The same as `mla_absorbed` with keys and values decompressed, some positions at a time."""
-    return _mla(q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w_uk_NKR, w_uv_NHR, scale, 0, isa)
-
-
-def _mla(
-    q_TNK: np.ndarray,
-    q_pe_TNP: np.ndarray,
-    c_kv_SR: np.ndarray,
-    k_pe_SP: np.ndarray,
-    w_uk_NKR: np.ndarray,
-    w_uv_NHR: np.ndarray,
-    scale: float,
-    segment: int,
-    isa: str | None,
-) -> np.ndarray:
-    given = (q_TNK, q_pe_TNP, c_kv_SR, k_pe_SP, w_uk_NKR, w_uv_NHR)
-    for name, array, ndim in zip(("q", "q_pe", "c_kv", "k_pe", "w_uk", "w_uv"), given, (3, 3, 2, 2, 3, 3)):
-        _want(name, array, np.float32, ndim)
-    out_TNH = np.empty((len(q_TNK), len(w_uv_NHR), w_uv_NHR.shape[1]), np.float32)
-    heads = range(len(w_uk_NKR))
-    _ext.mla(
-        level(isa),
-        q_TNK,
-        q_pe_TNP,
-        c_kv_SR,
-        k_pe_SP,
-        [_ext.pack_f32(np.ascontiguousarray(w_uk_NKR[n].T)) for n in heads],
-        [_ext.pack_f32(w_uk_NKR[n]) for n in heads],
-        [_ext.pack_f32(w_uv_NHR[n]) for n in heads],
-        float(scale),
-        segment,
-        out_TNH,
-    )
+    out_TNH = _mla_output(q_TNK, q_pe_TNP, latents, w_uk_NKR, w_uv_NHR)
+    expand_k, expand_v = ([_ext.pack_f32(m) for m in w] for w in (w_uk_NKR, w_uv_NHR))
+    where = (latents.rows_SW, latents.table, latents.block_tokens, latents.positions)
+    _ext.mla_naive(level(isa), q_TNK, q_pe_TNP, *where, expand_k, expand_v, float(scale), out_TNH)
     return out_TNH
+
+
+def _mla_output(
+    q_TNK: np.ndarray, q_pe_TNP: np.ndarray, latents: Latents, w_uk_NKR: np.ndarray, w_uv_NHR: np.ndarray
+) -> np.ndarray:
+    """Room for the result, after a look at what attention takes."""
+    for name, array, ndim in (
+        *(("q", q_TNK, 3), ("q_pe", q_pe_TNP, 3), ("latents", latents.rows_SW, 2)),
+        *(("w_uk", w_uk_NKR, 3), ("w_uv", w_uv_NHR, 3)),
+    ):
+        _want(name, array, np.float32, ndim)
+    _want("table", latents.table, np.int32, 1)
+    return np.empty((len(q_TNK), len(w_uv_NHR), w_uv_NHR.shape[1]), np.float32)
 
 
 def _int4_parts(packed_OW: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:

@@ -89,6 +89,15 @@ def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     return np.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), elementwise."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-logits))
+
+
+SCORES = {"sigmoid": sigmoid}  # of a router, over its logits [T, E]
+
+
 def route(
     logits_TE: np.ndarray,
     bias_E: np.ndarray,
@@ -98,13 +107,13 @@ def route(
     topk_group: int,
     renormalize: bool,
     scale: float,
+    score: str = "sigmoid",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chosen experts int64 [T, K] and their weights float32 [T, K] (k2.md 2.2; DeepSeek-V3 eqs. 12-16).
 
-    Sigmoid scores; the bias counts for the choice only; with groups, those with the largest sum of two
-    biased scores are kept."""
-    with np.errstate(over="ignore"):
-        scores_TE = 1 / (1 + np.exp(-logits_TE))
+    score: how logits become scores, one of SCORES. The bias counts for the choice only; with groups, those with the
+    largest sum of two biased scores are kept."""
+    scores_TE = SCORES[score](logits_TE)
     choice_TE = scores_TE + bias_E
     if n_group > 1:
         tokens, experts = choice_TE.shape

@@ -145,11 +145,12 @@ def _route(isa: str, rng: np.random.Generator) -> bool:
 
 def _mla(isa: str, form: str, rng: np.random.Generator) -> bool:
     shapes = ((3, 5, 24), (3, 5, 8), (70, 40), (70, 8), (5, 24, 40), (5, 20, 40))
-    given = [_normal(rng, *s) / 4 for s in shapes]
+    q, q_pe, c_kv, k_pe, *up = (_normal(rng, *s) / 4 for s in shapes)
     attend = getattr(ops, form)
-    right = _close(attend(*given, 0.2, isa=isa), getattr(ref, form)(*given, np.float32(0.2)))
-    given[2][69, 0] = np.nan  # seen by the last query only
-    nan = np.isnan(attend(*given, 0.2, isa=isa))
+    want = getattr(ref, form)(q, q_pe, c_kv, k_pe, *up, np.float32(0.2))
+    right = _close(attend(q, q_pe, ops.latents_of(c_kv, k_pe), *up, 0.2, isa=isa), want)
+    c_kv[69, 0] = np.nan  # seen by the last query only
+    nan = np.isnan(attend(q, q_pe, ops.latents_of(c_kv, k_pe), *up, 0.2, isa=isa))
     return right and bool(nan[2].all()) and not nan[:2].any()
 
 

@@ -15,7 +15,7 @@ from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
 from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.kernels import supported_isas
 
 BLOCK = 8
@@ -60,7 +60,7 @@ def load(folder: Path, isa: str, threads: int) -> NativeRunner:
 
 
 class Story:
-    """One sequence: ids, its blocks, how far it has come, its logits. The first `prompt` ids are decompressed."""
+    """One sequence: ids, its blocks, how far it has come, its logits. prompt: ids in the prefill form."""
 
     def __init__(self, number: int, blocks: np.ndarray, length: int, prompt: int) -> None:
         self.ids = np.random.default_rng(number).integers(0, 260, length)
@@ -69,8 +69,7 @@ class Story:
 
     def chunk(self, count: int) -> Chunk:
         end = self.done + count
-        decompress = min(max(self.prompt - self.done, 0), count)
-        return Chunk(self.ids[self.done : end], self.done, self.blocks[: -(-end // BLOCK)], decompress, True)
+        return Chunk(self.ids[self.done : end], self.done, self.blocks[: -(-end // BLOCK)], self.prompt, True)
 
 
 LENGTHS = [(330, 300), (12, 0), (60, 50), (290, 30), (33, 33), (5, 0), (300, 0), (80, 64)]
@@ -85,7 +84,7 @@ def stories(seed: int) -> list[Story]:
 def play(runner: NativeRunner, told: list[Story], seed: int | None) -> list[np.ndarray]:
     """All of them together in steps of random sizes; seed None: each in one piece."""
     rng = np.random.default_rng(seed)
-    cache = LatentCache(CONFIG, 180 * BLOCK, BLOCK)
+    cache = KvCache(CONFIG, 180 * BLOCK, BLOCK)
     while any(s.done < len(s.ids) for s in told):
         mine = [s for s in told if s.done < len(s.ids) and (seed is None or rng.random() < 0.8)]
         if not mine:
@@ -129,12 +128,12 @@ import os, sys
 import numpy as np
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.step.state import Chunk, KvCache
 with open_checkpoint(sys.argv[1]) as checkpoint:
     runner = NativeRunner.load(checkpoint, threads=3)
 def step():
     chunk = Chunk(np.arange(200), 0, np.arange(200, dtype=np.int32))
-    return runner.forward([chunk], LatentCache(runner.config, 200))[0]
+    return runner.forward([chunk], KvCache(runner.config, 200))[0]
 before = step()
 child = os.fork()
 if child == 0:

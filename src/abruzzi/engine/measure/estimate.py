@@ -18,7 +18,7 @@ from abruzzi.arch import ModelConfig
 from abruzzi.arch.modes import FORMATS
 from abruzzi.arch.tensors import Role
 from abruzzi.engine.measure.speed import Stopwatch, Workload
-from abruzzi.engine.step.plain import StepRunner
+from abruzzi.engine.step.state import StepRunner
 from abruzzi.engine.weights.packing import Precision, WeightMode
 from abruzzi.engine.weights.random_model import random_model
 

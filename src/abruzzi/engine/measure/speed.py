@@ -19,7 +19,7 @@ from abruzzi.arch import ModelConfig
 from abruzzi.engine.block_pool import BLOCK_TOKENS
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.scheduler import STEP_TOKENS
-from abruzzi.engine.step.plain import Chunk, LatentCache, StepRunner
+from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
 from abruzzi.kernels import ops
 from abruzzi.types import SamplingParams
 
@@ -74,7 +74,7 @@ class Stopwatch:
     def __init__(self, runner: StepRunner, work: Workload, seed: int = 0) -> None:
         self._runner, self._work = runner, work
         self._rng = np.random.default_rng(seed)
-        self.cache = LatentCache(runner.config, work.slots, BLOCK_TOKENS)
+        self.cache = KvCache(runner.config, work.slots, BLOCK_TOKENS)
         per_sequence = work.slots // BLOCK_TOKENS if not work.decode else -(-(work.depth + work.decode) // BLOCK_TOKENS)
         self._tables = np.arange(work.batch * per_sequence, dtype=np.int32).reshape(work.batch, -1)
         self._prompt_table = np.arange(-(-work.prefill // BLOCK_TOKENS), dtype=np.int32)
@@ -88,7 +88,7 @@ class Stopwatch:
         for at in range(0, len(ids), STEP_TOKENS):
             part = ids[at : at + STEP_TOKENS]
             blocks = self._prompt_table[: -(-(at + len(part)) // BLOCK_TOKENS)]
-            self._runner.forward([Chunk(part, at, blocks, decompress=len(part))], self.cache)
+            self._runner.forward([Chunk(part, at, blocks, prefill_until=len(ids))], self.cache)
         return time.perf_counter() - start
 
     def decode(self, steps: int | None = None) -> float:
@@ -107,15 +107,14 @@ class Stopwatch:
         return self._rng.integers(0, self._runner.config.vocab_size, count)
 
     def _fill(self) -> None:
-        """Latents of some real tokens, copied to every place up to `depth`: a prefill of the whole depth would take
+        """Cache rows of some real tokens, copied to every place up to `depth`: a prefill of the whole depth would take
         minutes for a large model, and its speed is another measurement."""
         count = min(SEED_TOKENS, self._work.slots)
         blocks = np.arange(-(-count // BLOCK_TOKENS), dtype=np.int32)
         self._runner.forward([Chunk(self._ids(count), 0, blocks)], self.cache)
-        latents = self.cache.latents
-        source = self._rng.integers(0, count, latents.shape[1])
+        source = self._rng.integers(0, count, self.cache.slots)
         source[:count] = np.arange(count)
-        for layer in latents:
+        for layer in self.cache.rows:
             layer[count:] = layer[source[count:]]
 
 
@@ -199,7 +198,7 @@ class _Clock:
         self.seconds = 0.0
         self._runner = runner
 
-    def forward(self, chunks: Sequence[Chunk], cache: LatentCache) -> list[np.ndarray]:
+    def forward(self, chunks: Sequence[Chunk], cache: KvCache) -> list[np.ndarray]:
         start = time.perf_counter()
         logits = self._runner.forward(chunks, cache)
         self.seconds += time.perf_counter() - start

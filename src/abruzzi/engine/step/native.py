@@ -4,7 +4,7 @@ Weights are handed over once, layer by layer, in one of three weight modes (pack
 and sums in float32, whatever the weights are stored in. Precision `fast`: what goes into a matrix of 4 or 8 bits
 is rounded to 8 bits, one scale a token (W4A8, W8A8), which costs a little precision (tests/oracles/test_fast_mode.py
 measures it). In both a token gets the same bits whatever runs beside it, in however many threads. The readable twin
-of the exact mode is runner.py.
+of the exact mode is plain.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.deepseek import LATENT_NORM_EPS
 from abruzzi.checkpoint import Checkpoint
-from abruzzi.engine.step.plain import Chunk, LatentCache
+from abruzzi.engine.step.attention import attention_of
+from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.engine.weights import kept as packed_cache
 from abruzzi.engine.weights.load import Weights, load_embedding, load_head, load_layer, load_norm
 from abruzzi.engine.weights.memory import give_back_freed
@@ -48,6 +49,7 @@ class NativeRunner:
         check_modes(weights, precision)
         self.config = config
         self.precision, self.weights = precision, weights
+        self._attention = attention_of(config)
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads={threads!r}; expected 1 or more")
@@ -92,16 +94,17 @@ class NativeRunner:
 
     def add_layer(self, layer: PackedLayer) -> None:
         """The next layer, from the first on."""
-        parts = {f.name: getattr(layer, f.name) for f in fields(layer)}
-        self._model.add_layer(q_b=parts.pop("q"), **parts)
+        self._model.add_layer(
+            input_norm=layer.input_norm, post_norm=layer.post_norm, attention=_attention(layer), mlp=_mlp(layer)
+        )
 
     @property
     def weight_bytes(self) -> int:
         """Memory of the packed weights, padding included."""
         return self._model.weight_bytes
 
-    def forward(self, chunks: Sequence[Chunk], cache: LatentCache) -> list[np.ndarray]:
-        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it wants all.
+    def forward(self, chunks: Sequence[Chunk], cache: KvCache) -> list[np.ndarray]:
+        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for all.
 
         Raises ValueError for a chunk without ids, an id outside the vocabulary, and a block outside the cache."""
         if not chunks or any(c.ids.size == 0 for c in chunks):
@@ -109,14 +112,14 @@ class NativeRunner:
         plan = np.empty((len(chunks), 7), np.int64)
         first = table = 0
         for row, c in zip(plan, chunks):
-            row[:] = (first, len(c.ids), c.start, table, len(c.blocks), c.decompressed, c.wanted)
+            row[:] = (first, len(c.ids), c.start, table, len(c.blocks), c.prefill_tokens(self._attention), c.logit_rows)
             first += len(c.ids)
             table += len(c.blocks)
         ids = np.concatenate([c.ids for c in chunks], dtype=np.int64)
         tables = np.concatenate([c.blocks for c in chunks], dtype=np.int32)
         ends = np.cumsum(plan[:, 6])
         logits_WV = np.empty((int(ends[-1]), self.config.vocab_size), np.float32)
-        self._model.forward(ids, plan, tables, cache.block_tokens, cache.latents, logits_WV)
+        self._model.forward(ids, plan, tables, cache.block_tokens, cache.rows, logits_WV)
         return np.split(logits_WV, ends[:-1])
 
 
@@ -131,6 +134,29 @@ def _parts(checkpoint: Checkpoint, weights: WeightMode) -> Iterator[dict[str, An
         layer = pack_layer(load_layer(checkpoint, index, widen=False), weights)
         yield {f.name: getattr(layer, f.name) for f in fields(layer)}
         checkpoint.let_go()
+
+
+def _attention(w: PackedLayer) -> _ext.MlaWeights:
+    return _ext.MlaWeights(
+        q_norm=w.q_norm,
+        kv_norm=w.kv_norm,
+        q_a=w.q_a,
+        q=w.q,
+        kv_a=w.kv_a,
+        o=w.o,
+        absorb_k=w.absorb_k,
+        expand_k=w.expand_k,
+        expand_v=w.expand_v,
+    )
+
+
+def _mlp(w: PackedLayer) -> _ext.DenseWeights | _ext.MoeWeights:
+    shared = _ext.DenseWeights(*w.shared)
+    if w.router is None or w.bias is None:
+        return shared
+    return _ext.MoeWeights(
+        router=w.router, bias=w.bias, shared=shared, experts=[_ext.DenseWeights(*e) for e in w.experts]
+    )
 
 
 def _shape(c: ModelConfig) -> dict[str, object]:
@@ -149,6 +175,7 @@ def _shape(c: ModelConfig) -> dict[str, object]:
         "kept_groups": c.topk_group,
         "renormalize": c.norm_topk_prob,
         "routed_scale": c.routed_scaling_factor,
+        "score": ops.SCORES.index("sigmoid"),
         "eps": c.rms_norm_eps,
         "latent_eps": LATENT_NORM_EPS,
         "softmax_scale": c.softmax_scale,
