@@ -1,5 +1,6 @@
-// What the files of this folder share. They alone know Python. Shapes and dtypes were checked by
-// abruzzi/kernels/ops.py; nanobind checks them again by type. The GIL is released while a kernel runs.
+// Bindings (nanobind): what the files of this folder share. They alone know Python. Shapes and dtypes were checked by
+// abruzzi/kernels/ops.py; nanobind checks them again by type. The GIL is released while a kernel
+// runs.
 #pragma once
 
 #include <nanobind/nanobind.h>

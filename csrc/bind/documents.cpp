@@ -4,7 +4,7 @@
 
 namespace {
 
-// What both passes over documents are given; shapes as document_attention.h has them.
+// What both passes over documents are given; shapes as train/document_attention.h has them.
 abruzzi::DocumentAttention documents(In<std::int64_t, 1> edges, In<std::uint16_t, 3> q, In<std::uint16_t, 3> kv,
                                      In<std::uint16_t, 2> k_pe, In<float, 2> cos, In<float, 2> sin, float scale) {
   const std::size_t tokens = q.shape(0), heads = q.shape(1), rope = k_pe.shape(1);

@@ -1,4 +1,5 @@
-// Both forms of MLA over a cache of latents, for tests and for self-tests. The queries are the last of the positions.
+// Both forms of MLA over a cache of latents, for tests and for self-tests. The queries are the last
+// of the positions.
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 

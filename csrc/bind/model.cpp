@@ -47,7 +47,8 @@ ModelShape shape_from(const nb::dict& d) {
   return s;
 }
 
-// Columns of `chunks`: first, tokens, start, table, blocks, prefill, wanted (step/layer.h:StepChunk).
+// Columns of `chunks`: first, tokens, start, table, blocks, prefill, wanted
+// (step/layer.h:StepChunk).
 void forward(Model& model, In<std::int64_t, 1> ids, In<std::int64_t, 2> chunks, In<std::int32_t, 1> tables,
              std::size_t block_tokens, Out<float, 3> cache, Out<float, 2> logits) {
   fit(chunks.shape(1) == 7 && block_tokens > 0, "forward");

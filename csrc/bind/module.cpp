@@ -2,7 +2,8 @@
 #include "simd/isa.h"
 
 NB_MODULE(_ext, m) {
-  // A server's thread may still hold a model when the interpreter ends; its memory goes with the process.
+  // A server's thread may still hold a model when the interpreter ends; its memory goes with the
+  // process.
   nb::set_leak_warnings(false);
   bind_packed(m);
   bind_ops(m);

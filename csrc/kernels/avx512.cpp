@@ -1,4 +1,5 @@
-// The step's kernels for AVX-512; CMake compiles this file for such machines, dispatch keeps others away.
+// The step's kernels for AVX-512; CMake compiles this file for such machines, dispatch keeps others
+// away.
 #include "simd/isa.h"
 
 #if defined(ABRUZZI_X86)

@@ -1,9 +1,11 @@
-// Products whose inputs are rounded to 8 bits (the fast mode: W4A8 and W8A8), for an instruction set S.
+// Products whose inputs are rounded to 8 bits (the fast mode: W4A8 and W8A8), for an instruction
+// set S.
 //
-// One scale a token; sums of a group of columns in whole numbers, so that every instruction set, and one token or
-// many, give the same bits. A quantized row has for each group of columns: -8 and -128 times the sum of its numbers
-// (codes are taken as code + 8, or code + 128 where the hardware wants one factor unsigned), then 8 words of 4
-// numbers in the order in which the nibbles lie: word 2 w + h has columns 8 w + 2 i + h. At the end stands the scale.
+// One scale a token; sums of a group of columns in whole numbers, so that every instruction set,
+// and one token or many, give the same bits. A quantized row has for each group of columns: -8 and
+// -128 times the sum of its numbers (codes are taken as code + 8, or code + 128 where the hardware
+// wants one factor unsigned), then 8 words of 4 numbers in the order in which the nibbles lie: word
+// 2 w + h has columns 8 w + 2 i + h. At the end stands the scale.
 #pragma once
 
 #include <cstring>
@@ -87,8 +89,8 @@ struct Bytes {
     return S::set16(scale);
   }
 
-  // Weights are unpacked on the way, one stream of memory. Unpacking them ahead for hundreds of tokens, two blocks of
-  // rows at once, was no faster (docs/LOG.md). out[t][16].
+  // Weights are unpacked on the way, one stream of memory. Unpacking them ahead for hundreds of
+  // tokens, two blocks of rows at once, was no faster (docs/LOG.md). out[t][16].
   template <class Form, int T>
   static inline void stream(const typename Form::Tile* p, std::size_t groups, const Row* x, float* out) {
     F16 total[T];
@@ -113,7 +115,8 @@ struct Bytes {
     std::size_t b;
   };
 
-  // Sixteen rows stay in the first-level cache while one run of tokens after the other passes: out[t][16].
+  // Sixteen rows stay in the first-level cache while one run of tokens after the other passes:
+  // out[t][16].
   template <class Form>
   static inline void block(const Block& at, const Row* x, std::size_t tokens, float* out) {
     const auto* p = reinterpret_cast<const typename Form::Tile*>(at.m->data) + at.b * at.m->groups;

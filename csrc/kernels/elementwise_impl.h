@@ -1,6 +1,7 @@
-// Elementwise operations of a forward step and the router, for an instruction set S (simd_*.h). Everything in the
-// *_impl.h files is a member of a template over a type that exists in one file, so that no code compiled for a newer
-// machine can be linked into the path of an older one. For the same reason: no containers, no exceptions.
+// Elementwise operations of a forward step and the router, for an instruction set S (simd/).
+// Everything in the *_impl.h files is a member of a template over a type that exists in one file,
+// so that no code compiled for a newer machine can be linked into the path of an older one. For the
+// same reason: no containers, no exceptions.
 #pragma once
 
 #include "kernels/step_kernels.h"
@@ -56,7 +57,8 @@ struct Elementwise {
     for (std::size_t r = 0; r < rows; ++r) to[r] = last_rows[r];
   }
 
-  // exp as in the Cephes library (S. Moshier, expf): 2^n times a polynomial; within 2 ulp. Clamped to +-87.
+  // exp as in the Cephes library (S. Moshier, expf): 2^n times a polynomial; within 2 ulp. Clamped
+  // to +-87.
   static inline F8 exp8(F8 x) {
     x = S::max8(S::set8(-87.0f), x);
     x = S::min8(S::set8(87.0f), x);
@@ -84,8 +86,8 @@ struct Elementwise {
     return S::div8(one, S::add8(one, exp8(S::mul8(x, S::set8(-1.0f)))));
   }
 
-  // Eight at a time in float32, each such sum added in double precision. What lies further below than exp reaches in
-  // float32 counts as 1e-38.
+  // Eight at a time in float32, each such sum added in double precision. What lies further below
+  // than exp reaches in float32 counts as 1e-38.
   static double sum_exp(const float* x, std::size_t n, float temperature, float top) {
     const F8 by = S::set8(temperature), minus = S::set8(-top);
     double sum = 0;
@@ -144,7 +146,8 @@ struct Elementwise {
     scores(r, logits, score);
     std::size_t e = 0;
     for (; e < experts; ++e) choice[e] = score[e] + bias[e];
-    // Groups: those with the largest sum of their two best biased scores stay; of equals, the first.
+    // Groups: those with the largest sum of their two best biased scores stay; of equals, the
+    // first.
     for (std::size_t g = 0; g < r.groups; ++g) {
       float best = choice[g * each], second = -kInfinity;
       for (std::size_t i = 1; i < each; ++i) {

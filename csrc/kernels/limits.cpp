@@ -19,8 +19,8 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Sum of 64-bit words: what keeps the reads from being left out. Four streams, and prefetches ahead of them: what gave
-// the highest rate of the ways that were tried.
+// Sum of 64-bit words: what keeps the reads from being left out. Four streams, and prefetches ahead
+// of them: what gave the highest rate of the ways that were tried.
 std::uint64_t read_words(const std::uint64_t* p, std::size_t count) {
   constexpr std::size_t streams = 4, ahead = 512;
   const std::size_t each = count / streams / 8 * 8;

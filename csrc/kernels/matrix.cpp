@@ -35,8 +35,8 @@ std::uint16_t bf16_of(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// One row's group: codes, and the scale's bits. A group too small for a normal bfloat16 is zero with scale 1, as in
-// quant/int4.py.
+// One row's group: codes, and the scale's bits. A group too small for a normal bfloat16 is zero
+// with scale 1, as in quant/int4.py.
 template <typename T>
 std::uint16_t quantize_group(const T* w, std::size_t columns, float largest, std::int32_t* codes) {
   float top = 0.0f;

@@ -1,13 +1,15 @@
 // One weight matrix in the layout that every product uses, whatever the number of tokens.
 //
-// A tile is 16 rows x 32 columns; tiles of the same 16 rows lie one behind the other, so a thread that
-// works on a run of rows reads one stream. Rows and columns beyond the matrix are zero. Kinds:
+// A tile is 16 rows x 32 columns; tiles of the same 16 rows lie one behind the other, so a thread
+// that works on a run of rows reads one stream. Rows and columns beyond the matrix are zero. Kinds:
 //   f32   [32 columns][16 rows] float
-//   bf16  [32 columns][16 rows] bfloat16 bits, widened when used: lossless for a bfloat16 checkpoint
-//   int4  the checkpoint's words (8 columns each, lowest bits first) of 16 rows side by side, [4 words][16
-//         rows], codes turned to two's complement, then 16 bfloat16 scales: 288 bytes for 512 weights
-//   int8  codes from -127 to 127, four columns a word, [8 words][16 rows]: word 2 w + h has columns 8 w + 2 i + h, the
-//         order of int4's nibbles; then 16 bfloat16 scales: 544 bytes for 512 weights
+//   bf16  [32 columns][16 rows] bfloat16 bits, widened when used: lossless for a bf16 checkpoint
+//   int4  the checkpoint's words (8 columns each, lowest bits first) of 16 rows side by side,
+//         [4 words][16 rows], codes turned to two's complement, then 16 bfloat16 scales: 288 bytes
+//         for 512 weights
+//   int8  codes from -127 to 127, four columns a word, [8 words][16 rows]: word 2 w + h has columns
+//         8 w + 2 i + h, the order of int4's nibbles; then 16 bfloat16 scales: 544 bytes for 512
+//         weights
 #pragma once
 
 #include <cstddef>
@@ -47,7 +49,8 @@ constexpr std::size_t tile_bytes(Kind kind) {
   }
 }
 
-// Does not own its memory; a plain struct, so that the instruction-set files need nothing of the standard library.
+// Does not own its memory; a plain struct, so that the instruction-set files need nothing of the
+// standard library.
 struct Matrix {
   Kind kind = Kind::f32;
   std::size_t rows = 0, columns = 0;
@@ -61,14 +64,14 @@ struct Matrix {
 // An x that is multiplied must be readable, and zero, up to this many columns.
 inline std::size_t padded_columns(const Matrix& m) { return m.groups * kColumns; }
 
-// Fill `out`, m.bytes() long, from row-major weights. For int4 `weights` are words [rows, columns / 8] and `scale`
-// bfloat16 bits [rows, columns / 32]; columns is a multiple of 32.
+// Fill `out`, m.bytes() long, from row-major weights. For int4 `weights` are words [rows, columns /
+// 8] and `scale` bfloat16 bits [rows, columns / 32]; columns is a multiple of 32.
 Matrix shape_of(Kind kind, std::size_t rows, std::size_t columns);
 void pack_f32(const Matrix& m, const float* weights, unsigned char* out);
 void pack_bf16(const Matrix& m, const std::uint16_t* weights, unsigned char* out);
 void pack_int4(const Matrix& m, const std::uint32_t* weights, const std::uint16_t* scale, unsigned char* out);
-// Symmetric, in groups of 32 columns: scale = bfloat16(absmax / 7), or / 127; code = round half to even(w / scale).
-// For the kinds int4 and int8; weights are finite, float32 or bfloat16 bits.
+// Symmetric, in groups of 32 columns: scale = bfloat16(absmax / 7), or / 127; code = round half to
+// even(w / scale). For the kinds int4 and int8; weights are finite, float32 or bfloat16 bits.
 void quantize_into(const Matrix& m, const float* weights, unsigned char* out);
 void quantize_into(const Matrix& m, const std::uint16_t* weights, unsigned char* out);
 

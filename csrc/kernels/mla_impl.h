@@ -1,4 +1,5 @@
-// MLA for an instruction set S. Two loops serve both forms: scores of rows against rows, and weighted sums of rows.
+// MLA for an instruction set S. Two loops serve both forms: scores of rows against rows, and
+// weighted sums of rows.
 #pragma once
 
 #include "kernels/products_impl.h"
@@ -52,7 +53,8 @@ struct MlaAttention {
     for (; j < n; ++j) dots_tile<Q, 1>(a, a_stride, b + j, width, out + j);
   }
 
-  // next: rows that are wanted soon, of the same width, fetched into the cache on the way; null: none.
+  // next: rows that are wanted soon, of the same width, fetched into the cache on the way; null:
+  // none.
   static void dots(const float* a, std::size_t a_stride, std::size_t rows, const float* const* b, std::size_t n,
                    std::size_t width, const float* const* next, float* out) {
     std::size_t i = 0;
@@ -123,8 +125,8 @@ struct MlaAttention {
     for (; i < rows; ++i) sums_rows<1, 8>(acc + i * stride, stride, p + i * kPositions, b, n, width);
   }
 
-  // out[i][0..kPositions) = a_i times a matrix [width][kPositions]: the scores where many rows meet the same
-  // positions, without sums across a vector.
+  // out[i][0..kPositions) = a_i times a matrix [width][kPositions]: the scores where many rows meet
+  // the same positions, without sums across a vector.
   template <int Q>
   static inline void scores_tile(const float* a, std::size_t a_stride, const float* matrix, std::size_t width,
                                  float* out) {
@@ -161,9 +163,9 @@ struct MlaAttention {
     for (; i < rows; ++i) scores_tile<1>(a + i * a_stride, a_stride, matrix, width, out + i * kPositions);
   }
 
-  // Scores of n positions, scaled, become shares relative to the new largest m; l and acc follow it.
-  // Always all kPositions numbers, those from n on as nothing: the same sums however many are seen. A NaN among the
-  // scores stays one among the shares, so everything after it becomes NaN.
+  // Scores of n positions, scaled, become shares relative to the new largest m; l and acc follow
+  // it. Always all kPositions numbers, those from n on as nothing: the same sums however many are
+  // seen. A NaN among the scores stays one among the shares, so everything after it becomes NaN.
   static inline void softmax_step(float* p, std::size_t n, float scale, float* m, float* l, float* acc,
                                   std::size_t width) {
     constexpr std::size_t kVectors = kPositions / 8;
@@ -265,13 +267,14 @@ struct MlaAttention {
         for (std::size_t i = 0; i < s.nope; ++i) turned[i * kPositions + j] = key_out[j][i];
         for (std::size_t i = 0; i < s.rope; ++i) turned[(s.nope_pad + i) * kPositions + j] = latents[j][s.rank_pad + i];
       }
-      const std::size_t before = at > start ? at - start : 0;  // queries that see none of these positions
+      const std::size_t before = at > start ? at - start : 0;  // queries that see none of it
       scores(q + before * q_stride, q_stride, tokens - before, turned, width, p);
       for (std::size_t t = before; t < tokens; ++t) {
         const std::size_t seen = start + t + 1 - at < n ? start + t + 1 - at : n;
         softmax_step(p + (t - before) * kPositions, seen, scale, m + t, l + t, o + t * s.value_pad, s.value_pad);
       }
-      // Queries on the diagonal one by one, each over what it sees: 0 * NaN of a later position would be NaN.
+      // Queries on the diagonal one by one, each over what it sees: 0 * NaN of a later position
+      // would be NaN.
       const std::size_t all = at + n > start + before + 1 ? at + n - 1 - start : before;  // the first that sees all
       for (std::size_t t = before; t < all && t < tokens; ++t)
         sums(o + t * s.value_pad, s.value_pad, 1, p + (t - before) * kPositions, value_rows, start + t + 1 - at,

@@ -29,9 +29,9 @@ std::shared_ptr<unsigned char> room_for(std::size_t size) { return aligned(64, s
 #else
 constexpr std::size_t kHugePage = 2u << 20, kSmall = 64u << 10, kChunk = 256u << 20;
 
-// Matrices lie one behind the other in chunks of huge pages, where the system has them: a stream of weights then
-// needs one translation of addresses for 2 MB instead of for 4 KB. What is never written to takes no memory. A chunk
-// goes when its last matrix has gone.
+// Matrices lie one behind the other in chunks of huge pages, where the system has them: a stream of
+// weights then needs one translation of addresses for 2 MB instead of for 4 KB. What is never
+// written to takes no memory. A chunk goes when its last matrix has gone.
 std::shared_ptr<unsigned char> room_for(std::size_t size) {
   if (size < kSmall) return aligned(64, size + 1);
   static std::mutex mutex;
@@ -113,7 +113,7 @@ PackedPtr Packed::random(Kind kind, std::size_t rows, std::size_t columns, std::
   const Matrix& m = made->matrix_;
   const float size = 1.0f / std::sqrt(static_cast<float>(columns));
   std::uint16_t scale;
-  const float step = size / (kind == Kind::int8 ? 74.0f : 4.6f);  // the root mean square of uniform codes
+  const float step = size / (kind == Kind::int8 ? 74.0f : 4.6f);  // root mean square of codes
   std::memcpy(&scale, reinterpret_cast<const unsigned char*>(&step) + 2, 2);
   if (kind == Kind::int4 || kind == Kind::int8) {
     const std::size_t tile = tile_bytes(kind), codes = tile - sizeof(std::uint16_t) * kRows;
@@ -121,8 +121,8 @@ PackedPtr Packed::random(Kind kind, std::size_t rows, std::size_t columns, std::
       for (std::size_t i = 0; i < codes; i += 8) {
         std::uint64_t bits = next();
         if (kind == Kind::int4) {
-          // -8 becomes 0: codes without a mean, or every product would push the same direction and all tokens would
-          // take the same experts.
+          // -8 becomes 0: codes without a mean, or every product would push the same direction and
+          // all tokens would take the same experts.
           const std::uint64_t y = bits ^ 0x8888888888888888u, low = 0x7777777777777777u;
           bits ^= ~(((y & low) + low) | y) & 0x8888888888888888u;
         }

@@ -61,7 +61,8 @@ Pool::Pool(std::size_t threads) : process_(getpid()), shared_(new Shared) {
 
 Pool::~Pool() {
   if (forked()) {
-    // The threads are not here, yet a condition variable waits for those who waited on it: leave it to its memory.
+    // The threads are not here, yet a condition variable waits for those who waited on it: leave it
+    // to its memory.
     for (auto& worker : workers_) worker.detach();
     return;
   }

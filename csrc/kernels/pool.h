@@ -1,7 +1,8 @@
 // Threads that live as long as the model and share out numbered jobs.
 //
-// A worker spins for a moment when it has nothing to do, because the next stage of a step is microseconds away,
-// and then sleeps. Which thread runs which job is left to chance; results must not depend on it, and do not.
+// A worker spins for a moment when it has nothing to do, because the next stage of a step is
+// microseconds away, and then sleeps. Which thread runs which job is left to chance; results must
+// not depend on it, and do not.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +21,8 @@ class Pool {
 
   std::size_t threads() const { return workers_.size() + 1; }
 
-  // job(number, thread) for every number below `jobs`; returns when all are done. Jobs do not throw. One caller at a
-  // time.
+  // job(number, thread) for every number below `jobs`; returns when all are done. Jobs do not
+  // throw. One caller at a time.
   template <class Job>
   void run(std::size_t jobs, const Job& job) {
     if (jobs <= 1 || workers_.empty() || forked()) {

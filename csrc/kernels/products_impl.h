@@ -13,8 +13,9 @@ struct Products {
 
   static constexpr std::size_t kTokenBlock = 192;  // tokens whose sums stay in the first-level cache
 
-  // Products. Sixteen rows are one vector. Each group of 32 columns is summed from zero and then added to the
-  // total (for INT4 times its scale), in order: the same sums whether one token or many run, and short chains.
+  // Products. Sixteen rows are one vector. Each group of 32 columns is summed from zero and then
+  // added to the total (for INT4 times its scale), in order: the same sums whether one token or
+  // many run, and short chains.
 
   struct DenseF32 {
     const float* p;
@@ -96,7 +97,8 @@ struct Products {
     }
   };
 
-  // Groups [0, groups) for T tokens, added to the totals out[t][16]; A groups at once, which hides latency.
+  // Groups [0, groups) for T tokens, added to the totals out[t][16]; A groups at once, which hides
+  // latency.
   template <int T, int A, class W>
   static inline void run_groups(const W& w, std::size_t groups, const float* const* x, float* out) {
     F16 total[T];
@@ -128,7 +130,8 @@ struct Products {
     for (int t = 0; t < T; ++t) S::store16(out + t * kRows, total[t]);
   }
 
-  // A groups side by side, column by column: A * T chains of sums. The same sums as add_group makes.
+  // A groups side by side, column by column: A * T chains of sums. The same sums as add_group
+  // makes.
   template <int T, int A>
   ABRUZZI_ALWAYS static void ahead(const DenseF32& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
     clear<T, A>(part);
@@ -178,8 +181,8 @@ struct Products {
       for (int t = 0; t < T; ++t) part[a][t] = S::zero16();
   }
 
-  // A says how many groups a single token runs at once, two tokens half of them. Tokens come in runs of nearly equal
-  // length; the sixteen rows stay in the cache meanwhile.
+  // A says how many groups a single token runs at once, two tokens half of them. Tokens come in
+  // runs of nearly equal length; the sixteen rows stay in the cache meanwhile.
   template <int A, class W>
   static void all_tokens(const W& w, std::size_t groups, const float* const* x, std::size_t tokens, float* out) {
     Elementwise<S>::template in_runs<S::kTokens>(tokens, [&](auto count, std::size_t t) {

@@ -1,4 +1,5 @@
-// RMSNorm of each row. The scalar sum is double: a row of large values must not lose the small ones.
+// RMSNorm of each row. The scalar sum is double: a row of large values must not lose the small
+// ones.
 #include "kernels/rmsnorm.h"
 
 #include <cmath>

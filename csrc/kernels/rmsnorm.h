@@ -1,4 +1,5 @@
-// The kernels, over plain pointers. Shapes are checked by the Python side; nothing here knows Python.
+// The kernels, over plain pointers. Shapes are checked by the Python side; nothing here knows
+// Python.
 #pragma once
 
 #include <cstddef>

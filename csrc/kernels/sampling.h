@@ -15,14 +15,16 @@ struct Draw {
   double uniform = 0.0;  // in [0, 1)
 };
 
-// The logarithm of sum(exp(x / temperature)): x / temperature minus it is a log-probability. NaN where a logit is.
+// The logarithm of sum(exp(x / temperature)): x / temperature minus it is a log-probability. NaN
+// where a logit is.
 double log_partition(Isa isa, const float* x, std::size_t n, float temperature);
 
 // The largest, the first of equals.
 std::size_t largest(const float* x, std::size_t n);
 
-// One of the candidates: ids by probability, of equals the lower first; top_k of them, then the fewest whose mass
-// reaches top_p, then those at least min_p times as likely as the first. Sorts no more of them than it needs.
+// One of the candidates: ids by probability, of equals the lower first; top_k of them, then the
+// fewest whose mass reaches top_p, then those at least min_p times as likely as the first. Sorts no
+// more of them than it needs.
 std::size_t sample(Isa isa, const float* x, std::size_t n, const Draw& draw);
 
 }  // namespace abruzzi

@@ -1,6 +1,7 @@
 // The kernels of a forward step, one table of them per instruction set. All float32, all over plain
-// pointers. Whatever shares a call, a result is made of the same sums in the same order: a token gets the
-// same bits alone or beside others, and whoever calls may split rows, heads and tokens among threads.
+// pointers. Whatever shares a call, a result is made of the same sums in the same order: a token
+// gets the same bits alone or beside others, and whoever calls may split rows, heads and tokens
+// among threads.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@
 
 namespace abruzzi {
 
-// Where the latent of each position lies: row table[s / block] * block + s % block. A row is c_kv, then k_pe.
+// Where the latent of each position lies: row table[s / block] * block + s % block. A row is c_kv,
+// then k_pe.
 struct Latents {
   const float* base;
   std::size_t row;  // floats from one row to the next
@@ -23,7 +25,8 @@ struct Latents {
   }
 };
 
-// Sizes of one layer's attention, padded: rank and nope to 32 (they are multiplied), rope and value to 16.
+// Sizes of one layer's attention, padded: rank and nope to 32 (they are multiplied), rope and value
+// to 16.
 struct MlaShape {
   std::size_t heads, rank, nope, rope, value;
   std::size_t rank_pad, nope_pad, rope_pad, value_pad;
@@ -57,13 +60,16 @@ struct Router {
 // Floats that `route` works in.
 inline std::size_t route_scratch(const Router& r) { return 2 * padded(r.experts, 8) + r.groups; }
 
-constexpr std::size_t kPositions = 32;  // of latents that are worked on at once, from multiples of it on
+// Positions that attention works on at once, from multiples of it on.
+constexpr std::size_t kPositions = 32;
 
-constexpr std::size_t kQuantizedGroup = 10;  // words of a group of columns: its sum twice, and 32 numbers of 8 bits
+// Words of a group of columns in 8 bits: its sum twice, and 32 numbers.
+constexpr std::size_t kQuantizedGroup = 10;
 
 inline std::size_t quantized_row(std::size_t groups) { return groups * kQuantizedGroup + 1; }
 
-// Every kernel: its name and the member of a template over the instruction set that makes it (table_impl.h).
+// Every kernel: its name and the member of a template over the instruction set that makes it
+// (table_impl.h).
 #define ABRUZZI_STEP_KERNELS(X)                  \
   X(matmul, Products<S>::matmul)                 \
   X(matmul_add, Products<S>::matmul_add)         \
@@ -90,7 +96,8 @@ struct StepKernels {
   // y[t][...] = silu(gate x[t]) * (up x[t])
   void (*gate_up)(const Matrix& gate, const Matrix& up, std::size_t first, std::size_t last, const float* const* x,
                   std::size_t tokens, float* const* y);
-  // Fast mode: a row of x in 8 bits (quantized_row numbers), and the same products from such rows, for int4 and int8.
+  // Fast mode: a row of x in 8 bits (quantized_row numbers), and the same products from such rows,
+  // for int4 and int8.
   void (*quantize)(const float* x, std::size_t groups, std::int32_t* row);
   void (*matmul8)(const Matrix& m, std::size_t first, std::size_t last, const std::int32_t* const* x,
                   std::size_t tokens, float* const* y);
@@ -102,20 +109,22 @@ struct StepKernels {
   double (*sum_exp)(const float* x, std::size_t n, float temperature, float top);
   // y[n] = silu(gate) * up
   void (*silu_mul)(const float* gate, const float* up, float* y, std::size_t n);
-  // Pairs (0,1), (2,3), ... of x are turned by cos, sin [pairs]; y has the even ones first, then the odd ones.
+  // Pairs (0,1), (2,3), ... of x are turned by cos, sin [pairs]; y has the even ones first, then
+  // the odd ones.
   void (*rope)(const float* x, const float* cos, const float* sin, float* y, std::size_t pairs);
   // Experts of one token, best first, and their weights. `scratch`: route_scratch floats.
   void (*route)(const Router& r, const float* logits, const float* bias, float* scratch, std::int32_t* chosen,
                 float* weight);
-  // One query (all heads, or some: q, m, l, u begin at the first of them) over positions [first, last), first a
-  // multiple of kPositions: largest score m, sum of exponentials l, and the unscaled sum of latents u, per head.
+  // One query (all heads, or some: q, m, l, u begin at the first of them) over positions [first,
+  // last), first a multiple of kPositions: largest score m, sum of exponentials l, and the unscaled
+  // sum of latents u, per head.
   void (*mla_absorbed)(const MlaShape& s, std::size_t heads, const float* q, const Latents& c, std::size_t first,
                        std::size_t last, float scale, float* m, float* l, float* u);
   // The parts of one head, in order, put together: out[rank_pad].
   void (*mla_merge)(const MlaShape& s, std::size_t parts, std::size_t part_heads, const float* m, const float* l,
                     const float* u, float* out);
-  // One head, `tokens` queries at positions start.., keys and values decompressed. q[t] and out[t] by stride.
-  // `scratch`: mla_scratch floats.
+  // One head, `tokens` queries at positions start.., keys and values decompressed. q[t] and out[t]
+  // by stride. `scratch`: mla_scratch floats.
   void (*mla_naive)(const MlaShape& s, const Matrix& uk, const Matrix& uv, const float* q, std::size_t q_stride,
                     std::size_t tokens, std::size_t start, const Latents& c, float scale, float* scratch, float* out,
                     std::size_t out_stride);

@@ -1,4 +1,5 @@
-// The table of a forward step's kernels for an instruction set S. Included by scalar.cpp, avx2.cpp and avx512.cpp only.
+// The table of a forward step's kernels for an instruction set S. Included by scalar.cpp, avx2.cpp
+// and avx512.cpp only.
 #pragma once
 
 #include "kernels/bytes_impl.h"

@@ -1,5 +1,5 @@
-// Sixteen and eight floats in AVX2 registers; the names are explained in simd_scalar.h.
-// Only kernels_avx2.cpp and kernels_avx512.cpp include this, compiled for such a machine.
+// Sixteen and eight floats in AVX2 registers; the names are explained in scalar.h.
+// Only kernels/avx2.cpp and kernels/avx512.cpp include this, compiled for such a machine.
 #pragma once
 
 #include <immintrin.h>
@@ -95,7 +95,8 @@ struct Avx2 {
   }
   ABRUZZI_INLINE F16 end4(Sum sum, std::int32_t more) { return {to_float8(sum.a, more), to_float8(sum.b, more)}; }
 
-  // One factor must be unsigned: the sign of the code goes to x. Pairs stay below 2 * 127 * 127 = 32258.
+  // One factor must be unsigned: the sign of the code goes to x. Pairs stay below 2 * 127 * 127 =
+  // 32258.
   using Sum8 = Sum;  // whole numbers of 32 bits here
   ABRUZZI_INLINE W16 codes8(const std::uint32_t* p) { return words(p); }
   ABRUZZI_INLINE Sum8 begin8(std::int32_t) { return begin4(0); }

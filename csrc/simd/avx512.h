@@ -1,4 +1,5 @@
-// Sixteen floats in one AVX-512 register; eight as in AVX2. The names are explained in simd_scalar.h.
+// Sixteen floats in one AVX-512 register; eight as in AVX2. The names are explained in
+// scalar.h.
 #pragma once
 
 #include "simd/avx2.h"
@@ -55,7 +56,8 @@ struct Avx512 : Avx2 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
   ABRUZZI_INLINE W16 words(const std::uint32_t* p) { return _mm512_loadu_si512(p); }
-  // vpermps looks at the low four bits of each lane only: a table of the codes replaces mask and conversion.
+  // vpermps looks at the low four bits of each lane only: a table of the codes replaces mask and
+  // conversion.
   ABRUZZI_INLINE F16 nibble(W16 w, int k) {
     const __m512 codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
     return _mm512_permutexvar_ps(_mm512_srli_epi32(w, 4 * k), codes);

@@ -4,7 +4,8 @@ namespace abruzzi {
 
 Isa best_isa() {
 #if defined(ABRUZZI_X86)
-  // The compiler's test includes the operating system's (XGETBV): registers it does not save are not used.
+  // The compiler's test includes the operating system's (XGETBV): registers it does not save are
+  // not used.
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

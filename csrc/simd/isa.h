@@ -1,4 +1,5 @@
-// Which instruction set a kernel runs with. Levels are ordered; a machine that has one has those below.
+// Which instruction set a kernel runs with. Levels are ordered; a machine that has one has those
+// below.
 #pragma once
 
 namespace abruzzi {
@@ -10,7 +11,8 @@ Isa best_isa();
 
 }  // namespace abruzzi
 
-// Variants beyond scalar exist on x86-64 only. ABRUZZI_NO_X86: as on any other machine (tests/guards).
+// Variants beyond scalar exist on x86-64 only. ABRUZZI_NO_X86: as on any other machine
+// (tests/guards).
 #if defined(__x86_64__) && !defined(ABRUZZI_NO_X86)
 #define ABRUZZI_X86 1
 #define ABRUZZI_AVX2 __attribute__((target("avx2,fma,f16c")))

@@ -1,5 +1,5 @@
-// Sixteen and eight floats at once, in plain C++: any machine, any compiler. What simd_avx2.h and
-// simd_avx512.h do with registers; step_kernels_impl.h is written against these names.
+// Sixteen and eight floats at once, in plain C++: any machine, any compiler. What avx2.h and
+// avx512.h do with registers; the *_impl.h of kernels/ are written against these names.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,8 @@ struct Scalar {
   struct F8 {
     float v[8];
   };
-  // The widest vector, for attention: its name, its lanes, and rows that share one pass over others.
+  // The widest vector, for attention: its name, its lanes, and rows that share one pass over
+  // others.
   using FV = F8;
   static constexpr std::size_t kLanes = 8;
   static constexpr int kRowsAtOnce = 4;
@@ -109,8 +110,9 @@ struct Scalar {
   }
   template <std::size_t>
   static void prefetch(const void*) {}
-  // begin, end: `more` (-8 or -128 times the sum of x) takes the offset of unsigned codes out again, at one end or
-  // the other. dot: four products of each lane's bytes with the four signed bytes of x, added up.
+  // begin, end: `more` (-8 or -128 times the sum of x) takes the offset of unsigned codes out
+  // again, at one end or the other. dot: four products of each lane's bytes with the four signed
+  // bytes of x, added up.
   static Sum begin4(std::int32_t) { return Sum{}; }
   static Sum dot4(const Sum& sum, const W16& codes, std::int32_t x) {
     Sum r = sum;

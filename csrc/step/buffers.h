@@ -1,5 +1,5 @@
-// What a step's buffers are made of. Each half of a layer owns those that it works in; layers of one kind share them,
-// since they run one after the other.
+// What a step's buffers are made of. Each half of a layer owns those that it works in; layers of
+// one kind share them, since they run one after the other.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,8 @@ struct Rows {
   }
 };
 
-// A product's input: rows of floats, and the same in 8 bits where the matrix takes them so (fast mode).
+// A product's input: rows of floats, and the same in 8 bits where the matrix takes them so (fast
+// mode).
 struct Operand {
   std::vector<const float*> rows;
   std::vector<const std::int32_t*> bytes;  // empty where no matrix takes them

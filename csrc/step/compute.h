@@ -1,4 +1,5 @@
-// The kernels of one instruction set over one pool of threads, in one precision: what every half of a layer calls.
+// The kernels of one instruction set over one pool of threads, in one precision: what every half of
+// a layer calls.
 #pragma once
 
 #include <algorithm>

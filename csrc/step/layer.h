@@ -1,7 +1,10 @@
-// The seam: a layer is an attention and an MLP, each behind an interface, chosen when the layer is added.
+// The seam: a layer is an attention and an MLP, each behind an interface, chosen when the layer is
+// added.
 //
-// A kind (MLA, a dense MLP, experts) is a pair of classes: `Buffers`, what its layers share, and the half layer itself,
-// which has the weights. Both halves add to the residual stream: x += half(norm(x)).
+// A kind (MLA, a dense MLP, experts) is three things: the struct of its weights, `Buffers`, which
+// its layers share, and the half layer itself. Both halves add to the residual stream:
+//
+//   x += attention(norm(x)); x += mlp(norm(x))
 #pragma once
 
 #include <cstddef>
@@ -15,8 +18,9 @@
 
 namespace abruzzi {
 
-// Consecutive tokens of one sequence. blocks: its table, in `StepInput::tables`. prefill: the first so many tokens
-// attend in the prefill form, where a kind of attention has two (MLA: keys and values decompressed).
+// Consecutive tokens of one sequence. blocks: its table, in `StepInput::tables`. prefill: the first
+// so many tokens attend in the prefill form, where a kind of attention has two (MLA: keys and
+// values decompressed).
 struct StepChunk {
   std::size_t first = 0, tokens = 0;  // in StepInput::ids
   std::size_t start = 0;              // position of the first of them
@@ -41,7 +45,7 @@ struct Step {
   const StepInput* input = nullptr;
   std::size_t tokens = 0;
   std::vector<std::size_t> position, chunk;  // of each token: in its sequence, and in input->chunks
-  Rows x, normed;                            // the residual stream and what a half layer takes, [T, D]
+  Rows x, normed;                            // the residual stream, and it normed, [T, D]
 
   const std::int32_t* table(const StepChunk& c) const { return input->tables + c.table; }
 

@@ -1,6 +1,7 @@
-// MLA in both its forms (DeepSeek-V2, section 2.1; twins: kernels/ref.py:mla_absorbed and mla_naive). Absorbed: the
-// key half of kv_b_proj goes into the query, attention reads the latents, the value half comes after. Naive: keys and
-// values are decompressed first, which is cheaper for many tokens.
+// MLA in both its forms (DeepSeek-V2, section 2.1; twins: kernels/ref.py:mla_absorbed and
+// mla_naive). Absorbed: the key half of kv_b_proj goes into the query, attention reads the latents,
+// the value half comes after. Naive: keys and values are decompressed first, which is cheaper for
+// many tokens.
 #include "step/mla.h"
 
 #include <algorithm>
@@ -90,7 +91,8 @@ void Mla::run(Step& step, float* cache) {
   });
 }
 
-// Queries and latents of all tokens, before norm and rotation. The first projection of both is one job list.
+// Queries and latents of all tokens, before norm and rotation. The first projection of both is one
+// job list.
 void Mla::project(Step& step) {
   MlaBuffers& b = *b_;
   const std::size_t tokens = step.tokens;
@@ -157,7 +159,8 @@ void Mla::fold_queries() {
   });
 }
 
-// Queries of the latent space from number `begin` on, as many as make parts for the bounded memory; the next number.
+// Queries of the latent space from number `begin` on, as many as make parts for the bounded memory;
+// the next number.
 std::size_t Mla::attend_absorbed(const Step& step, const float* cache, std::size_t begin) {
   MlaBuffers& b = *b_;
   const std::size_t heads = b.sizes.heads, all = b.absorbed.size(), row = b.shape.latent_row();
@@ -178,7 +181,8 @@ std::size_t Mla::attend_absorbed(const Step& step, const float* cache, std::size
   b.part_m.resize(std::max(b.part_m.size(), parts.size() * heads));
   b.part_l.resize(b.part_m.size());
   b.part_u.resize(b.part_m.size() * b.shape.rank_pad);
-  // Heads are split only where there are too few parts for the threads: each latent is then read again.
+  // Heads are split only where there are too few parts for the threads: each latent is then read
+  // again.
   const std::size_t jobs = work < kSerial ? 1 : 2 * c_.pool.threads();
   const std::size_t splits = std::clamp<std::size_t>(jobs / parts.size(), 1, std::max<std::size_t>(1, heads / 4));
   const std::size_t each = (heads + splits - 1) / splits;

@@ -18,12 +18,13 @@ struct MlaSizes {
   double rope_factor = 1.0;      // on cos and sin
 };
 
+// absorb_k [R, K], expand_k [K, R], expand_v [H, R].
 struct MlaWeights {
   std::vector<float> q_norm, kv_norm;
   PackedPtr q_a;                                        // absent without q_lora
-  PackedPtr q;                                          // q_b_proj over the normed q_a, or q_proj over the hidden size
+  PackedPtr q;                                          // q_b_proj over the normed q_a, or q_proj
   PackedPtr kv_a, o;                                    // kv_a_proj_with_mqa, o_proj
-  std::vector<PackedPtr> absorb_k, expand_k, expand_v;  // kv_b_proj per head: [R, K], [K, R], [H, R]
+  std::vector<PackedPtr> absorb_k, expand_k, expand_v;  // kv_b_proj of each head
 };
 
 struct MlaBuffers : Buffers {

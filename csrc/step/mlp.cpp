@@ -183,8 +183,8 @@ void Moe::widen(const Step& step) {
   });
 }
 
-// Back to the hidden size. Each job has some rows of the result for itself and adds the experts in their
-// order, so that no sum depends on who came first.
+// Back to the hidden size. Each job has some rows of the result for itself and adds the experts in
+// their order, so that no sum depends on who came first.
 void Moe::narrow(Step& step) {
   MoeBuffers& b = *b_;
   const std::size_t tokens = step.tokens, pairs = b.pairs.size();

@@ -2,10 +2,12 @@
 //
 //   embedding -> layers of { norm, attention, add; norm, MLP or experts, add } -> norm -> head
 //
-// The mathematics is engine/step/plain.py's, which is its readable twin. Weights are handed over once, as arrays, and
-// repacked (kernels/matrix.h); nothing here knows Python. A step of one model at a time; its threads are its own.
+// The mathematics is engine/step/plain.py's, which is its readable twin. Weights are handed over
+// once, as arrays, and repacked (kernels/matrix.h); nothing here knows Python. A step of one model
+// at a time; its threads are its own.
 //
-// Letters: T tokens of a step, D hidden, N heads, R latent rank, K nope, P rope, H value, E experts, F expert inner.
+// Letters: T tokens of a step, D hidden, N heads, R latent rank, K nope, P rope, H value, E
+// experts, F expert inner.
 #pragma once
 
 #include <cstddef>
@@ -49,7 +51,8 @@ class Model {
   std::vector<std::size_t> cache_rows() const;
 
   // Throw std::invalid_argument for sizes that do not fit.
-  void set_embedding(std::vector<std::uint16_t> bf16, std::vector<float> f32);  // one of the two, [V, D]
+  // One of the two, [V, D].
+  void set_embedding(std::vector<std::uint16_t> bf16, std::vector<float> f32);
   void set_head(std::vector<float> norm, PackedPtr head);
   void add_layer(LayerWeights layer);
 

@@ -20,7 +20,8 @@ struct Workplace {
   std::vector<std::vector<unsigned char>> memory;
 };
 
-// Work is one document and head. The longest documents first, so that no thread ends with one of them.
+// Work is one document and head. The longest documents first, so that no thread ends with one of
+// them.
 template <class Work>
 void each(const DocumentAttention& g, std::size_t threads, const Work& work) {
   static std::mutex one_at_a_time;

@@ -1,5 +1,12 @@
-// One document and head of document_attention.h. Compiled with AVX-512 BF16 switched on, so nothing here may end up in
-// code that other machines run: no containers, no algorithms of the standard library.
+// One document and head of document_attention.h. Compiled with AVX-512 BF16 switched on, so nothing
+// here may end up in code that other machines run: no containers, no algorithms of the standard
+// library.
+//
+// Outside the scheme of simd/ on purpose. There a template gives the same sums on every instruction
+// set, down to scalar. This has one set only: it is built on dpbf16 (two bfloat16 products added to
+// a float32, without denormals), which no other set has and which none could repeat bit for bit at
+// a useful speed; other machines train through torch. Its exponential is another trade, too: for
+// x <= 0 only, with scalef, which is AVX-512.
 #include <cmath>
 #include <cstring>
 
@@ -32,7 +39,8 @@ __m512 widen(const Bf16* x, __mmask16 m) {
 
 void narrow(Bf16* y, __mmask16 m, __m512 x) { _mm256_mask_storeu_epi16(y, m, (__m256i)_mm512_cvtneps_pbh(x)); }
 
-// e^x for x <= 0, to 2e-7 of it: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; 0 for minus infinity.
+// e^x for x <= 0, to 2e-7 of it: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; 0 for minus
+// infinity.
 __m512 exponential(__m512 x) {
   x = _mm512_max_ps(x, _mm512_set1_ps(-104.f));
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
@@ -111,7 +119,8 @@ void pair_columns(const Bf16* x, std::size_t padded, std::size_t width, Bf16* y)
     for (std::size_t k = 0; k < pairs; ++k) std::memcpy(y + 2 * (k * padded + t), x + t * width + 2 * k, 4);
 }
 
-// [padded, width] into [padded / 2, wide, 2], zeros behind the width: what is multiplied along its rows.
+// [padded, width] into [padded / 2, wide, 2], zeros behind the width: what is multiplied along its
+// rows.
 void pair_rows(const Bf16* x, std::size_t padded, std::size_t width, std::size_t wide, Bf16* y) {
   for (std::size_t t = 0; t < padded; t += 2) {
     const Bf16 *even = x + t * width, *odd = even + width;
@@ -263,7 +272,8 @@ void Job::backward(Arena s, const Bf16* o, const float* log_sum, const Bf16* d_o
   pair_rows(q, padded, A, broad, q_pairs), pair_rows(dout, padded, H, wide, do_pairs);
   for (std::size_t t = 0; t < padded; ++t)
     for (std::size_t a = 0; a < A; ++a) k_turned[a * padded + t] = k[t * A + a];
-  // Of each query: its log-sum, and what its gradient has along its output. Padding: no probability.
+  // Of each query: its log-sum, and what its gradient has along its output. Padding: no
+  // probability.
   float* along = s.take<float>(2 * padded);
   float* sums = along + padded;
   for (std::size_t t = 0; t < padded; ++t) {
@@ -343,7 +353,8 @@ Job job_of(const DocumentAttention& g, std::size_t document, std::size_t head) {
 
 std::size_t document_arena(const DocumentAttention& g, std::size_t longest) {
   const std::size_t padded = rounded(longest), broad = rounded(g.nope + g.rope), wide = rounded(g.value);
-  // What backward takes, which is more than forward does: bfloat16 and float32 by the token, and what has a fixed size.
+  // What backward takes, which is more than forward does: bfloat16 and float32 by the token, and
+  // what has a fixed size.
   const std::size_t by_token = 2 * (5 * broad + 4 * wide + 3 * kBlock) + 4 * (broad + 2 * kBlock + 2);
   return padded * by_token + 4 * (kBlock + 1) * (broad + wide) + 64 * 32;
 }

@@ -24,8 +24,8 @@ from abruzzi.engine.step.attention import ABSORB_UP_TO
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import MlaAttention, PlainRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
-from abruzzi.engine.weights.load import Layer, Moe, Weights, load_weights
-from abruzzi.engine.weights.packing import pack_layer
+from abruzzi.engine.weights.load import Layer, Matrix, Mlp, Moe, Weights, load_weights
+from abruzzi.engine.weights.packing import pack_dense, pack_layer
 from abruzzi.kernels import ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS
 from abruzzi.quant.int4 import Int4Matrix
@@ -295,3 +295,35 @@ def test_a_model_that_is_not_complete_does_not_run(written: Written) -> None:
     wrong = replace(weights.layers[0].attention, o=weights.layers[0].attention.o[:-1].copy())
     with pytest.raises(ValueError, match="o_proj is 63 x 48; expected 64 x 48"):
         runner.add_layer(pack_layer(replace(weights.layers[0], attention=wrong), "native"))
+
+
+@pytest.mark.parametrize("kind", ISAS)
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_experts_without_shared_ones_add_what_the_routed_ones_give(kind: str, tokens: int, written: Written) -> None:
+    """As with shared experts whose down projection is zero; so on layers of both widths and after a dense one."""
+    if kind not in supported_isas():
+        pytest.skip(f"this CPU lacks {kind}")
+    folder, ids, _ = written("q-g1-s1-rope", "float32")
+    with open_checkpoint(folder / "m") as checkpoint:
+        config, weights = checkpoint.config, load_weights(checkpoint)
+    silent = [
+        replace(w, mlp=replace(w.mlp, shared=_zeroed(w.mlp.shared))) if isinstance(w.mlp, Moe) else w
+        for w in weights.layers
+    ]
+    assert any(isinstance(w.mlp, Moe) for w in silent)
+    zero = NativeRunner(config, replace(weights, layers=tuple(silent)), isa=kind, threads=2)
+    absent = NativeRunner(config, None, isa=kind, threads=2)
+    absent.set_ends(weights.embed_VD, weights.norm_D, pack_dense(weights.head_VD, "native"))
+    for w in silent:
+        packed = pack_layer(w, "native")
+        absent.add_layer(replace(packed, shared=[]) if isinstance(w.mlp, Moe) else packed)
+    chunk = Chunk(ids[:tokens], 0, np.arange(40, dtype=np.int32), all_logits=True)
+    for _ in range(2):  # the second time over sums of the first
+        ours, want = (r.forward([chunk], KvCache(config, 256))[0] for r in (absent, zero))
+        np.testing.assert_array_equal(ours.view(np.uint32), want.view(np.uint32))
+    whole = NativeRunner(config, weights, isa=kind, threads=2).forward([chunk], KvCache(config, 256))[0]
+    assert difference(ours, whole) > 1e-2
+
+
+def _zeroed(mlp: Mlp) -> Mlp:
+    return replace(mlp, down=Matrix(dense=np.zeros_like(mlp.down.as_float())))

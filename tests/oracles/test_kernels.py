@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -443,6 +444,11 @@ def test_the_mla_oracle_sees_planted_mistakes(mistake: str) -> None:
     assert np.abs(wrong - exact).max() > 3e-3 * np.abs(exact).max()
 
 
+def route_one(**options) -> object:
+    sizes = {"top_k": 2, "n_group": 1, "topk_group": 1, "renormalize": True, "scale": 1.0}
+    return ops.route(np.zeros((1, 8), np.float32), np.zeros(8, np.float32), **sizes, **options)
+
+
 def test_bad_input_of_the_parts_is_named() -> None:
     rng = np.random.default_rng(0)
     w = ops.pack(normal(rng, 4, 6))
@@ -454,11 +460,17 @@ def test_bad_input_of_the_parts_is_named() -> None:
         (lambda: ops.pack_int4(packed, scale[:, :1].copy()), "do not fit"),
         (lambda: ops.gate_up(normal(rng, 2, 6), w, ops.pack(normal(rng, 5, 6))), "do not fit"),
         (lambda: ops.rope(normal(rng, 2, 6), normal(rng, 2, 2), normal(rng, 2, 2)), "do not fit"),
+        (lambda: route_one(score="softmax"), "score='softmax'; expected one of sigmoid"),
         (lambda: absorbed(*mla_case(2, 3, 1, 4, 2, 3, 2, 0), 1.0, segment=40), "segment=40"),
         (lambda: naive(*mla_case(4, 3, 1, 4, 2, 3, 2, 0), 1.0), "do not fit"),
     ):
         with pytest.raises(ValueError, match=says):
             call()
+    rows = scattered(normal(rng, 9, 4), normal(rng, 9, 2))
+    q, q_pe, _, _, w_uk, w_uv = mla_case(2, 9, 1, 4, 2, 4, 2, 0)
+    for wrong in ({"positions": 13}, {"positions": 1}, {"block_tokens": 5}, {"table": rows.table - 1}):
+        with pytest.raises(ValueError, match="mla: shapes do not fit"):
+            ops.mla_naive(q, q_pe, replace(rows, **wrong), w_uk, w_uv, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.tensors import Tensor

@@ -151,9 +151,10 @@ def _attention(w: PackedLayer) -> _ext.MlaWeights:
 
 
 def _mlp(w: PackedLayer) -> _ext.DenseWeights | _ext.MoeWeights:
-    shared = _ext.DenseWeights(*w.shared)
+    """shared: the dense MLP where there is no router; no matrices: no shared experts."""
     if w.router is None or w.bias is None:
-        return shared
+        return _ext.DenseWeights(*w.shared)
+    shared = _ext.DenseWeights(*w.shared) if w.shared else None
     return _ext.MoeWeights(
         router=w.router, bias=w.bias, shared=shared, experts=[_ext.DenseWeights(*e) for e in w.experts]
     )
