@@ -278,3 +278,13 @@ def test_types_are_checked_whatever_the_annotation_is_called() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(expected)):
             ModelConfig.from_dict({**TINY, key: value})
+
+
+@pytest.mark.parametrize("wrong", [[], "x", 4, None])
+@pytest.mark.parametrize("key", ["config_groups", "group_0", "weights"])
+def test_a_malformed_int4_block_is_refused_with_its_path(key: str, wrong: Any) -> None:
+    block = Int4Scheme().to_dict()
+    holder = {"config_groups": block, "group_0": block["config_groups"], "weights": block["config_groups"]["group_0"]}
+    holder[key][key] = wrong
+    with pytest.raises(ValueError, match="quantization_config.config_groups.*expected an object"):
+        ModelConfig.from_dict({**TINY, "quantization_config": block})
