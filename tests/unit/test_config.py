@@ -286,5 +286,5 @@ def test_a_malformed_int4_block_is_refused_with_its_path(key: str, wrong: Any) -
     block = Int4Scheme().to_dict()
     holder = {"config_groups": block, "group_0": block["config_groups"], "weights": block["config_groups"]["group_0"]}
     holder[key][key] = wrong
-    with pytest.raises(ValueError, match="quantization_config.config_groups.*expected an object"):
+    with pytest.raises(ValueError, match=r"quantization_config\.config_groups.*expected an object"):
         ModelConfig.from_dict({**TINY, "quantization_config": block})
