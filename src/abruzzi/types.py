@@ -276,7 +276,11 @@ class ToolCallEnd:
 class MessageEnd:
     """Always the last event: the whole message, why it ended, and what it took.
 
-    Rates in tokens per second; None where the model does not tell."""
+    prefill_tok_s, decode_tok_s: tokens per second, those from the prefix cache not counted; ttft_s: seconds from
+    submission to the first token. None where the model does not tell.
+    logprobs: natural log-probability of each generated id, forced ones included: aligned with the last
+    usage.completion_tokens of message.ids, whose ids in front of these (the prompt's part of the turn, such as the
+    empty thought of a no-think turn) have none. Empty where the model does not tell."""
 
     message: Message
     finish_reason: FinishReason
@@ -284,6 +288,7 @@ class MessageEnd:
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
     ttft_s: float | None = None
+    logprobs: tuple[float, ...] = ()
 
 
 # What a parser emits from ids, and what a ChatModel streams (the same, then one MessageEnd).

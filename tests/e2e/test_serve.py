@@ -144,7 +144,7 @@ def send(port: int, path: str, body: Any) -> socket.socket:
 
 
 def held(service: Service) -> int:
-    return service.engine.load().blocks_held
+    return service.engine.occupancy().blocks_held
 
 
 def until(condition: Any, seconds: float) -> float:

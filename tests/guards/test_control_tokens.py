@@ -10,14 +10,6 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "abruzzi"
 FORMATS = ("tokenizer/formats/k2.py",)  # one for each family
-# Those that still look tokens up by their text. The list only gets shorter.
-STILL = {
-    "engine/llm.py",
-    "server/dialects/chat_read.py",
-    "server/generation.py",
-    "server/memory/history.py",
-    "server/service.py",
-}
 LITERAL = re.compile(r"<\|[a-z_]+\|>|</?think>|\[(?:BOS|EOS|EOT|PAD|UNK)\]")
 
 
@@ -27,13 +19,8 @@ def control_tokens(source: str) -> list[str]:
 
 def test_only_formats_write_control_tokens_down() -> None:
     found = {str(p.relative_to(SRC)) for p in SRC.rglob("*.py") if control_tokens(p.read_text(encoding="utf-8"))}
-    assert found - set(FORMATS) - STILL == set(), "ask tok.format or tok.marker_ids"
+    assert found - set(FORMATS) == set(), "ask tok.format or tok.marker_ids"
     assert set(FORMATS) <= found
-
-
-def test_who_has_stopped_is_no_longer_excused() -> None:
-    clean = {name for name in STILL if not control_tokens((SRC / name).read_text(encoding="utf-8"))}
-    assert clean == set(), "take them out of STILL"
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -25,7 +25,7 @@ from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import MlaAttention, PlainRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
 from abruzzi.engine.weights.load import Layer, Matrix, Mlp, Moe, Weights, load_weights
-from abruzzi.engine.weights.packing import pack_dense, pack_layer
+from abruzzi.engine.weights.packing import pack, pack_layer
 from abruzzi.kernels import ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS
 from abruzzi.quant.int4 import Int4Matrix
@@ -313,7 +313,7 @@ def test_experts_without_shared_ones_add_what_the_routed_ones_give(kind: str, to
     assert any(isinstance(w.mlp, Moe) for w in silent)
     zero = NativeRunner(config, replace(weights, layers=tuple(silent)), isa=kind, threads=2)
     absent = NativeRunner(config, None, isa=kind, threads=2)
-    absent.set_ends(weights.embed_VD, weights.norm_D, pack_dense(weights.head_VD, "native"))
+    absent.set_ends(weights.embed_VD, weights.norm_D, pack(weights.head_VD, "head", "native"))
     for w in silent:
         packed = pack_layer(w, "native")
         absent.add_layer(replace(packed, shared=[]) if isinstance(w.mlp, Moe) else packed)

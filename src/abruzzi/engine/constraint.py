@@ -1,12 +1,10 @@
-"""What a sequence may say next: anything, one forced id, or a set of ids."""
+"""What a sequence may say next: anything, one forced id, or a set of ids (logit masks)."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import numpy as np
-
-from abruzzi.tokenizer import ChatParser
 
 
 class Constraint(Protocol):
@@ -19,22 +17,6 @@ class Constraint(Protocol):
     def accept(self, token_id: int) -> None:
         """The token that came."""
         ...
-
-
-class ThinkingBudget:
-    """Closes the thought once it has `budget` tokens.
-
-    parser: one of its own, fed with the header of the turn already."""
-
-    def __init__(self, parser: ChatParser, close_id: int, budget: int) -> None:
-        self._parser, self._close_id, self._budget = parser, close_id, budget
-
-    def allowed(self) -> int | None:
-        over = self._parser.in_thinking and self._parser.reasoning_tokens >= self._budget
-        return self._close_id if over else None
-
-    def accept(self, token_id: int) -> None:
-        self._parser.feed(token_id)
 
 
 class Both:

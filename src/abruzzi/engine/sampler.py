@@ -6,12 +6,38 @@ a request gives the same tokens alone or beside others, and after a resume.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.kernels import ops
 from abruzzi.types import SamplingParams
+
+# (logits [V], params, seed, position) -> the next id and its log-probability; the logits of forbidden ids are -inf.
+Sampler = Callable[[np.ndarray, SamplingParams, int, int], tuple[int, float]]
+
+
+def next_token(sequence: Sequence, logits_V: np.ndarray, sample: Sampler) -> Token:
+    """Sampled from the logits, among what the sequence's constraint allows; forced where it leaves no choice."""
+    allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
+    if isinstance(allowed, int):
+        top = most_likely(logits_V, sequence.params)
+        return Token(allowed, logprob_of(logits_V, allowed), sampled=False, top=top)
+    if allowed is not None:
+        logits_V = np.where(allowed, logits_V, np.float32(-np.inf))
+    chosen, logprob = sample(logits_V, sequence.params, sequence.seed, len(sequence.ids))
+    return Token(chosen, logprob, top=most_likely(logits_V, sequence.params))
+
+
+def seed_of(seed: int, number: int) -> int:
+    """A seed for each of n samples: the given one, then hashes of it (neighbouring seeds must not share samples)."""
+    if number == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def sample(logits_V: np.ndarray, params: SamplingParams, seed: int, position: int) -> tuple[int, float]:

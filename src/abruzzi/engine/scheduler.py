@@ -23,6 +23,7 @@ No model, no clock, no thread: tests/unit/engine/test_scheduler.py holds plans i
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 from abruzzi.engine.block_pool import BlockKey, BlockPool, OutOfBlocks, block_key
 from abruzzi.engine.sequence import Sequence, State
@@ -30,18 +31,37 @@ from abruzzi.engine.sequence import Sequence, State
 STEP_TOKENS = 512  # enough to give every expert of a large model rows to multiply, short enough not to be noticed
 
 
+MAX_RUNNING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """How full the engine is. waiting, running: sequences; blocks, and how many are held: of the latent cache."""
+
+    waiting: int
+    running: int
+    blocks_held: int
+    blocks: int
+
+
 class Scheduler:
     """A queue of WAITING sequences and the batch of RUNNING ones, over one pool of cache blocks.
 
     step_tokens: tokens of one step at most. max_running: sequences of one step at most."""
 
-    def __init__(self, pool: BlockPool, step_tokens: int = STEP_TOKENS, max_running: int = 64) -> None:
+    def __init__(self, pool: BlockPool, step_tokens: int = STEP_TOKENS, max_running: int = MAX_RUNNING) -> None:
+        if max_running < 1:
+            raise ValueError(f"max_running={max_running}; expected 1 or more")
         if step_tokens < max_running:
             raise ValueError(f"step_tokens={step_tokens} is less than max_running={max_running}; each may take one")
         self.pool, self.step_tokens, self.max_running = pool, step_tokens, max_running
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
         self.preemptions = 0
+
+    def occupancy(self) -> Occupancy:
+        """Numbers that another thread may read without stopping this one."""
+        return Occupancy(len(self.waiting), len(self.running), self.pool.held, self.pool.blocks)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence: WAITING."""

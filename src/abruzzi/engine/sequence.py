@@ -7,7 +7,7 @@ from enum import Enum
 
 from abruzzi.engine.block_pool import BlockKey
 from abruzzi.engine.constraint import Constraint
-from abruzzi.types import FinishReason, SamplingParams
+from abruzzi.types import Completion, FinishReason, SamplingParams, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +75,15 @@ class Sequence:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.limit:
             self.finish_reason = "length"
+
+    def completion(self, cut: bool = False) -> Completion:
+        """What it gave. cut: a stop string ended it."""
+        tokens = self.tokens
+        return Completion(
+            tuple(t.id for t in tokens),
+            tuple(t.logprob for t in tokens),
+            "stop" if cut else self.finish_reason or "length",
+            Usage(self.prompt_length, self.cached_tokens or 0, len(tokens)),
+            tuple(t.sampled for t in tokens),
+            tuple(t.top for t in tokens) if self.params.top_logprobs else None,
+        )

@@ -220,7 +220,7 @@ async def _health(service: Service, request: Request) -> Response:
     closing = service.engine.closing
     out: dict[str, Any] = {"status": "shutting_down" if closing else "ok"}
     if request.state.authorized:
-        load = service.engine.load()
+        load = service.engine.occupancy()
         out |= {
             "model": service.settings.names[0],
             "isa": service.settings.isa,
@@ -245,7 +245,7 @@ async def _version(service: Service, request: Request) -> Response:
 
 async def _metrics(service: Service, request: Request) -> Response:
     engine, store = service.engine, service.store
-    text = service.metrics.text(engine.load(), engine.open, engine.failures, store.count(), store.failures)
+    text = service.metrics.text(engine.occupancy(), engine.open, engine.failures, store.count(), store.failures)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 

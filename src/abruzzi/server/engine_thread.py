@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from abruzzi.engine.constraint import Constraint
+from abruzzi.engine.scheduler import Occupancy
 from abruzzi.engine.sequence import Sequence as EngineSequence
 from abruzzi.engine.sequence import Token
 from abruzzi.server.errors import ApiError
@@ -32,8 +33,11 @@ class Engine(Protocol):
     name: str
     max_context: int
     thinking: bool
-    config: Any  # read for vocab_size
-    scheduler: Any  # read for numbers only: waiting, running, pool
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def occupancy(self) -> Occupancy: ...
 
     def submit(
         self, ids: Iterable[int], params: SamplingParams | None = None, constraint: Constraint | None = None
@@ -44,16 +48,6 @@ class Engine(Protocol):
     def abort(self, sequence: EngineSequence) -> None: ...
 
     def logits(self, ids: Sequence[int]) -> Any: ...
-
-
-@dataclass(slots=True)
-class Load:
-    """What the engine has to do now. waiting and running: sequences; blocks: of the latent cache."""
-
-    waiting: int
-    running: int
-    blocks_held: int
-    blocks: int
 
 
 class TokenStream:
@@ -90,7 +84,7 @@ class TokenStream:
         return self.finish is not None and not self._tokens
 
     def close(self) -> None:
-        """No more interest: the engine drops the sequence and its blocks. Any number of times, at any time."""
+        """No more interest: the engine drops the sequence and its blocks. Idempotent, at any time."""
         if not self._closed:
             self._closed = True
             if self.finish is None and self._error is None:
@@ -155,10 +149,9 @@ class EngineThread:
         """Whether no new sequences are taken."""
         return self._refusal is not None
 
-    def load(self) -> Load:
+    def occupancy(self) -> Occupancy:
         """Numbers for /health and /metrics, read without stopping the engine."""
-        scheduler = self.llm.scheduler
-        return Load(len(scheduler.waiting), len(scheduler.running), scheduler.pool.held, scheduler.pool.blocks)
+        return self.llm.occupancy()
 
     def require_room(self, count: int) -> None:
         """Raises ApiError when `count` more sequences are too many, or none are taken any more."""

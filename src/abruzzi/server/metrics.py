@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from abruzzi.server.engine_thread import Load
+    from abruzzi.engine.scheduler import Occupancy
     from abruzzi.server.generation import End
 
 TTFT_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -73,7 +73,7 @@ class Metrics:
         """A request is over; so many of its choices were dropped in the middle."""
         self.aborts += unfinished
 
-    def text(self, load: Load, open_sequences: int, failures: int, turns: int, store_failures: int = 0) -> str:
+    def text(self, load: Occupancy, open_sequences: int, failures: int, turns: int, store_failures: int = 0) -> str:
         """The whole exposition, for GET /metrics."""
         out: list[str] = []
 

@@ -17,7 +17,7 @@ class ChatRequest:
 
     seals: what an assistant message (by its place) brought along to prove its ids. thinking,
     preserve_thinking: None = the server's, the checkpoint's default. effort: a key of
-    budget.EFFORTS. may_call: whether the model may call tools; which, and in what form: structure.
+    engine.budget.EFFORTS. may_call: whether the model may call tools; which, and in what form: structure.
     prompt_ids: used as they are, instead of messages."""
 
     model: str | None

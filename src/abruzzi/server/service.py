@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from abruzzi.server.budget import thinking_tokens
+from abruzzi.engine.answer import Asked, call_openers, parser_after
+from abruzzi.engine.budget import require_closable, thinking_tokens
 from abruzzi.server.engine_thread import Engine, EngineThread
 from abruzzi.server.errors import ApiError
-from abruzzi.server.generation import Choice, End, Generation, Job, parser_after
+from abruzzi.server.generation import Choice, End, Generation
 from abruzzi.server.memory.history import History, Restorer
 from abruzzi.server.memory.seal import SampledTurn, Seal, content_hash, wire_id
 from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.metrics import Metrics
 from abruzzi.server.request import ChatRequest
-from abruzzi.server.structure import Grammars
+from abruzzi.server.structure import RequestGrammars
 from abruzzi.tokenizer import Tokenizer, generation_prefix, render
+from abruzzi.tokenizer.formats.spans import assistant_prefix
 from abruzzi.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Service:
         self.engine, self.store, self.seal, self.settings = engine, store, seal, settings
         self.tok: Tokenizer = engine.llm.tokenizer
         self.metrics = Metrics()
-        self.grammars = Grammars(self.tok, engine.llm.config.vocab_size, self.metrics.schemas)
+        self.grammars = RequestGrammars(self.tok, engine.llm.vocab_size, self.metrics.schemas)
         self.running: dict[str, tuple[bytes, Generation]] = {}
         model = f"{engine.llm.name} {_fingerprint(self.tok)}"
         self._restorer = Restorer(self.tok, model, store, seal, settings.strict_reasoning)
@@ -119,8 +121,8 @@ class Service:
             header = generation_prefix(self.tok, self.thinks(request))
         self._limit(prompt, request.params)  # what does not fit is not compiled either
         grammar = await self._grammar(request)
-        job = self._job(request, prompt, header, call_prefix, grammar)
-        generation = Generation(wire_id(id_prefix), self._choices(job, request.n))
+        asked = self._asked(request, prompt, header, grammar)
+        generation = Generation(wire_id(id_prefix), self._choices(asked, request.n, call_prefix))
         if history is not None:
             generation.headers[STATES_HEADER] = history.header()
         self._register(scope, generation, history)
@@ -129,10 +131,10 @@ class Service:
     def start_raw(self, scope: bytes, prompts: Sequence[Sequence[int]], params: SamplingParams, n: int) -> Generation:
         """Continue bare prompts (no chat): n choices of each, in the prompts' order."""
         self.engine.require_room(n * len(prompts))
-        jobs = [Job(tuple(p), (), params, self._limit(p, params), None, None, chat=False) for p in prompts]
+        asked = [Asked(tuple(p), (), params, self._limit(p, params), chat=False) for p in prompts]
         generation = Generation(wire_id("cmpl-"), [])
-        for job in jobs:
-            generation.choices += self._choices(job, n)
+        for each in asked:
+            generation.choices += self._choices(each, n)
         self._register(scope, generation, None)
         return generation
 
@@ -168,51 +170,24 @@ class Service:
             )
         return room if params.max_tokens is None else min(params.max_tokens, room)
 
-    def _job(
-        self,
-        request: ChatRequest,
-        prompt: tuple[int, ...],
-        header: tuple[int, ...],
-        call_prefix: str,
-        grammar: TurnGrammar | None,
-    ) -> Job:
-        limit = self._limit(prompt, request.params)
-        close = self.tok.id_of("</think>")
-        wanted = request.params.thinking_budget
-        if close is None and (wanted is not None or request.effort is not None):
-            raise ApiError(
-                400,
-                "this model spells the end of a thought as text, so it cannot be forced; "
-                "hint: leave reasoning_effort and thinking_token_budget out",
-                "thinking_token_budget",
-                "unsupported_value",
-            )
+    def _asked(
+        self, request: ChatRequest, prompt: tuple[int, ...], header: tuple[int, ...], grammar: TurnGrammar | None
+    ) -> Asked:
+        limit, budget = self._limit(prompt, request.params), request.params.thinking_budget
+        if budget is not None or request.effort is not None:
+            try:
+                require_closable(self.tok)
+            except ValueError as error:
+                raise ApiError(400, str(error), "thinking_token_budget", "unsupported_value") from None
         if request.effort is not None:
             self.metrics.efforts[request.effort] = self.metrics.efforts.get(request.effort, 0) + 1
-        return Job(
-            prompt=prompt,
-            header=header,
-            params=request.params,
-            limit=limit,
-            thinking_budget=thinking_tokens(limit, wanted, request.effort),
-            close_id=close,
-            no_call=frozenset() if request.may_call else self._call_ids(),
-            grammar=grammar,
-            call_prefix=call_prefix,
-        )
-
-    def _call_ids(self) -> frozenset[int]:
-        """Control ids with which a call can begin."""
-        begins = ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>", "<|tool_call_begin|>")
-        return frozenset(i for i in map(self.tok.id_of, begins) if i is not None)
+        no_call = frozenset() if request.may_call else call_openers(self.tok)
+        thought = thinking_tokens(limit, budget, request.effort)
+        return Asked(prompt, header, request.params, limit, thought, no_call, grammar)
 
     def _assistant_header(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """What stands behind the last assistant header of exact prompt ids: an open thought, or nothing."""
-        middle, opener = self.tok.id_of("<|im_middle|>"), self.tok.id_of("<|im_assistant|>")
-        places = [i for i, token_id in enumerate(prompt) if token_id == middle]
-        start = places[-1] + 1 if places else len(prompt)
-        before = [i for i in prompt[:start] if i in self.tok.control_ids]
-        header = tuple(prompt[start:]) if before[-2:-1] == [opener] else ()
+        header = assistant_prefix(self.tok, prompt)
         parser = parser_after(self.tok, header)
         if parser.message().tool_calls or any(i in self.tok.end_ids for i in header):
             raise ApiError(
@@ -224,11 +199,12 @@ class Service:
             )
         return header
 
-    def _choices(self, job: Job, n: int) -> list[Choice]:
+    def _choices(self, asked: Asked, n: int, call_prefix: str = "call_") -> list[Choice]:
         """n choices; with a seed, the k-th draws with seed + k."""
-        seed = job.params.seed
+        seed = asked.params.seed
         seeds = [None if seed is None else seed + k for k in range(n)]
-        return [Choice(self.engine, replace(job, params=replace(job.params, seed=s))) for s in seeds]
+        each = [replace(asked, params=replace(asked.params, seed=s)) for s in seeds]
+        return [Choice(self.engine, one, call_prefix) for one in each]
 
     def _register(self, scope: bytes, generation: Generation, history: History | None) -> None:
         self.metrics.started(len(generation.choices))

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abruzzi.checkpoint import open_checkpoint
-from abruzzi.engine.block_pool import BlockPool
 from abruzzi.engine.llm import LLM
-from abruzzi.engine.scheduler import Scheduler
 from abruzzi.engine.sequence import Sequence
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.types import SamplingParams
@@ -33,10 +31,10 @@ def runner(folder: Path) -> NativeRunner:
         return NativeRunner.load(checkpoint)
 
 
-def engine(folder: Path, runner: NativeRunner, cache_tokens: int) -> LLM:
+def engine(folder: Path, runner: NativeRunner, cache_tokens: int, **options: int) -> LLM:
     """An engine with small blocks and, if asked for, a cache that is too small for everybody."""
     tok = LLM.load(folder).tokenizer
-    return LLM(runner.config, runner, tok, "tiny", cache_tokens, block_tokens=BLOCK)
+    return LLM(runner.config, runner, tok, "tiny", cache_tokens, block_tokens=BLOCK, **options)
 
 
 def requests(seed: int, count: int) -> list[tuple[list[int], SamplingParams]]:
@@ -79,8 +77,7 @@ def test_a_request_gives_the_same_tokens_alone_and_in_a_crowd(
 
 
 def test_a_long_prefill_does_not_hold_up_the_others(folder: Path, runner: NativeRunner) -> None:
-    llm = engine(folder, runner, 1024)
-    llm.scheduler = Scheduler(BlockPool(256, BLOCK), step_tokens=16, max_running=8)
+    llm = engine(folder, runner, 1024, step_tokens=16, max_running=8)
     short = llm.submit([7, 8, 9], SamplingParams(temperature=0, max_tokens=30))
     llm.step()
     long = llm.submit(range(5, 205), SamplingParams(temperature=0, max_tokens=2))
@@ -183,7 +180,7 @@ def test_what_can_never_fit_is_refused_with_both_numbers(folder: Path, runner: N
     with pytest.raises(ValueError, match="token id 100000 is outside"):
         llm.submit([5, 100_000])
     with pytest.raises(ValueError, match="step_tokens=4 is less than max_running=8"):
-        Scheduler(BlockPool(4, 4), step_tokens=4, max_running=8)
+        engine(folder, runner, 64, step_tokens=4, max_running=8)
 
 
 class Counting:
@@ -227,9 +224,8 @@ def test_each_of_n_samples_ends_by_itself(folder: Path, runner: NativeRunner) ->
 
 def test_prompts_that_come_at_once_compute_a_shared_beginning_once(folder: Path, runner: NativeRunner) -> None:
     """In chunks, with somebody who shares nothing and passes them, and one that is aborted in the middle."""
-    llm = engine(folder, runner, 2048)
+    llm = engine(folder, runner, 2048, step_tokens=32, max_running=16)
     llm.runner = counting = Counting(runner)
-    llm.scheduler = Scheduler(BlockPool(512, BLOCK), step_tokens=32, max_running=16)
     greedy = SamplingParams(temperature=0, max_tokens=2)
     shared = list(range(20, 148))
     crowd = [llm.submit([*shared, 200 + i], greedy) for i in range(5)]

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 import abruzzi
-from abruzzi.engine.llm import BLOCK_TOKENS, LLM
+from abruzzi import tokenizer
+from abruzzi.engine.block_pool import BLOCK_TOKENS
+from abruzzi.engine.llm import LLM
+from abruzzi.engine.sampler import log_softmax
+from abruzzi.engine.scheduler import Occupancy
 from abruzzi.kernels import isa, ops, selftest, supported_isas
-from abruzzi.types import ContentDelta, Message, MessageEnd, ReasoningDelta
+from abruzzi.types import ContentDelta, Message, MessageEnd, ReasoningDelta, SamplingParams
 from tests import tiny
+
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+SHORT_NAMES = {"propertyNames": {"maxLength": 3}}  # no grammar has it
+STRICT = {"type": "function", "function": {"name": "s", "strict": True, "parameters": SHORT_NAMES}}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def test_stop_strings_and_ids_end_a_generation(llm: LLM) -> None:
     assert by_id.ids == free.ids[: free.ids.index(free.ids[7]) + 1]
 
 
-def think_forever(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def think_forever(llm: LLM) -> None:
     """The model opens a thought and then says 'x' for ever."""
     opening = [llm.tokenizer.control["<think>"]]
     word = llm.tokenizer.encode("x")[0]
@@ -69,14 +77,12 @@ def think_forever(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def say(logits, params, seed, position):
         return (opening.pop() if opening else word), -1.0
 
-    monkeypatch.setattr("abruzzi.engine.llm.sample", say)
+    llm.sample = say
 
 
 @pytest.mark.parametrize("budget", [0, 1, 7])
-def test_a_thinking_budget_closes_the_thought_and_leaves_an_answer(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch, budget: int
-) -> None:
-    think_forever(llm, monkeypatch)
+def test_a_thinking_budget_closes_the_thought_and_leaves_an_answer(llm: LLM, budget: int) -> None:
+    think_forever(llm)
     end = end_of(llm.chat([{"role": "user", "content": "Hi"}], thinking_budget=budget, max_tokens=40))
     assert end.usage.reasoning_tokens == budget
     assert end.message.reasoning_content == ("x" * budget or None)
@@ -86,10 +92,16 @@ def test_a_thinking_budget_closes_the_thought_and_leaves_an_answer(
     assert [i for i, s in zip(ids, sampled) if not s] == [llm.tokenizer.control["</think>"]]
 
 
-def test_max_tokens_alone_still_leaves_room_for_an_answer(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    think_forever(llm, monkeypatch)
-    end = end_of(llm.chat([{"role": "user", "content": "Hi"}], max_tokens=40))
-    assert end.finish_reason == "length" and len(end.message.content or "") >= 8
+@pytest.mark.parametrize("limit", [8, 40, None])
+def test_room_for_an_answer_is_left_whatever_the_limit(llm: LLM, limit: int | None) -> None:
+    """A quarter of what may be generated."""
+    think_forever(llm)
+    end = end_of(llm.chat([{"role": "user", "content": "Hi"}], max_tokens=limit))
+    count = end.usage.completion_tokens
+    assert end.finish_reason == "length" and count == (limit or llm.max_context - end.usage.prompt_tokens)
+    answer = count // 4
+    assert end.usage.reasoning_tokens == count - answer
+    assert end.message.content == "x" * (answer - 2)  # <think> and </think> are neither thought nor answer
 
 
 def test_no_think_closes_the_thought_before_it_begins(llm: LLM) -> None:
@@ -122,9 +134,9 @@ def test_deltas_put_together_are_the_message_and_stream_false_gives_the_end_only
     assert isinstance(only, MessageEnd) and only.message == end.message
 
 
-def test_stop_strings_in_chat_are_not_shown(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_strings_in_chat_are_not_shown(llm: LLM) -> None:
     word = iter(llm.tokenizer.encode("one two STOP three"))
-    monkeypatch.setattr("abruzzi.engine.llm.sample", lambda *_: (next(word), -1.0))
+    llm.sample = lambda *_: (next(word), -1.0)
     events = list(llm.chat([{"role": "user", "content": "Hi"}], stop=("STOP",), max_tokens=40))
     assert "".join(e.text for e in events if isinstance(e, ContentDelta)) == "one two "
     end = events[-1]
@@ -132,14 +144,12 @@ def test_stop_strings_in_chat_are_not_shown(llm: LLM, monkeypatch: pytest.Monkey
     assert end.message.content == "one two " and end.finish_reason == "stop"
 
 
-def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(llm: LLM) -> None:
     with pytest.raises(ValueError, match="prompt has 300 tokens but the context holds 256"):
         llm.generate([5] * 300)
     with pytest.raises(ValueError, match="context holds 256"):
         list(llm.chat([{"role": "user", "content": "word " * 400}]))
-    monkeypatch.setattr("abruzzi.engine.llm.sample", lambda *_: (5, -1.0))
+    llm.sample = lambda *_: (5, -1.0)
     full = llm.generate([5] * 250, max_tokens=100)
     assert full.finish_reason == "length" and len(full.ids) == 6
 
@@ -210,3 +220,81 @@ def test_logits_are_teacher_forced(llm: LLM) -> None:
     assert logits.shape == (len(ids), llm.config.vocab_size) and logits.dtype == "float32"
     step = llm.generate(ids, max_tokens=1, temperature=0)
     assert step.ids[0] == logits[-1].argmax()
+
+
+def test_tokens_of_the_prefix_cache_are_no_prefill(llm: LLM) -> None:
+    """prefill_tok_s is of what was computed: the second time only what follows the last whole block."""
+    ask = {"messages": [{"role": "user", "content": "the quick brown fox"}], "max_tokens": 2}
+    for cached in (False, True):
+        end = end_of(llm.chat(**ask))
+        assert (end.usage.cached_tokens > 0) == cached
+        assert end.prefill_tok_s is not None and end.ttft_s is not None
+        computed = end.usage.prompt_tokens - end.usage.cached_tokens
+        assert end.prefill_tok_s * end.ttft_s == pytest.approx(computed)
+
+
+def test_cached_tokens_are_those_of_the_prompt_where_a_thought_ended_the_turn(llm: LLM) -> None:
+    """The sequence that goes on finds the first one's blocks in the cache, but nobody asked for that prompt."""
+    tok = llm.tokenizer
+    said = iter(tok.encode("<think>" + "seven wizards " * 3 + "<|im_end|>yes<|im_end|>", allow_special=True))
+    llm.sample = lambda *_: (next(said), -1.0)
+    end = end_of(llm.chat([{"role": "user", "content": "Hi"}], max_tokens=100))
+    assert end.message.content == "yes" and end.message.reasoning_content == "seven wizards " * 3
+    assert end.usage.cached_tokens == 0 and end.usage.prompt_tokens + end.usage.completion_tokens > 2 * BLOCK_TOKENS
+
+
+def test_every_generated_id_has_its_log_probability(llm: LLM) -> None:
+    """Those of chat are those of generate; the header's ids have none."""
+    ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 12, "seed": 4}
+    for thinking in (True, False):
+        end = end_of(llm.chat(**ask, thinking=thinking))
+        assert end.message.ids is not None and end.message.sampled is not None
+        count = len(end.logprobs)
+        assert count == end.usage.completion_tokens == len(end.message.ids) - (0 if thinking else 2)
+        prompt = tokenizer.render(llm.tokenizer, ask["messages"], thinking=thinking).ids
+        logits = llm.logits([*prompt, *end.message.ids[-count:]])[len(prompt) - 1 : -1]
+        rows = log_softmax(logits)[np.arange(count), list(end.message.ids[-count:])]
+        assert end.logprobs == pytest.approx(rows.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tool_choice": "maybe"}, "tool_choice='maybe'; expected auto, none, required or a tool; tools: look"),
+        ({"tools": [LOOK, LOOK]}, "two tools have the name 'look'"),
+        ({"tools": [{"name": "look"}]}, "names no function"),
+        ({"tools": (), "tool_choice": "required"}, "tools: none"),
+        ({"response_schema": {"type": "object"}, "stop": ("x",)}, "stop would cut what response_schema demands"),
+        ({"tool_choice": "required", "stop_token_ids": (5,)}, "stop_token_ids would cut what tool_choice demands"),
+        ({"response_schema": {"type": "string", "pattern": "(?=x)"}}, "response_schema cannot be enforced"),
+        ({"tools": [STRICT]}, r"tools\[0\].function.parameters cannot be enforced.*strict=false"),
+        ({"effort": "enormous"}, "effort='enormous'; expected one of minimal, low"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused(llm: LLM, options: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        list(llm.chat([{"role": "user", "content": "Hi"}], **{"tools": [LOOK], "max_tokens": 5, **options}))
+
+
+def test_max_running_bounds_a_step(folder: Path) -> None:
+    llm = abruzzi.load(folder, max_running=2, cache_tokens=512, threads=1)
+    sequences = [llm.submit([5, 6, n], SamplingParams(max_tokens=4)) for n in range(5, 10)]
+    llm.step()
+    assert llm.occupancy() == Occupancy(waiting=3, running=2, blocks_held=2, blocks=512 // BLOCK_TOKENS)
+    while llm.step():
+        assert llm.occupancy().running <= 2
+    assert all(s.finish_reason for s in sequences)
+    assert LLM.load(folder, max_running=1000).scheduler.step_tokens >= 1000
+    with pytest.raises(ValueError, match="max_running=0; expected 1 or more"):
+        LLM.load(folder, max_running=0)
+
+
+def test_calls_are_numbered_through_the_conversation(llm: LLM) -> None:
+    made = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    history = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "a", "content": "ok"},
+    ]
+    end = end_of(llm.chat(history, [LOOK], tool_choice="required", thinking=False, max_tokens=60, seed=1))
+    assert [c.index for c in end.message.tool_calls][:1] == [1]

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import anthropic
@@ -17,6 +16,7 @@ import numpy as np
 import openai
 
 from abruzzi.engine.constraint import Constraint
+from abruzzi.engine.scheduler import Occupancy
 from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.server.app import make_app
 from abruzzi.server.engine_thread import EngineThread
@@ -80,7 +80,7 @@ class ScriptedLLM:
         per_step: Callable[[], int] = lambda: 1,
     ) -> None:
         self.tokenizer, self.name, self.max_context, self.thinking = tok, "scripted", max_context, True
-        self.config = SimpleNamespace(vocab_size=tok.vocab_size)
+        self.vocab_size = tok.vocab_size
         self.submitted: list[Sequence] = []
         self.prompts: list[list[int]] = []
         self.gate = threading.Event()  # no steps while it is clear
@@ -90,12 +90,10 @@ class ScriptedLLM:
 
     def logits(self, ids_: Iterable[int]) -> np.ndarray:
         """Every token equally likely, wherever a prompt is scored."""
-        return np.zeros((len(list(ids_)), self.config.vocab_size), np.float32)
+        return np.zeros((len(list(ids_)), self.vocab_size), np.float32)
 
-    @property
-    def scheduler(self) -> Any:
-        pool = SimpleNamespace(held=len(self.live), blocks=1000)
-        return SimpleNamespace(waiting=(), running=tuple(self.live), pool=pool)
+    def occupancy(self) -> Occupancy:
+        return Occupancy(waiting=0, running=len(self.live), blocks_held=len(self.live), blocks=1000)
 
     def submit(
         self, ids_: Iterable[int], params: SamplingParams | None = None, constraint: Constraint | None = None

@@ -7,30 +7,11 @@ from typing import Any
 
 import pytest
 
-from abruzzi.server.budget import thinking_tokens
 from tests.unit.server.scripted_engine import TOK, ids, saying, serving
 
 CHAT, USER = "/v1/chat/completions", [{"role": "user", "content": "Hi"}]
 CLOSE = TOK.control["</think>"]
 ENDLESS = [TOK.control["<think>"], *(TOK.encode("x") * 5000)]
-
-
-@pytest.mark.parametrize(
-    ("limit", "budget", "effort", "expected"),
-    [
-        (100, None, None, 75),
-        (100, 20, None, 20),
-        (100, 99, None, 75),
-        (100, 0, None, 0),
-        (800, None, "low", 100),
-        (800, None, "medium", 300),
-        (800, None, "high", 600),
-        (800, 10, "low", 10),
-        (1, None, None, 0),
-    ],
-)
-def test_how_much_thought(limit: int, budget: int | None, effort: str | None, expected: int) -> None:
-    assert thinking_tokens(limit, budget, effort) == expected
 
 
 @pytest.mark.parametrize(

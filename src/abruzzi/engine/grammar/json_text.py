@@ -1,8 +1,7 @@
 """JSON under a schema, as a mask over the next token: llguidance over our vocabulary.
 
 A grammar here covers one JSON text and nothing around it: control tokens never match inside, and turn.py
-says by token id where the text begins and ends. Property order is the schema's. llguidance comes with
-`pip install 'abruzzi[serve]'`.
+says by token id where the text begins and ends. Property order is the schema's.
 """
 
 from __future__ import annotations
@@ -39,15 +38,13 @@ _LIMITS: dict[str, Any] = {
 class Vocabulary:
     """A tokenizer as llguidance sees it, and learned tokens by their bytes. (Kimi's 163,840 ids: about a second.)
 
-    end: the id of the end of turn. learned: bool [V], the ids that are text. Raises ImportError with a hint
-    where llguidance is not installed, ValueError for a tokenizer without the chat's control tokens."""
+    end: the id of the end of turn. learned: bool [V], the ids that are text. Raises ValueError
+    for a tokenizer without the chat's control tokens."""
 
     def __init__(self, tok: Tokenizer, size: int | None = None) -> None:
         """size: how many logits the model gives, when it is more than the tokenizer has ids."""
-        try:
-            from llguidance import LLTokenizer, TokenizerWrapper
-        except ImportError as error:
-            raise ImportError("llguidance is not installed; hint: pip install 'abruzzi[serve]'") from error
+        from llguidance import LLTokenizer, TokenizerWrapper  # here, so that whoever only runs text does not load it
+
         self.tok = tok
         self.size = tok.vocab_size if size is None else size
         self.end = tok.marker_ids.end_of_turn

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from abruzzi.engine.budget import ANSWER_SHARE
 from abruzzi.engine.grammar.json_text import JsonGrammar, JsonText, Vocabulary
 from abruzzi.tokenizer import ChatParser
 from abruzzi.tokenizer.formats.parser import State
@@ -94,7 +95,7 @@ class TurnGrammar:
         max_calls: int | None = None,
         first_index: int = 0,
         may_think: bool = True,
-        reserve: float = 0.25,
+        reserve: float = ANSWER_SHARE,
     ) -> None:
         assert calls or not must_call, "a turn that must call needs something to call"
         self.tokens, self.calls, self.answer = tokens, tuple(calls), answer

@@ -26,9 +26,13 @@ from abruzzi.server.fields import Fields, required
 from abruzzi.server.request import ChatRequest, Thinking
 from abruzzi.server.service import Service
 from abruzzi.server.structure import Schema, Structure
+from abruzzi.tokenizer.formats.format import Marker
+from abruzzi.tokenizer.formats.k2 import K2
 from abruzzi.types import Message, ToolCall
 
 MAX_TOP_LOGPROBS = 20  # OpenAI's
+# A thought that a client keeps inside the text of its history.
+THOUGHT_OPEN, THOUGHT_CLOSE = (K2.markers[m][0] for m in (Marker.THINK_OPEN, Marker.THINK_CLOSE))
 PROMPT = "messages (or prompt_token_ids, not both)"
 FUNCTION = {
     "type": "object",
@@ -199,9 +203,9 @@ def _thought(fields: Fields, content: str | None) -> tuple[str | None, str | Non
         )
     if thoughts:
         return next(iter(thoughts.values())), content
-    head, opened, rest = (content or "").partition("<think>")
-    if opened and not head.strip() and "</think>" in rest:
-        thought, _, content = rest.partition("</think>")
+    head, opened, rest = (content or "").partition(THOUGHT_OPEN)
+    if opened and not head.strip() and THOUGHT_CLOSE in rest:
+        thought, _, content = rest.partition(THOUGHT_CLOSE)
         return thought, content
     return None, content
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from abruzzi import __version__
-from abruzzi.server.budget import EFFORTS
+from abruzzi.engine.budget import EFFORTS
 from abruzzi.server.errors import ApiError
 from abruzzi.server.fields import Fields, wrong
 from abruzzi.server.generation import End

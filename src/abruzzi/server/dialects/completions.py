@@ -91,7 +91,7 @@ def read_completion(service: Service, body: Fields) -> Completion:
 def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> None:
     """The logits of a prompt are held at once, and one token must fit behind it."""
     longest = max(map(len, prompts))
-    room = min(service.llm.max_context - 1, MAX_SCORED_BYTES // (4 * service.llm.config.vocab_size))
+    room = min(service.llm.max_context - 1, MAX_SCORED_BYTES // (4 * service.llm.vocab_size))
     if longest > room:
         raise unsupported("echo", True, f"with logprobs a prompt may have {room} tokens, and one has {longest}")
 
@@ -180,7 +180,7 @@ class CompletionEncoder:
         return {**self._frame(), "choices": choices, "usage": usage, "timings": timings_of(ends)}
 
     def _echo(self, index: int) -> str:
-        return self._tok.decode(self._generation.choices[index].job.prompt) if self._asked.echo else ""
+        return self._tok.decode(self._generation.choices[index].asked.prompt) if self._asked.echo else ""
 
     def _token_fields(self, index: int, tokens: tuple[Token, ...]) -> dict[str, Any]:
         out: dict[str, Any] = {"logprobs": None}
@@ -191,14 +191,14 @@ class CompletionEncoder:
             out["logprobs"] = self._listed([(t.id, t) for t in tokens], offsets)
         if self._asked.token_ids:
             out["token_ids"] = [t.id for t in tokens]
-            out["prompt_token_ids"] = list(self._generation.choices[index].job.prompt)
+            out["prompt_token_ids"] = list(self._generation.choices[index].asked.prompt)
         return out
 
     def _echoed(self, index: int) -> dict[str, Any]:
         """The log-probabilities of the prompt; the first token has none."""
         if self._scored is None:
             return {"logprobs": None}
-        prompt = self._generation.choices[index].job.prompt
+        prompt = self._generation.choices[index].asked.prompt
         spelling = _Spelling(self._tok, 0, all_shown=True)
         tokens = (None, *self._scored[index // self._asked.n])
         return {"logprobs": self._listed(list(zip(prompt, tokens)), [spelling.offset(i) for i in prompt])}

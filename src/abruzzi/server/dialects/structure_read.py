@@ -115,9 +115,9 @@ def _answer_format(nested: bool, fields: Fields) -> tuple[Schema | None, dict[st
 def with_answer(structure: Structure, answer: Schema | None, params: SamplingParams, stop_field: str) -> Structure:
     """The structure with a form of its text. Raises ApiError for stops that would cut it."""
     whole = replace(structure, answer=answer)
-    text_is_demanded = answer is not None and not structure.must_call
-    name = stop_field if params.stop and text_is_demanded else "stop_token_ids" if params.stop_token_ids else None
-    if name is not None and whole.demanded is not None:
+    cut = whole.cut_by(params)
+    if cut is not None:
+        name = stop_field if cut == "stop" else cut
         raise ApiError(
             400,
             f"{name} would cut what {whole.demanded} demands; hint: leave one of them out",

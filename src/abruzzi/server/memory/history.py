@@ -17,6 +17,7 @@ from abruzzi.server.errors import ApiError
 from abruzzi.server.memory.seal import PrefixHash, SampledTurn, Seal, content_hash
 from abruzzi.server.memory.store import Expired, ReasoningStore
 from abruzzi.tokenizer import Tokenizer, generation_prefix, parse, render
+from abruzzi.tokenizer.formats.spans import last_header_end
 from abruzzi.types import Message
 
 # kept: the client sent the thought. restored: we put it back. The other two: nobody has it.
@@ -136,8 +137,9 @@ class Restorer:
         calls = tuple(replace(c, index=made + n) for n, c in enumerate(message.tool_calls))
         plain = Message("assistant", message.content, tool_calls=calls)
         rendered = render(self._tok, [plain], add_generation_prompt=False, preserve_thinking=True)
-        middle = self._tok.control["<|im_middle|>"]
-        start = len(rendered.ids) - rendered.ids[::-1].index(middle) + len(generation_prefix(self._tok, thinking=False))
+        behind = last_header_end(self._tok, rendered.ids)
+        assert behind is not None  # the message has just been rendered with its header
+        start = behind + len(generation_prefix(self._tok, thinking=False))
         return replace(
             message,
             tool_calls=calls,

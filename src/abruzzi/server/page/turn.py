@@ -85,6 +85,7 @@ class ServedModel:
                         item.prefill_tok_s,
                         item.decode_tok_s,
                         item.ttft_s,
+                        tuple(t.logprob for t in item.tokens),
                     )
                     return
                 yield from item.events
