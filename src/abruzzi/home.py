@@ -1,4 +1,4 @@
-"""Where abruzzi keeps what outlives a process: packed weights, the server's key and thoughts."""
+"""Home directory (ABRUZZI_HOME): packed weights, the server's key and thoughts."""
 
 from __future__ import annotations
 

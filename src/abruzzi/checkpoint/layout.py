@@ -1,4 +1,4 @@
-"""Which tensors a config calls for: names, shapes, which are stored in INT4, and in which dtype.
+"""Tensor layout of a checkpoint: names, shapes, which are stored in INT4, and in which dtype.
 
 A *logical* tensor is what the model computes with (`...up_proj.weight`). A *stored* tensor is what lies
 in the file: the same, or for an INT4 matrix the three parts weight_packed, weight_scale, weight_shape.

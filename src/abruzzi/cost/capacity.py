@@ -1,7 +1,9 @@
-"""Will a checkpoint run on this machine: memory of the weights and of the cache, before anything is loaded.
+"""Will a checkpoint run on this machine: memory of the weights and of the cache, before anything is
+loaded.
 
-Pure arithmetic on shapes and stored dtypes; the caller reads those from headers and measures the machine. What the
-engine makes of a stored tensor is bytes.py's rule; tests/e2e/test_fit_command.py says by how much it is off.
+Pure arithmetic on shapes and stored dtypes; the caller reads those from headers and measures the
+machine. What the engine makes of a stored tensor is bytes.py's rule; tests/e2e/test_fit_command.py
+says by how much it is off.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ CACHE_SHARE = 0.5  # of the memory that the weights leave free: what the engine 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor of the inventory as a checkpoint stores it: dtype "float32", "bfloat16", "float16" or "int4"."""
+    """One tensor of the inventory as a checkpoint stores it: dtype "float32", "bfloat16", "float16"
+    or "int4"."""
 
     tensor: Tensor
     dtype: str
@@ -27,8 +30,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """weights_bytes: in memory. bytes_per_token: read from memory for one token at
-    `context`. max_context: 0 where not even the weights fit; never more than the model was made for."""
+    """weights_bytes: in memory. bytes_per_token: read from memory for one token at `context`.
+    max_context: 0 where not even the weights fit; never more than the model was made for."""
 
     weights_bytes: int
     kv_bytes_per_token: int
@@ -78,8 +81,9 @@ def capacity(
 def step_bytes(
     config: ModelConfig, tensors: Iterable[Stored], context: int, batch: int = 1, weights: str = "native"
 ) -> float:
-    """What one step of `batch` sequences, each with `context` tokens behind it, reads from memory: every weight that
-    it uses once, so of the experts as many as the batch touches on average if it is routed evenly."""
+    """What one step of `batch` sequences, each with `context` tokens behind it, reads from memory:
+    every weight that it uses once, so of the experts as many as the batch touches on average if it
+    is routed evenly."""
     read = sum(read_bytes(t.tensor, t.dtype, weights, batch) for t in tensors)
     return read + batch * context * cache_bytes_per_token(config)
 
@@ -95,8 +99,9 @@ def cache_bytes_per_token(config: ModelConfig) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that a new process may fill without swapping: what Linux calls available, or what is left of the
-    control group's limit, a container's for instance, where that is less. Raises OSError on other systems."""
+    """Bytes that a new process may fill without swapping: what Linux calls available, or what is
+    left of the control group's limit, a container's for instance, where that is less. Raises
+    OSError on other systems."""
     lines = (root / "proc/meminfo").read_text().splitlines()
     kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     return min([kilobytes * 1024, *_left_in_group(root / "sys/fs/cgroup")])

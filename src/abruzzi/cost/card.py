@@ -1,7 +1,8 @@
 """The model card of a checkpoint: README.md with its shape, recipe, ledger, scores and license.
 
-The front matter is what the Hugging Face hub reads (license, tags, scores as model-index). Text that comes from
-outside is escaped where it stands in a table; nothing is invented: what is not given is not written.
+The front matter is what the Hugging Face hub reads (license, tags, scores as model-index). Text
+that comes from outside is escaped where it stands in a table; nothing is invented: what is not
+given is not written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from abruzzi.cost.parameters import parameters
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One row of the evaluation: a share between 0 and 1 with its 95 % interval, over `n` questions."""
+    """One row of the evaluation: a share between 0 and 1 with its 95 % interval, over `n`
+    questions."""
 
     suite: str
     score: float
@@ -36,7 +38,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card says. license: an SPDX id; recipe, data, limits: paragraphs of Markdown; usage: a command line."""
+    """What a card says. license: an SPDX id; recipe, data, limits: paragraphs of Markdown; usage: a
+    command line."""
 
     name: str
     license: str

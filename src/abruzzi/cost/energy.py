@@ -1,4 +1,5 @@
-"""Joules: read where the machine offers a counter, estimated where not, and then marked as an estimate.
+"""Joules: read where the machine offers a counter, estimated where not, and then marked as an
+estimate.
 
     RAPL      the CPU packages' energy counters below /sys/class/powercap (Linux; often readable by root only).
               They count everything that the packages do, also for other processes; DRAM where it has its own.
@@ -67,7 +68,8 @@ class NvidiaSmi:
     source = "NVML (boards of the GPUs, not their host)"
 
     def __init__(self, gpus: Sequence[int], run: Command | None = None, clock: Clock = time.monotonic) -> None:
-        """gpus: their indices. Raises OSError or ValueError where nvidia-smi is not there or reports no power."""
+        """gpus: their indices. Raises OSError or ValueError where nvidia-smi is not there or
+        reports no power."""
         self._question = [
             "nvidia-smi",
             f"--id={','.join(map(str, gpus))}",
@@ -79,7 +81,8 @@ class NvidiaSmi:
         self._watts, self._at = self._power(), clock()
 
     def joules(self) -> float:
-        """Must be asked often (every few seconds): what happens between is taken as a straight line."""
+        """Must be asked often (every few seconds): what happens between is taken as a straight
+        line."""
         watts, now = self._power(), self._clock()
         self._spent += (now - self._at) * (watts + self._watts) / 2
         self._watts, self._at = watts, now
@@ -103,7 +106,8 @@ class Estimate:
 def meter(
     unit: str, units: int, root: Path = POWERCAP, run: Command | None = None, clock: Clock = time.monotonic
 ) -> Meter:
-    """The best meter that this machine has, for `units` cores ("core") or GPUs ("gpu", those with the first indices).
+    """The best meter that this machine has, for `units` cores ("core") or GPUs ("gpu", those with
+    the first indices).
 
     A counter that is absent or may not be read leads to an estimate, whose source says so."""
     if unit not in ("core", "gpu") or units < 1:
@@ -116,7 +120,8 @@ def meter(
 
 
 def _counts(domain: Path) -> bool:
-    """Packages, and DRAM, which packages do not contain; not the cores within a package, nor the whole platform."""
+    """Packages, and DRAM, which packages do not contain; not the cores within a package, nor the
+    whole platform."""
     name = domain / "name"
     return name.is_file() and (name.read_text().startswith("package") or name.read_text().strip() == "dram")
 

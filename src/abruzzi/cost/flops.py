@@ -1,14 +1,14 @@
 """Floating-point operations per token: training, prefill, decode. A multiply-add counts as two.
 
-Counted are the matrix products, which is what utilisation is quoted for; norms, softmax, rotary embedding and
-activations are left out (well under 1 %). Letters: S positions that are attended to, N heads, K nope, P rope
-and H value dims, R kv_lora_rank.
+Counted are the matrix products, which is what utilisation is quoted for; norms, softmax, rotary
+embedding and activations are left out (well under 1 %). Letters: S positions that are attended to,
+N heads, K nope, P rope and H value dims, R kv_lora_rank.
 
 MLA attends in one of two forms that give the same numbers. *Naive*: keys and values of every cached
-position are decompressed from the latent first. *Absorbed*: the up-projection is folded into the query and
-into the output, and heads attend to the latent itself: 2 (2R + P) operations per head and position instead of
-2 (K + P + H), 3.4 times as many for K2, but no decompression. Checked against DeepSeek-V3's figures
-(tests/unit/cost) and against torch's own counter.
+position are decompressed from the latent first. *Absorbed*: the up-projection is folded into the
+query and into the output, and heads attend to the latent itself: 2 (2R + P) operations per head and
+position instead of 2 (K + P + H), 3.4 times as many for K2, but no decompression. Checked against
+DeepSeek-V3's figures (tests/unit/cost) and against torch's own counter.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class TokenFlop:
 
 
 def forward_linear(config: ModelConfig, head: bool = True) -> float:
-    """FLOP of one token's products with weights, forward. head: with the vocabulary's projection, which
-    prefill needs for the last token only."""
+    """FLOP of one token's products with weights, forward. head: with the vocabulary's projection,
+    which prefill needs for the last token only."""
     roles = [role for role in _MULTIPLIED if head or role != "head"]
     return 2.0 * sum(t.size * t.active for t in config.tensors() if t.role in roles)
 
@@ -46,7 +46,8 @@ def forward_linear(config: ModelConfig, head: bool = True) -> float:
 def training(config: ModelConfig, context: int) -> TokenFlop:
     """Forward and backward (three times forward), averaged over sequences of `context` tokens.
 
-    Causal attention: the average token attends to half of the sequence. Without multi-token prediction."""
+    Causal attention: the average token attends to half of the sequence. Without multi-token
+    prediction."""
     _check_length("context", context)
     pairs = _per_position(config, "naive") * context / 2
     return TokenFlop(linear=3 * forward_linear(config), attention=3 * pairs)
@@ -55,8 +56,8 @@ def training(config: ModelConfig, context: int) -> TokenFlop:
 def prefill(config: ModelConfig, tokens: int, form: Form = "naive") -> TokenFlop:
     """Average per token over a prompt of `tokens`, from an empty cache; the head runs once.
 
-    Both forms have the same products with weights: what the absorbed form saves on decompression it spends on
-    folding the up-projection into query and output."""
+    Both forms have the same products with weights: what the absorbed form saves on decompression it
+    spends on folding the up-projection into query and output."""
     _check_length("tokens", tokens)
     head = forward_linear(config) - forward_linear(config, head=False)
     linear = forward_linear(config, head=False) + head / tokens
@@ -64,7 +65,8 @@ def prefill(config: ModelConfig, tokens: int, form: Form = "naive") -> TokenFlop
 
 
 def decode(config: ModelConfig, context: int, form: Form = "absorbed") -> TokenFlop:
-    """The token at position `context` (its own included), one sequence, latents of the others cached.
+    """The token at position `context` (its own included), one sequence, latents of the others
+    cached.
 
     The naive form decompresses all of them again for every token."""
     _check_length("context", context)

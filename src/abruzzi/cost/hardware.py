@@ -1,7 +1,8 @@
-"""GPUs that costs are stated for: peak arithmetic, memory, power. Figures of the SXM boards' data sheets.
+"""GPUs that costs are stated for: peak arithmetic, memory, power. Figures of the SXM boards' data
+sheets.
 
-Peaks are dense BF16; data sheets print twice that, with sparsity. The H800 is an H100 with narrower links
-between GPUs and the same arithmetic.
+Peaks are dense BF16; data sheets print twice that, with sparsity. The H800 is an H100 with narrower
+links between GPUs and the same arithmetic.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-# What a GPU draws with its share of the host, network and cooling; and cooling over everything else. Together they
-# put DeepSeek-V3's run at 3.35 GWh, whose price is within the 2 to 6 % of the cost that Epoch AI finds for energy
-# (arXiv 2405.21015).
+# What a GPU draws with its share of the host, network and cooling; and cooling over everything
+# else. Together they put DeepSeek-V3's run at 3.35 GWh, whose price is within the 2 to 6 % of the
+# cost that Epoch AI finds for energy (arXiv 2405.21015).
 WATTS_PER_GPU = 1000.0
 PUE = 1.2
 

@@ -1,11 +1,13 @@
-"""The ledger of a run: tokens, FLOP, seconds, hours of hardware, joules, dollars; also across resumed runs.
+"""The ledger of a run: tokens, FLOP, seconds, hours of hardware, joules, dollars; also across
+resumed runs.
 
     ledger = Ledger.load(out / "ledger.json")          # empty where there is none yet
     recorder = Recorder(ledger, unit="core", units=2, price=hour_price("core"), meter=meter("core", 2))
     ... every few seconds: recorder.update(tokens, flop); ledger.save(out / "ledger.json")
 
-Each start of a run is an entry of its own. What was computed and then lost (a kill before the next save of
-the state) was paid for all the same and stays in. Dollars follow from hours and a stated price.
+Each start of a run is an entry of its own. What was computed and then lost (a kill before the next
+save of the state) was paid for all the same and stays in. Dollars follow from hours and a stated
+price.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _TEXTS = ("what", "started", "hardware", "unit", "joules_source", "price_source"
 class Entry:
     """One uninterrupted stretch. units: cores or GPUs that it held; seconds: wall clock.
 
-    joules_source: what the meter says, "estimate: ..." where it only assumes; started: UTC, ISO 8601."""
+    joules_source: what the meter says, "estimate: ..." where it only assumes; started: UTC, ISO
+    8601."""
 
     what: str
     started: str
@@ -129,7 +132,8 @@ class Ledger:
 
     @classmethod
     def load(cls, path: Path) -> Ledger:
-        """The ledger in a file; an empty one where there is no file. Raises ValueError for a damaged one."""
+        """The ledger in a file; an empty one where there is no file. Raises ValueError for a
+        damaged one."""
         if not path.exists():
             return cls()
         try:
@@ -150,7 +154,8 @@ class Ledger:
     # for people
 
     def to_text(self) -> str:
-        """Markdown lines for a model card: what was spent, on what, and which numbers are estimates."""
+        """Markdown lines for a model card: what was spent, on what, and which numbers are
+        estimates."""
         if not self.entries:
             return "Nothing recorded."
         hours = [

@@ -1,8 +1,8 @@
 """Parameter counts: how many a model has, and how many of them one token uses.
 
-Sums over the family's inventory (arch/tensors.py), from which FLOP (flops.py) and bytes (bytes.py) follow as well.
-Not counted: multi-token prediction modules, which plain readers ignore (DeepSeek-V3's hub page says 685 B with
-them, 671 B without).
+Sums over the family's inventory (arch/tensors.py), from which FLOP (flops.py) and bytes (bytes.py)
+follow as well. Not counted: multi-token prediction modules, which plain readers ignore
+(DeepSeek-V3's hub page says 685 B with them, 671 B without).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from abruzzi.arch.tensors import Role
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Counts. A token uses one row of the embedding; `active` nevertheless counts all of it, as published
-    figures do (K2's 32.9 B), and `active_without_embedding` does not (31.7 B): that is what is multiplied.
-    `active_without_either` leaves out embedding and head (30.5 B)."""
+    """Counts. A token uses one row of the embedding; `active` nevertheless counts all of it, as
+    published figures do (K2's 32.9 B), and `active_without_embedding` does not (31.7 B): that is
+    what is multiplied. `active_without_either` leaves out embedding and head (30.5 B)."""
 
     total: int
     active: int

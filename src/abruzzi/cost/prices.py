@@ -1,7 +1,8 @@
-"""Stated prices, each with its source and date: hours of hardware, and tokens of other people's models.
+"""Stated prices, each with its source and date: hours of hardware, and tokens of other people's
+models.
 
-Prices change; these are what was asked at the time. Nothing here is fetched. A bill that matters should be
-computed with prices given by hand.
+Prices change; these are what was asked at the time. Nothing here is fetched. A bill that matters
+should be computed with prices given by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class HourPrice:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
-    """Dollars per million tokens. id: as an API calls it. cached_input None: no such discount was stated."""
+    """Dollars per million tokens. id: as an API calls it. cached_input None: no such discount was
+    stated."""
 
     id: str
     model: str
@@ -36,8 +38,8 @@ class TokenPrice:
     date: str
 
     def usd(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """What a request costs; cached_tokens are part of prompt_tokens, and cost as much as the others where no
-        discount was stated. Raises ValueError for counts that cannot be."""
+        """What a request costs; cached_tokens are part of prompt_tokens, and cost as much as the
+        others where no discount was stated. Raises ValueError for counts that cannot be."""
         if not 0 <= cached_tokens <= prompt_tokens or completion_tokens < 0:
             raise ValueError(
                 f"prompt_tokens={prompt_tokens}, cached_tokens={cached_tokens}, completion_tokens={completion_tokens}; "
@@ -55,7 +57,8 @@ HOURS = (
     HourPrice("h100", 2.35, _SEMIANALYSIS, "2026-03"),
     HourPrice("h100", 2.95, "median of on-demand offers, aimultiple", "2026-05"),
     HourPrice("h200", 2.50, "lowest of on-demand offers, which went up to 7.00", "2026-11"),
-    # An example in the EC2 Auto Scaling guide, itself without a date: 4.08 for the 96 virtual CPUs of a c5.24xlarge.
+    # An example in the EC2 Auto Scaling guide, itself without a date: 4.08 for the 96 virtual CPUs
+    # of a c5.24xlarge.
     HourPrice("core", 0.0425, "AWS's documentation, c5 on demand in N. Virginia", "2026-11"),
 )
 
@@ -121,7 +124,8 @@ def token_price(model: str) -> TokenPrice:
 
 
 def _key(name: str) -> str:
-    """Letters, digits and dots of the last part of a name; effort and mode in brackets do not change a price."""
+    """Letters, digits and dots of the last part of a name; effort and mode in brackets do not
+    change a price."""
     bare = re.sub(r"\([^)]*\)", "", name.rsplit("/", 1)[-1]).lower()
     return re.sub(r"[^a-z0-9.]+", "-", bare).strip("-")
 

@@ -1,7 +1,8 @@
-"""Two published models that every estimate is held against: DeepSeek-V3, whose bill is known, and Kimi K2.
+"""Two published models that every estimate is held against: DeepSeek-V3, whose bill is known, and
+Kimi K2.
 
-Sources: DeepSeek-V3 report (arXiv 2412.19437), table 1 and sections 4.1-4.2; Kimi K2 report (arXiv 2507.20534),
-sections 2.3-2.5; both models' config.json.
+Sources: DeepSeek-V3 report (arXiv 2412.19437), table 1 and sections 4.1-4.2; Kimi K2 report (arXiv
+2507.20534), sections 2.3-2.5; both models' config.json.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ SHAPES = {"deepseek-v3": DEEPSEEK_V3, "kimi-k2": KIMI_K2}
 
 PRETRAINING_CONTEXT = 4096  # both
 V3_TOKENS, K2_TOKENS = 14.8e12, 15.5e12
-# H800 hours of DeepSeek-V3: pre-training, extension of the context, post-training. At 2 dollars, 5.576 million.
+# H800 hours of DeepSeek-V3: pre-training, extension of the context, post-training. At 2 dollars,
+# 5.576 million.
 V3_PRETRAINING_HOURS, V3_CONTEXT_HOURS, V3_POST_TRAINING_HOURS = 2.664e6, 0.119e6, 0.005e6
 V3_HOURS = V3_PRETRAINING_HOURS + V3_CONTEXT_HOURS + V3_POST_TRAINING_HOURS

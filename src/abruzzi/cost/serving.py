@@ -1,10 +1,11 @@
-"""What serving costs: tokens per second of a node by its roofline, dollars and watt-hours per million tokens.
+"""Serving cost: tokens per second of a node by its roofline, dollars and watt-hours per million
+tokens.
 
     step = max(bytes / (bandwidth x its efficiency), FLOP / (peak x its efficiency)) + overhead
 
-A model of a well-made server, not a measurement. It assumes that the GPUs divide weights and cache evenly, that
-tokens are routed evenly to experts, and absorbed MLA in decode. Checked against DeepSeek's published day of
-serving and the figures in tests/unit/cost.
+A model of a well-made server, not a measurement. It assumes that the GPUs divide weights and cache
+evenly, that tokens are routed evenly to experts, and absorbed MLA in decode. Checked against
+DeepSeek's published day of serving and the figures in tests/unit/cost.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ RESERVE = 0.05  # of the memory: activations, the communication's buffers
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """GPUs that serve together, and what of their peaks a server reaches. overhead: seconds per step that
-    neither peak explains (launches, communication)."""
+    """GPUs that serve together, and what of their peaks a server reaches. overhead: seconds per
+    step that neither peak explains (launches, communication)."""
 
     gpu: Gpu
     gpus: int = 8
@@ -58,8 +59,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ServingCost:
-    """tok_s: decoded by the node, all sequences together; tok_s_per_user: by one. usd_per_mtok: if the node did
-    nothing but decode; usd_per_mtok_input: nothing but prefill. bound: what limits decode."""
+    """tok_s: decoded by the node, all sequences together; tok_s_per_user: by one. usd_per_mtok: if
+    the node did nothing but decode; usd_per_mtok_input: nothing but prefill. bound: what limits
+    decode."""
 
     tok_s: float
     tok_s_per_user: float

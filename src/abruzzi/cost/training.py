@@ -1,10 +1,10 @@
-"""What a training run costs before it is run: FLOP, GPU-hours, dollars, kWh.
+"""Training cost, before the run: FLOP, GPU-hours, dollars, kWh.
 
     GPU-hours = FLOP per token x tokens / (peak x utilisation x 3600)
 
-It is the price of renting the hardware for the final run ("final-run rental-equivalent"), and no more:
-experiments, failed runs, data and people are not in it. The utilisation decides everything, so it is always
-stated; where none is given it is the one that DeepSeek-V3's published hours imply.
+It is the price of renting the hardware for the final run ("final-run rental-equivalent"), and no
+more: experiments, failed runs, data and people are not in it. The utilisation decides everything,
+so it is always stated; where none is given it is the one that DeepSeek-V3's published hours imply.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from abruzzi.cost.parameters import parameters
 
 @dataclass(frozen=True, slots=True)
 class TrainingCost:
-    """mfu: FLOP that the model needs per second, as a share of the dense BF16 peak. kwh: with cooling."""
+    """mfu: FLOP that the model needs per second, as a share of the dense BF16 peak. kwh: with
+    cooling."""
 
     params_total: int
     params_active: int
@@ -71,16 +72,19 @@ def training_cost(
 
 
 def v3_mfu() -> float:
-    """The utilisation that DeepSeek-V3's 2,664 thousand H800 hours of pre-training imply, of the BF16 peak
-    (0.39; it computed in FP8, whose peak is twice that). Multi-token prediction is not counted as useful."""
+    """The utilisation that DeepSeek-V3's 2,664 thousand H800 hours of pre-training imply, of the
+    BF16 peak (0.39; it computed in FP8, whose peak is twice that). Multi-token prediction is not
+    counted as useful."""
     per_token = flops.training(published.DEEPSEEK_V3, published.PRETRAINING_CONTEXT).total
     flop_s = per_token * published.V3_TOKENS / (published.V3_PRETRAINING_HOURS * 3600)
     return flop_s / gpu("h800").bf16_flop_s
 
 
 def k2_by_analogy(usd_per_hour: float = 2.0) -> TrainingCost:
-    """Kimi K2's base pre-training at DeepSeek-V3's throughput: an estimate by analogy, not Moonshot's bill.
+    """Kimi K2's base pre-training at DeepSeek-V3's throughput: an estimate by analogy, not
+    Moonshot's bill.
 
-    About 4.6 million dollars at 2 dollars an hour, the figure that the press reported for K2 Thinking and that
-    Moonshot did not call official. It cannot contain K2 Thinking's reinforcement learning."""
+    About 4.6 million dollars at 2 dollars an hour, the figure that the press reported for K2
+    Thinking and that Moonshot did not call official. It cannot contain K2 Thinking's reinforcement
+    learning."""
     return training_cost(published.KIMI_K2, published.K2_TOKENS, gpu("h800"), usd_per_hour)

@@ -1,9 +1,11 @@
-"""A person's own conversations: JSON lines in OpenAI's shape -> ids and what is trained, checked line by line.
+"""A person's own conversations: JSON lines in OpenAI's shape -> ids and what is trained, checked
+line by line.
 
 One object per line: `messages` and, where the assistant may call any, `tools`. Thinking is in
-`reasoning_content` (or `reasoning`). An assistant message with `"weight": 0` is read but not learned, as in OpenAI's
-fine-tuning format. Everything else that the assistant says is trained, and nothing that others say. A file is taken
-whole or not at all: every line that cannot be used is named, with what is wrong in it.
+`reasoning_content` (or `reasoning`). An assistant message with `"weight": 0` is read but not
+learned, as in OpenAI's fine-tuning format. Everything else that the assistant says is trained, and
+nothing that others say. A file is taken whole or not at all: every line that cannot be used is
+named, with what is wrong in it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ NAMED = 8  # so many lines are named in an error
 def read_conversations(file: Path, tok: Tokenizer, longest: int) -> list[Conversation]:
     """All conversations of a file, in order, rendered as `tok`'s checkpoint is asked.
 
-    longest: tokens that a row can hold. Raises FileNotFoundError, and ValueError that names the lines which
-    cannot be used (file:line, what is wrong, what was expected)."""
+    longest: tokens that a row can hold. Raises FileNotFoundError, and ValueError that names the
+    lines which cannot be used (file:line, what is wrong, what was expected)."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is no file; hint: --data takes JSON lines, one conversation per line")
     made: list[Conversation] = []
@@ -118,7 +120,8 @@ def _check_arguments(name: str, arguments: str) -> None:
 
 
 def _check_calls(messages: Sequence[Message], declared: set[str]) -> None:
-    """Every call names a declared tool and has its result before the next turn; `render` has matched results."""
+    """Every call names a declared tool and has its result before the next turn; `render` has
+    matched results."""
     waiting: list[ToolCall] = []
     for index, message in enumerate(messages, 1):
         if message.role == "tool":
@@ -143,7 +146,8 @@ def _leave_out(sampled: list[bool], weights: Sequence[int], spans: Iterator[tupl
 
 
 def _only(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    """Refuse what would be ignored; empty extras, as APIs return them ("refusal": null), are nothing."""
+    """Refuse what would be ignored; empty extras, as APIs return them ("refusal": null), are
+    nothing."""
     for key in given:
         if key not in known and given[key] not in (None, [], {}, ""):
             near = difflib.get_close_matches(key, known, n=1)

@@ -1,9 +1,8 @@
 """Rows of fixed length from whole conversations: ids, two masks and segment numbers.
 
-A conversation is never cut: what does not fit the row waits for the next one. Rows are filled first-fit
-over a small pool of open rows, so little padding is left; padding has segment -1 and is
-no target. Attention
-must stay inside a segment (model: `segments_BT`).
+A conversation is never cut: what does not fit the row waits for the next one. Rows are filled
+first-fit over a small pool of open rows, so little padding is left; padding has segment -1 and is
+no target. Attention must stay inside a segment (model: `segments_BT`).
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ PADDING = -1
 class Row:
     """One packed row of length T.
 
-    ids_T int64; sampled_T bool: the token at t is a target because the model would sample it; context_T
-    bool: it may be a target as ordinary text (what users and tools said); neither is true of the first
-    token of a segment. segments_T int32: which conversation, from 0; -1 is padding."""
+    ids_T int64; sampled_T bool: the token at t is a target because the model would sample it;
+    context_T bool: it may be a target as ordinary text (what users and tools said); neither is true
+    of the first token of a segment. segments_T int32: which conversation, from 0; -1 is padding."""
 
     ids_T: np.ndarray
     sampled_T: np.ndarray

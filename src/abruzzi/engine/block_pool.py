@@ -1,4 +1,4 @@
-"""Who owns which block of the latent cache, and which finished block can serve another prompt.
+"""Paged KV cache bookkeeping and prefix cache: who holds which block, which full block serves another prompt.
 
 A block is a fixed run of token slots. A sequence holds a table of blocks; several may hold the same one.
 A full block gets a key from its tokens and from the key of the block before it, so equal keys mean equal

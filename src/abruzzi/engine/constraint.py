@@ -1,4 +1,4 @@
-"""What a sequence may say next: anything, one forced id, or a set of ids (logit masks)."""
+"""Constraints on the next token (logit masks): anything, one forced id, or a set of ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is put in front of a model: plain ids that fit its context, or a conversation and the form of its answer."""
+"""Prompts: plain ids that fit the context, or a conversation and the form of its answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The suite runner: tasks on a ChatModel, scored by their verifiers, one JSON line per task, resumable.
+"""The suite runner: tasks on a ChatModel, scored by their verifiers, one JSON line per task,
+resumable.
 
 A task is solved with the same loop that a user's question is; the verifier is the task's own. Every
-line carries the whole answer and its numbers, so a score can be recomputed without running again. Cut
-answers (token or step limit) count as wrong and are counted apart.
+line carries the whole answer and its numbers, so a score can be recomputed without running again.
+Cut answers (token or step limit) count as wrong and are counted apart.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def run_suite(
     out: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Sample]:
-    """Yield a Sample per task, in order. With `out`, each is appended there as it ends, and tasks that the
-    file already holds are not run again. Raises ValueError for a file that holds something else."""
+    """Yield a Sample per task, in order. With `out`, each is appended there as it ends, and tasks
+    that the file already holds are not run again. Raises ValueError for a file that holds something
+    else."""
     done = {s.task_id: s for s in read_samples(out)} if out is not None and out.exists() else {}
     for task in tasks:
         if task.id in done:
@@ -70,8 +72,9 @@ def run_suite(
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a file. A last line without its newline was cut off by a crash: it is taken out of the
-    file, and its task runs again. Raises ValueError for a file of anything else, which is left alone."""
+    """The samples of a file. A last line without its newline was cut off by a crash: it is taken
+    out of the file, and its task runs again. Raises ValueError for a file of anything else, which
+    is left alone."""
     text = path.read_text(encoding="utf-8", errors="replace")
     *lines, cut = text.split("\n")
     samples = []

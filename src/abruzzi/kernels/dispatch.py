@@ -1,5 +1,5 @@
-"""Which instruction set the kernels use, and how many threads: the best this machine has, all of its cores,
-unless ABRUZZI_CPU and ABRUZZI_THREADS say otherwise.
+"""Kernel dispatch: instruction set and number of threads, the best this machine has, all of its
+cores, unless ABRUZZI_CPU and ABRUZZI_THREADS say otherwise.
 
 A level that the machine lacks, or that does not exist, is an error: silently running something else
 would make every measurement a riddle.
@@ -50,8 +50,9 @@ def isa() -> str:
 
 
 def threads(environment: Mapping[str, str] = os.environ) -> int:
-    """How many threads a step shares its work among: the cores that this process may use, unless ABRUZZI_THREADS
-    says otherwise. Raises ValueError for a wrong one. Results do not depend on it."""
+    """How many threads a step shares its work among: the cores that this process may use, unless
+    ABRUZZI_THREADS says otherwise. Raises ValueError for a wrong one. Results do not depend on
+    it."""
     wanted = environment.get(THREADS_VARIABLE)
     if not wanted:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,11 +2,12 @@
 
 Compiled: csrc/train/document_attention.h.
 
-Not every CPU can (`can_attend`: AVX-512 BF16, and ABRUZZI_CPU does not forbid it). bfloat16 comes as its bits, uint16.
-Its slow twin is in ref.py; the room `model` has another in torch, one document after the other.
+Not every CPU can (`can_attend`: AVX-512 BF16, and ABRUZZI_CPU does not forbid it). bfloat16 comes
+as its bits, uint16. Its slow twin is in ref.py; the room `model` has another in torch, one document
+after the other.
 
-Shape suffixes: M tokens of all documents, C documents, N heads, P rope dim (p pairs), A nope and rope dim, J nope and
-value dim, H value dim.
+Shape suffixes: M tokens of all documents, C documents, N heads, P rope dim (p pairs), A nope and
+rope dim, J nope and value dim, H value dim.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ Given = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.nda
 
 
 def can_attend(nope: int, rope: int, value: int) -> bool:
-    """Whether this machine can, and heads of this shape: all even, or pairs of bfloat16 would be torn apart."""
+    """Whether this machine can, and heads of this shape: all even, or pairs of bfloat16 would be
+    torn apart."""
     return isa() == ISAS[-1] and _ext.can_attend_documents() and not (nope % 2 or rope % 2 or value % 2)
 
 
 def attend(given: Given, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Output uint16 [M, N, H], log-sum-exp of the softmax inputs float32 [M, N], and the largest of them [M, N].
+    """Output uint16 [M, N, H], log-sum-exp of the softmax inputs float32 [M, N], and the largest of
+    them [M, N].
 
-    given: edges int64 [C + 1], where each document begins and the last one ends; q [M, N, A], kv [M, N, J] and k_pe
-    [M, P], uint16, neither rotated nor scaled; cos and sin, float32 [M, p]; and the scale. Raises ValueError for shapes
-    that do not fit each other, TypeError for another dtype."""
+    given: edges int64 [C + 1], where each document begins and the last one ends; q [M, N, A], kv
+    [M, N, J] and k_pe [M, P], uint16, neither rotated nor scaled; cos and sin, float32 [M, p]; and
+    the scale. Raises ValueError for shapes that do not fit each other, TypeError for another
+    dtype."""
     _, q, kv, k_pe, *_ = given
     nope = q.shape[2] - k_pe.shape[1]
     o = np.empty((*q.shape[:2], kv.shape[2] - nope), np.uint16)

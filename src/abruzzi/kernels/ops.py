@@ -1,7 +1,8 @@
 """The operations, compiled (csrc/). Each has the same name in ref.py, its NumPy twin.
 
-The compiled ones check dtype, shape and layout and never convert silently. isa: None = the one in use
-(dispatch.py). A whole forward step is one call of `_ext.Model` (engine/step/native.py); these are its parts.
+The compiled ones check dtype, shape and layout and never convert silently. isa: None = the one in
+use (dispatch.py). A whole forward step is one call of `_ext.Model` (engine/step/native.py); these
+are its parts.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def rmsnorm(x_TD: np.ndarray, weight_D: np.ndarray, eps: float, isa: str | None 
 
 
 def pack(w_OI: np.ndarray) -> Packed:
-    """A float32 or bfloat16 matrix in the layout of the products (csrc/kernels/matrix.h); bfloat16 is kept as it is."""
+    """A float32 or bfloat16 matrix in the layout of the products (csrc/kernels/matrix.h); bfloat16
+    is kept as it is."""
     if w_OI.dtype.name == "bfloat16":
         w_OI = w_OI.view(np.uint16)
         _want("w", w_OI, np.uint16, 2)
@@ -67,7 +69,8 @@ def pack(w_OI: np.ndarray) -> Packed:
 
 
 def pack_int4(packed_OW: np.ndarray, scale_OG: np.ndarray) -> Packed:
-    """The same for the checkpoint's INT4: int32 [O, I/8] and bfloat16 [O, I/32], I a multiple of 32."""
+    """The same for the checkpoint's INT4: int32 [O, I/8] and bfloat16 [O, I/32], I a multiple of
+    32."""
     scale_OG = _int4_parts(packed_OW, scale_OG)
     rows, words = packed_OW.shape
     if words % 4 or scale_OG.shape != (rows, words // 4):
@@ -79,8 +82,9 @@ def pack_int4(packed_OW: np.ndarray, scale_OG: np.ndarray) -> Packed:
 
 
 def quantize(w_OI: np.ndarray, kind: str) -> Packed:
-    """A float32 or bfloat16 matrix rounded to int4 (codes -7..7) or int8 (-127..127): symmetric, groups of 32 columns,
-    bfloat16 scales, as quant/int4.py has it. The last group of a row may be shorter.
+    """A float32 or bfloat16 matrix rounded to int4 (codes -7..7) or int8 (-127..127): symmetric,
+    groups of 32 columns, bfloat16 scales, as quant/int4.py has it. The last group of a row may be
+    shorter.
 
     Raises ValueError for another kind, and for values that are not finite."""
     if kind not in ("int4", "int8"):
@@ -97,14 +101,16 @@ def quantize(w_OI: np.ndarray, kind: str) -> Packed:
 
 
 def pack_random(kind: str, rows: int, columns: int, seed: int) -> Packed:
-    """Random weights of about the size 1 / sqrt(columns), for measuring speed. kind: one of KINDS."""
+    """Random weights of about the size 1 / sqrt(columns), for measuring speed. kind: one of
+    KINDS."""
     if kind not in KINDS or rows < 1 or columns < 1:
         raise ValueError(f"kind={kind!r}, {rows} x {columns}; expected one of {', '.join(KINDS)} and sizes from 1 on")
     return _ext.pack_random(KINDS.index(kind), rows, columns, seed)
 
 
 def packed_from_buffer(kind: int, rows: int, columns: int, data: np.ndarray) -> Packed:
-    """What `Packed.data` gave, uint8, possibly mapped from a file; kept, not copied. At an address divisible by 64.
+    """What `Packed.data` gave, uint8, possibly mapped from a file; kept, not copied. At an address
+    divisible by 64.
 
     Raises ValueError for another kind and for a buffer that is too short or not aligned."""
     _want("data", data, np.uint8, 1)
@@ -118,7 +124,8 @@ def packed_from_buffer(kind: int, rows: int, columns: int, data: np.ndarray) -> 
 
 
 def measure_bandwidth(threads: int, size: int = 512 << 20, seconds: float = 0.5) -> list[float]:
-    """Bytes per second of reading `size` bytes of memory, by that many threads; one number per pass."""
+    """Bytes per second of reading `size` bytes of memory, by that many threads; one number per
+    pass."""
     return _ext.measure_bandwidth(threads, size, seconds)
 
 
@@ -128,14 +135,16 @@ def measure_int8_peak(threads: int, seconds: float = 0.2, isa: str | None = None
 
 
 def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
-    """x @ W^T: float32 [T, O]. A row of the result has the same bits whatever rows stand beside it."""
+    """x @ W^T: float32 [T, O]. A row of the result has the same bits whatever rows stand beside
+    it."""
     y_TO = _product(x_TI, w)
     _ext.matmul(level(isa), w, x_TI, y_TO)
     return y_TO
 
 
 def linear_int8(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
-    """x @ W^T with x in 8 bits (one scale a row) and W in int4 or int8: float32 [T, O]; the fast mode's product.
+    """x @ W^T with x in 8 bits (one scale a row) and W in int4 or int8: float32 [T, O]; the fast
+    mode's product.
 
     Sums of a group are whole numbers: every instruction set gives the same bits."""
     y_TO = _product(x_TI, w)
@@ -167,7 +176,8 @@ def silu_mul(gate_TF: np.ndarray, up_TF: np.ndarray, isa: str | None = None) -> 
 
 
 def log_partition(logits_V: np.ndarray, temperature: float = 1.0, isa: str | None = None) -> float:
-    """log(sum(exp(logits / temperature))): a logit / temperature minus it is a log-probability. float32 [V].
+    """log(sum(exp(logits / temperature))): a logit / temperature minus it is a log-probability.
+    float32 [V].
 
     Raises ValueError for a NaN among the logits."""
     _want("logits", logits_V, np.float32, 1)
@@ -187,14 +197,16 @@ def sample(
     min_p: float = 0.0,
     isa: str | None = None,
 ) -> int:
-    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all), top_p and min_p,
-    then the candidates' probabilities laid side by side, the most likely first, of equals the lower id."""
+    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all),
+    top_p and min_p, then the candidates' probabilities laid side by side, the most likely first, of
+    equals the lower id."""
     _want("logits", logits_V, np.float32, 1)
     return _ext.sample(level(isa), logits_V, temperature, min(top_k, len(logits_V)), top_p, min_p, uniform)
 
 
 def rope(x_TP: np.ndarray, cos_TP: np.ndarray, sin_TP: np.ndarray, isa: str | None = None) -> np.ndarray:
-    """Rotate the pairs (0,1), (2,3), ... of x [T, P] by the angles of cos, sin [T, P/2]; the even ones come first."""
+    """Rotate the pairs (0,1), (2,3), ... of x [T, P] by the angles of cos, sin [T, P/2]; the even
+    ones come first."""
     for name, array in (("x", x_TP), ("cos", cos_TP), ("sin", sin_TP)):
         _want(name, array, np.float32, 2)
     if x_TP.shape != (len(cos_TP), 2 * cos_TP.shape[1]) or cos_TP.shape != sin_TP.shape:
@@ -218,7 +230,8 @@ def route(
     score: str = "sigmoid",
     isa: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chosen experts int32 [T, K], best first, and their weights float32 [T, K]; of equals, the lower number.
+    """Chosen experts int32 [T, K], best first, and their weights float32 [T, K]; of equals, the
+    lower number.
 
     score: how logits become scores, one of SCORES."""
     if score not in SCORES:
@@ -234,8 +247,9 @@ def route(
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """What MLA reads of one sequence's cache: position s lies in row table[s // block_tokens] * block_tokens + s %
-    block_tokens. A row is c_kv and k_pe, each filled up with zeros to whole vectors.
+    """What MLA reads of one sequence's cache: position s lies in row table[s // block_tokens] *
+    block_tokens + s % block_tokens. A row is c_kv and k_pe, each filled up with zeros to whole
+    vectors.
 
     rows_SW: float32 [slots, W]; table: int32 [blocks]; positions: how many are there."""
 
@@ -267,7 +281,8 @@ def mla_absorbed(
     segment: int = 256,
     isa: str | None = None,
 ) -> np.ndarray:
-    """Causal MLA in the latent space, float32 [T, N, H], the T queries being the last of the latents' positions.
+    """Causal MLA in the latent space, float32 [T, N, H], the T queries being the last of the
+    latents' positions.
 
     Attends part by part (`segment` positions, a multiple of 32) and puts the parts together."""
     if segment < POSITIONS or segment % POSITIONS:

@@ -1,7 +1,7 @@
 """The operations in plain NumPy: what each one means. Tests compare every fast path with these.
 
-Letters: T tokens, S positions, I inputs, O outputs, D width, E experts, F expert inner, K experts per token
-(in `mla_*`: nope dim), N heads, R kv_lora_rank, P rope dim, H value dim.
+Letters: T tokens, S positions, I inputs, O outputs, D width, E experts, F expert inner, K experts
+per token (in `mla_*`: nope dim), N heads, R kv_lora_rank, P rope dim, H value dim.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def linear(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
 
 
 def linear_int8(x_TI: np.ndarray, codes_OI: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
-    """x @ W^T with x rounded to 8 bits, one scale a row, as the fast mode computes it, bit for bit: whole sums per
-    group of 32 columns, times the group's scale, added in float32 in order, times the row's scale.
+    """x @ W^T with x rounded to 8 bits, one scale a row, as the fast mode computes it, bit for bit:
+    whole sums per group of 32 columns, times the group's scale, added in float32 in order, times
+    the row's scale.
 
     codes_OI: int8 [O, I]; scale_OG: float32 [O, I/32]."""
     scale_T = np.abs(x_TI).max(-1) / np.float32(127)
@@ -48,8 +49,8 @@ def gate_up(x_TI: np.ndarray, gate_FI: np.ndarray, up_FI: np.ndarray) -> np.ndar
 
 
 def candidates(logprobs_V: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
-    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches top_p,
-    then those at least min_p times as likely as the first."""
+    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches
+    top_p, then those at least min_p times as likely as the first."""
     order = np.argsort(-logprobs_V, kind="stable")
     if top_k:
         order = order[:top_k]
@@ -81,10 +82,11 @@ def sample(
 
 
 def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """Rotate the pairs (0,1), (2,3), ... of the last axis [..., P] by the angles of cos, sin [..., P/2].
+    """Rotate the pairs (0,1), (2,3), ... of the last axis [..., P] by the angles of cos, sin [...,
+    P/2].
 
-    The result holds the even components first, then the odd ones: any order serves, as long as query and
-    key use the same."""
+    The result holds the even components first, then the odd ones: any order serves, as long as
+    query and key use the same."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return np.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
 
@@ -109,10 +111,11 @@ def route(
     scale: float,
     score: str = "sigmoid",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chosen experts int64 [T, K] and their weights float32 [T, K] (k2.md 2.2; DeepSeek-V3 eqs. 12-16).
+    """Chosen experts int64 [T, K] and their weights float32 [T, K] (k2.md 2.2; DeepSeek-V3 eqs.
+    12-16).
 
-    score: how logits become scores, one of SCORES. The bias counts for the choice only; with groups, those with the
-    largest sum of two biased scores are kept."""
+    score: how logits become scores, one of SCORES. The bias counts for the choice only; with
+    groups, those with the largest sum of two biased scores are kept."""
     scores_TE = SCORES[score](logits_TE)
     choice_TE = scores_TE + bias_E
     if n_group > 1:
@@ -139,10 +142,11 @@ def mla_absorbed(
     w_uv_NHR: np.ndarray,
     scale: np.float32,
 ) -> np.ndarray:
-    """Causal MLA in the latent space: float32 [T, N, H]; the T queries are the last T of S positions.
+    """Causal MLA in the latent space: float32 [T, N, H]; the T queries are the last T of S
+    positions.
 
-    The key up-projection is folded into the query, the value up-projection into the output, so that each
-    cached latent is read once for all heads (k2.md 2.1)."""
+    The key up-projection is folded into the query, the value up-projection into the output, so that
+    each cached latent is read once for all heads (k2.md 2.1)."""
     q_NTR = q_TNK.transpose(1, 0, 2) @ w_uk_NKR
     scores_NTS = (q_NTR @ c_kv_SR.T + q_pe_TNP.transpose(1, 0, 2) @ k_pe_SP.T) * scale
     u_NTR = _causal_softmax(scores_NTS) @ c_kv_SR
@@ -158,7 +162,8 @@ def mla_naive(
     w_uv_NHR: np.ndarray,
     scale: np.float32,
 ) -> np.ndarray:
-    """The same as `mla_absorbed` with keys and values decompressed first: fewer products for many queries."""
+    """The same as `mla_absorbed` with keys and values decompressed first: fewer products for many
+    queries."""
     k_NKS = w_uk_NKR @ c_kv_SR.T
     scores_NTS = (q_TNK.transpose(1, 0, 2) @ k_NKS + q_pe_TNP.transpose(1, 0, 2) @ k_pe_SP.T) * scale
     v_NSH = c_kv_SR @ w_uv_NHR.transpose(0, 2, 1)
@@ -177,8 +182,9 @@ def _causal_softmax(scores_NTS: np.ndarray) -> np.ndarray:
 def attend_documents(
     edges: np.ndarray, q: np.ndarray, kv: np.ndarray, k_pe: np.ndarray, cos: np.ndarray, sin: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Causal attention within documents (kernels/documents.py) and its parts: output [M, N, H], probabilities
-    [N, M, M], rotated scaled queries and rotated keys [M, N, A]; in the dtype of q, kv and k_pe, plain here."""
+    """Causal attention within documents (kernels/documents.py) and its parts: output [M, N, H],
+    probabilities [N, M, M], rotated scaled queries and rotated keys [M, N, A]; in the dtype of q,
+    kv and k_pe, plain here."""
     tokens, heads, width = q.shape
     nope = width - k_pe.shape[1]
     number = np.searchsorted(edges, np.arange(tokens), side="right")
@@ -202,7 +208,8 @@ def attend_documents_backward(
     scale: float,
     d_o: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of q [M, N, A], kv [M, N, J] and k_pe by head [M, N, P] from that of the output, d_o [M, N, H]."""
+    """Gradients of q [M, N, A], kv [M, N, J] and k_pe by head [M, N, P] from that of the output,
+    d_o [M, N, H]."""
     nope = q.shape[2] - k_pe.shape[1]
     o, probability, query, key = attend_documents(edges, q, kv, k_pe, cos, sin, scale)
     dprobability = np.einsum("mnh,knh->nmk", d_o, kv[..., nope:])
@@ -216,6 +223,7 @@ def attend_documents_backward(
 
 
 def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """Each pair (x[2j], x[2j + 1]) of the last axis turned by the angle of cos and sin [..., P / 2]."""
+    """Each pair (x[2j], x[2j + 1]) of the last axis turned by the angle of cos and sin [..., P /
+    2]."""
     even, odd = x[..., ::2], x[..., 1::2]
     return np.stack((even * cos - odd * sin, even * sin + odd * cos), -1).reshape(x.shape)

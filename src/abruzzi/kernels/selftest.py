@@ -1,8 +1,10 @@
-"""A known product for every kernel, before a model is served: a wrong build or a broken machine says so by name.
+"""A known product for every kernel, before a model is served: a wrong build or a broken machine
+says so by name.
 
-Weights and inputs of the products are small whole numbers, so that float32 has one right answer in any order of
-summation; other operations are held against their NumPy twins. A NaN must come out of every kernel that
-it went into, or a damaged model would answer as if nothing were wrong. Takes some milliseconds, once per process.
+Weights and inputs of the products are small whole numbers, so that float32 has one right answer in
+any order of summation; other operations are held against their NumPy twins. A NaN must come out of
+every kernel that it went into, or a damaged model would answer as if nothing were wrong. Takes some
+milliseconds, once per process.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class BrokenKernelError(ValueError):
 
 @functools.cache
 def check(isa: str) -> None:
-    """Raises BrokenKernelError that names the first kernel whose results are wrong with this instruction set."""
+    """Raises BrokenKernelError that names the first kernel whose results are wrong with this
+    instruction set."""
     for name, good in _cases(isa):
         try:
             right = good()
@@ -85,7 +88,8 @@ def _linear(isa: str, kind: str, rng: np.random.Generator) -> bool:
 
 
 def _quantized(kind: str, rng: np.random.Generator) -> tuple[ops.Packed, np.ndarray]:
-    """A matrix of 19 x 352 and what it holds. In int8: whole numbers up to 127, which each group has, so scale 1."""
+    """A matrix of 19 x 352 and what it holds. In int8: whole numbers up to 127, which each group
+    has, so scale 1."""
     if kind == "int4":
         words, scale, exact = _int4(rng, 19, 352)
         return ops.pack_int4(words, scale), exact

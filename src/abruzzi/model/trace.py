@@ -1,4 +1,4 @@
-"""What a forward pass may record for training and for replay; a forward without a Trace records
+"""Trace of a forward pass, for training and for replay; a forward without a Trace records
 nothing.
 
 Shape suffixes: B batch, T tokens, E experts, K experts per token, N heads. Keys are layer numbers.

@@ -1,1 +1,1 @@
-"""What INT4 means here: rounding, scales and packing of K2-Thinking's routed experts."""
+"""INT4 quantization: rounding, scales and packing of K2-Thinking's routed experts."""

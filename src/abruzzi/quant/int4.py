@@ -1,4 +1,5 @@
-"""INT4 as Kimi-K2-Thinking ships it: symmetric, groups of 32 along the input dimension, bf16 scales.
+"""INT4 as Kimi-K2-Thinking ships it: symmetric, groups of 32 along the input dimension, bf16
+scales.
 
 The exact arithmetic, in this order, which quantization-aware training repeats bit for bit:
 
@@ -9,15 +10,15 @@ The exact arithmetic, in this order, which quantization-aware training repeats b
                                                     product with its reciprocal: that changes codes
     weight = code * float32(scale)                  float32; exact, 3 + 8 significant bits
 
-Codes stay within -7..7 without a clip: rounding makes a scale smaller by one part in 2^9 at most, so
-|w / scale| < 7.02. A group with scale 1 by the third rule has codes 0. Nothing overflows: absmax / 7 is
-far below bfloat16's largest value for every finite float32.
+Codes stay within -7..7 without a clip: rounding makes a scale smaller by one part in 2^9 at most,
+so |w / scale| < 7.02. A group with scale 1 by the third rule has codes 0. Nothing overflows: absmax
+/ 7 is far below bfloat16's largest value for every finite float32.
 
-Stored form: compressed-tensors `pack-quantized`. Element c of a row lies in word c // 8, bits
-4 (c % 8) and up, as code + 8; a row whose length is no multiple of 8 is filled up with zero bits, which
-would decode to -8, so readers cut to `weight_shape`. The release uses 15 of the 16 codes; -8 is never
-written here but is read. Source: K2.6's config.json, compressed-tensors' packing, and the released
-weights' statistics. compressed-tensors' own calibration would take absmax / 7.5: not this.
+Stored form: compressed-tensors `pack-quantized`. Element c of a row lies in word c // 8, bits 4 (c
+% 8) and up, as code + 8; a row whose length is no multiple of 8 is filled up with zero bits, which
+would decode to -8, so readers cut to `weight_shape`. The release uses 15 of the 16 codes; -8 is
+never written here but is read. Source: K2.6's config.json, compressed-tensors' packing, and the
+released weights' statistics. compressed-tensors' own calibration would take absmax / 7.5: not this.
 Not here: files (room `checkpoint`), fast products (room `kernels`).
 """
 
@@ -55,8 +56,8 @@ class Int4Matrix:
 def quantize(weight_OI: np.ndarray, group_size: int = GROUP) -> tuple[np.ndarray, np.ndarray]:
     """Codes int8 [O, I] in -7..7 and scales bfloat16 [O, I/group_size].
 
-    weight_OI: float32, float16 or bfloat16. Raises ValueError for another dtype, for a width that is no
-    multiple of group_size and for values that are not finite."""
+    weight_OI: float32, float16 or bfloat16. Raises ValueError for another dtype, for a width that
+    is no multiple of group_size and for values that are not finite."""
     _check_floats(weight_OI, group_size)
     rows, width = weight_OI.shape
     codes_OI = np.empty((rows, width), np.int8)
@@ -74,7 +75,8 @@ def quantize(weight_OI: np.ndarray, group_size: int = GROUP) -> tuple[np.ndarray
 
 
 def encode(weight_OI: np.ndarray, scale_OG: np.ndarray) -> np.ndarray:
-    """Codes int8 [O, I] for scales that are given: round half to even of w / scale, clipped to -7..7.
+    """Codes int8 [O, I] for scales that are given: round half to even of w / scale, clipped to
+    -7..7.
 
     Raises ValueError unless every scale [O, I/group] is positive and finite."""
     scale = scale_OG.astype(np.float32)
@@ -101,7 +103,8 @@ def dequantize_packed(packed_OW: np.ndarray, scale_OG: np.ndarray, shape: tuple[
 
 
 def pack(codes_OI: np.ndarray) -> np.ndarray:
-    """int32 [O, ceil(I/8)] from codes int8 [O, I] in -8..7, lowest bits first. Raises ValueError."""
+    """int32 [O, ceil(I/8)] from codes int8 [O, I] in -8..7, lowest bits first. Raises
+    ValueError."""
     if codes_OI.ndim != 2 or codes_OI.dtype != np.int8:
         raise ValueError(f"codes are {codes_OI.dtype} of shape {codes_OI.shape}; expected int8 [out, in]")
     if codes_OI.size and (codes_OI.min() < -8 or codes_OI.max() > 7):

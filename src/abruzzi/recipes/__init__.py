@@ -1,7 +1,7 @@
 """Training runs by name: data, tokenizer, model and schedule of each, in one readable file.
 
-A recipe prepares everything that `train.loop.Trainer` needs; `abruzzi train NAME` runs it. What a user changes
-with --set goes through `override`, which refuses what it does not know.
+A recipe prepares everything that `train.loop.Trainer` needs; `abruzzi train NAME` runs it. What a
+user changes with --set goes through `override`, which refuses what it does not know.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _MODULES = {"nano_cpu": "nano", "smoke": "smoke", "mini_h200": "mini_h200", "sft
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that can start. chat_files: what lies beside the weights of its checkpoint. close: ends helpers."""
+    """A run that can start. chat_files: what lies beside the weights of its checkpoint. close: ends
+    helpers."""
 
     config: RunConfig
     shard_of: ShardOf
@@ -36,14 +37,16 @@ def names() -> dict[str, str]:
 
 
 def prepare(name: str, out: Path) -> Prepared:
-    """The run called `name`, with its files in `out`. Raises ValueError that names the nearest recipe."""
+    """The run called `name`, with its files in `out`. Raises ValueError that names the nearest
+    recipe."""
     if name not in _MODULES:
         raise ValueError(f"recipe {name!r} is unknown{nearest(name, _MODULES)}; expected one of {', '.join(_MODULES)}")
     return _module(name).prepare(out)
 
 
 def override(config: RunConfig, settings: Iterable[str]) -> RunConfig:
-    """Apply "lr_muon=0.01" or "model.hidden_size=256" to a run. Raises ValueError that names what is wrong."""
+    """Apply "lr_muon=0.01" or "model.hidden_size=256" to a run. Raises ValueError that names what
+    is wrong."""
     for setting in settings:
         path, separator, text = setting.partition("=")
         if not separator:

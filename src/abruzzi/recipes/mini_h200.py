@@ -1,8 +1,8 @@
-"""mini_h200: the model that ships with abruzzi as nano. nano_cpu's recipe at 11 M active of 48 M parameters (39 MB in
-INT4), embedding and head included, for one H200 (device cuda): seven minutes.
+"""mini_h200: the model that ships with abruzzi as nano. nano_cpu's recipe at 11 M active of 48 M
+parameters (39 MB in INT4), embedding and head included, for one H200 (device cuda): seven minutes.
 
-The same tasks, tokenizer and loop; 123 thousand tokens a step, bfloat16, QK-Clip at K2's tau. Samples are made by
-the processor's other cores while the GPU computes.
+The same tasks, tokenizer and loop; 123 thousand tokens a step, bfloat16, QK-Clip at K2's tau.
+Samples are made by the processor's other cores while the GPU computes.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def prepare(out: Path) -> Prepared:
 
 
 def run_config(small: RunConfig, steps: int) -> RunConfig:
-    """nano's settings for 122,880 tokens a step on a GPU. Fewer rows would not be faster: a step's few thousand
-    kernels keep one core of the processor busy for 0.1 s whatever their size."""
+    """nano's settings for 122,880 tokens a step on a GPU. Fewer rows would not be faster: a step's
+    few thousand kernels keep one core of the processor busy for 0.1 s whatever their size."""
     return replace(
         small,
         model=model_config(small.model),

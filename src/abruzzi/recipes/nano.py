@@ -1,11 +1,13 @@
-"""nano on two CPU cores: tokenizer, data and training in one file. What ships is its larger sister, mini_h200.
+"""nano on two CPU cores: tokenizer, data and training in one file. What ships is its larger sister,
+mini_h200.
 
     abruzzi train nano_cpu --out runs/nano --time-limit 90m     # --resume goes on where it stopped
     torchrun --nproc-per-node 2 -m abruzzi.cli.main train nano_cpu --out runs/nano --threads 1   # a process per core
 
 Every sample is a task of `abruzzi.tasks` with its gold trajectory in one of four modes (thinking x
 tools, in equal numbers), rendered as the product renders it. What users and tools say counts half
-in the first third of the run; slips that a gold trajectory makes on purpose are never targets. No other text is used.
+in the first third of the run; slips that a gold trajectory makes on purpose are never targets. No
+other text is used.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
         qk_nope_head_dim=24,
         qk_rope_head_dim=24,
         v_head_dim=32,
-        # Wavelengths from 6 tokens to the whole context: 50,000 would leave most of the 12 pairs standing still.
+        # Wavelengths from 6 tokens to the whole context: 50,000 would leave most of the 12 pairs
+        # standing still.
         rope_theta=1000.0,
         rms_norm_eps=1e-6,
         max_position_embeddings=CONTEXT,
@@ -85,7 +88,8 @@ def model_config(vocab: Tokenizer) -> ModelConfig:
 
 
 def prepare(out: Path, texts: int = 6000) -> Prepared:
-    """The run, with its tokenizer in `out`: built there from `texts` samples by the first process, read by all."""
+    """The run, with its tokenizer in `out`: built there from `texts` samples by the first process,
+    read by all."""
     first, several = _first_process()
     vocab_file = out / "tokenizer.json"
     if first and not vocab_file.exists():
@@ -100,7 +104,8 @@ def prepare(out: Path, texts: int = 6000) -> Prepared:
 
 
 def build_tokenizer(texts: int) -> Tokenizer:
-    """nano's own vocabulary, from so many samples: frequent words whole, names and the rest spelled."""
+    """nano's own vocabulary, from so many samples: frequent words whole, names and the rest
+    spelled."""
     names = {name.lower() for name in (*MEN, *WOMEN)}
     return tokenizer.from_json(train_words(_texts(texts), VOCAB_SIZE, spelled=names), DEFAULTS)
 
@@ -122,7 +127,8 @@ def sample(vocab: Tokenizer, number: int) -> Conversation:
 
 
 def training_task(number: int) -> Task:
-    """The task of a training sample: four samples in a row cover the four modes of different tasks."""
+    """The task of a training sample: four samples in a row cover the four modes of different
+    tasks."""
     task = clean_task(number)
     rng = random.Random(f"hurried/{number}")
     if rng.randrange(HURRIED) == 0:
@@ -211,7 +217,8 @@ def _texts(count: int) -> Iterator[str]:
 
 
 def _forget(vocab: Tokenizer, messages: list[Message], specs: list, index: int, sampled: list[bool]) -> None:
-    """Take message `index` out of the loss. Rendering is append-only, so its span is between two lengths."""
+    """Take message `index` out of the loss. Rendering is append-only, so its span is between two
+    lengths."""
     start, end = (
         len(tokenizer.render(vocab, messages[:upto], specs, add_generation_prompt=False).ids)
         for upto in (index, index + 1)

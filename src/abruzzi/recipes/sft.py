@@ -1,8 +1,9 @@
-"""sft: fine-tune a checkpoint on one's own conversations (abruzzi train sft --data FILE --from MODEL).
+"""sft: fine-tune a checkpoint on one's own conversations (abruzzi train sft --data FILE --from
+MODEL).
 
-Three passes over the data in steps of about 4,096 tokens, by Muon as in pre-training (Moonlight found that Muon helps
-in fine-tuning when it pre-trained as well). A checkpoint with INT4 experts is trained with them rounded in every
-step, so that what is exported is what was trained.
+Three passes over the data in steps of about 4,096 tokens, by Muon as in pre-training (Moonlight
+found that Muon helps in fine-tuning when it pre-trained as well). A checkpoint with INT4 experts is
+trained with them rounded in every step, so that what is exported is what was trained.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def from_conversations(
     steps: int | None = None,
     row_length: int | None = None,
 ) -> Prepared:
-    """The run. steps None: as many as make EPOCHS passes. row_length None: what the longest conversation needs."""
+    """The run. steps None: as many as make EPOCHS passes. row_length None: what the longest
+    conversation needs."""
     longest = max(len(c.ids) for c in conversations)
     needed = math.ceil(longest / ROW_MULTIPLE) * ROW_MULTIPLE
     length = row_length or max(longest, min(model.max_position_embeddings, needed))

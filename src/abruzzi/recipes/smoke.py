@@ -1,6 +1,8 @@
-"""smoke: a minute of nano's recipe at a tenth of its size, to see that training works from end to end.
+"""smoke: a minute of nano's recipe at a tenth of its size, to see that training works from end to
+end.
 
-Same tasks, same loop, a vocabulary from fewer samples; what comes out speaks in the right form and knows nothing.
+Same tasks, same loop, a vocabulary from fewer samples; what comes out speaks in the right form and
+knows nothing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the tools of a task work on: no tools, nothing but a calculator, one table, or a folder of
-text files.
+"""Environments of tasks, what their tools work on: no tools, nothing but a calculator, one table,
+or a folder of text files.
 
 Each is a value that can be compared and pickled; `open()` builds the tools afresh, so no task can
 see what another did. `as_text()` writes the same data down for a question that is asked without

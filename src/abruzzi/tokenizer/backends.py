@@ -1,8 +1,9 @@
-"""The two sources of learned tokens: a `tokenizer.json` (library tokenizers) and Kimi's `tiktoken.model`.
+"""The two sources of learned tokens: a `tokenizer.json` (library tokenizers) and Kimi's
+`tiktoken.model`.
 
-Both know learned tokens only. Control tokens are taken out of the vocabulary and out of the merges before
-the library sees them, so no text can become one. Only byte-level BPE is supported, and of it only what keeps
-every character of a text: so every text is encodable and decoding gives it back.
+Both know learned tokens only. Control tokens are taken out of the vocabulary and out of the merges
+before the library sees them, so no text can become one. Only byte-level BPE is supported, and of it
+only what keeps every character of a text: so every text is encodable and decoding gives it back.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-# Kimi's split pattern (k2.md 5.1): Han runs; letters without Han, with an English contraction; one to
-# three digits; punctuation; line ends; other white space.
+# Kimi's split pattern (k2.md 5.1): Han runs; letters without Han, with an English contraction; one
+# to three digits; punctuation; line ends; other white space.
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _BEFORE, _AFTER = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -76,7 +77,8 @@ class JsonBackend:
 
 
 class TiktokenBackend:
-    """Ranks under Kimi's pattern. Nothing is downloaded: the library gets pattern and ranks from us."""
+    """Ranks under Kimi's pattern. Nothing is downloaded: the library gets pattern and ranks from
+    us."""
 
     def __init__(self, ranks: Mapping[bytes, int]) -> None:
         import tiktoken
@@ -98,8 +100,8 @@ class TiktokenBackend:
         """An equivalent tokenizer.json.
 
         tiktoken takes a piece that is a token as it is (`ignore_merges`), and else joins whichever
-        neighbours form the lowest rank; so every split of a token into two tokens is a merge, ordered by
-        the rank of what it makes."""
+        neighbours form the lowest rank; so every split of a token into two tokens is a merge,
+        ordered by the rank of what it makes."""
         ranks = self._ranks
         spelled = {b: "".join(_CHAR_OF_BYTE[x] for x in b) for b in ranks}
         merges: list[list[str]] = []
@@ -198,7 +200,8 @@ def _supported_model(data: Any, where: str) -> dict[str, Any]:
 
 
 def _pre_tokenizers(given: Any) -> list[str]:
-    """Kinds of pre-tokenizers, in order; those that would add or drop text bear it in their name."""
+    """Kinds of pre-tokenizers, in order; those that would add or drop text bear it in their
+    name."""
     if not isinstance(given, dict):
         return [] if given is None else [repr(given)[:40]]
     kind = str(given.get("type"))

@@ -29,9 +29,9 @@ MAX_CHARS, MAX_RUN = 400_000, 25_000
 class ChatDefaults:
     """What a checkpoint fixes about its chat format; kept in tokenizer_config.json under "abruzzi".
 
-    system: the line that stands first when a conversation brings none ("" = none). preserve_thinking:
-    whether thinking stays in the history once a final answer exists. cut_long_runs: Kimi's cuts.
-    The defaults are Kimi's."""
+    system: the line that stands first when a conversation brings none ("" = none).
+    preserve_thinking: whether thinking stays in the history once a final answer exists.
+    cut_long_runs: Kimi's cuts. The defaults are Kimi's."""
 
     system: str = K2.system
     preserve_thinking: bool = False
@@ -119,7 +119,8 @@ class Tokenizer:
 
     @cached_property
     def marker_ids(self) -> MarkerIds:
-        """The ids of the chat format's markers. Raises ValueError for a vocabulary that lacks them."""
+        """The ids of the chat format's markers. Raises ValueError for a vocabulary that lacks
+        them."""
         return resolve(self.format, self.control, self.encode)
 
     def with_defaults(self, defaults: ChatDefaults) -> Tokenizer:
@@ -140,7 +141,8 @@ class Tokenizer:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json to a directory, from which `load` gives this back.
+        """Write tokenizer.json and tokenizer_config.json to a directory, from which `load` gives
+        this back.
 
         A whole checkpoint has two more files: template.write_chat_files writes all four."""
         folder = Path(path)
@@ -160,8 +162,8 @@ class Tokenizer:
 def load(path: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint directory: tokenizer.json, else tiktoken.model.
 
-    Where config.json stands beside it, its vocab_size must hold every id.
-    Raises ValueError with the path and a hint for files that are absent, damaged or of another kind."""
+    Where config.json stands beside it, its vocab_size must hold every id. Raises ValueError with
+    the path and a hint for files that are absent, damaged or of another kind."""
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(f"no such directory: {folder}; hint: give the directory that holds tokenizer.json")
@@ -178,7 +180,8 @@ def load(path: str | Path) -> Tokenizer:
 
 
 def from_json(text: str, defaults: ChatDefaults = ChatDefaults(), where: str = "tokenizer.json") -> Tokenizer:
-    """A tokenizer from the content of a tokenizer.json. Raises ValueError that says what is unsupported."""
+    """A tokenizer from the content of a tokenizer.json. Raises ValueError that says what is
+    unsupported."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

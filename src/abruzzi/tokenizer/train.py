@@ -1,11 +1,13 @@
-"""Byte-level vocabularies of our own, in the tokenizer.json form that every reader of the family knows.
+"""Byte-level vocabularies of our own, in the tokenizer.json form that every reader of the family
+knows.
 
-Two kinds: `train_bpe` learns merges, the usual way. `train_words` takes frequent words whole and spells
-everything else byte by byte, the same way wherever it stands, so that a very small model can learn to copy
-any name letter by letter, as it copies numbers digit by digit.
+Two kinds: `train_bpe` learns merges, the usual way. `train_words` takes frequent words whole and
+spells everything else byte by byte, the same way wherever it stands, so that a very small model can
+learn to copy any name letter by letter, as it copies numbers digit by digit.
 
-All 256 bytes are in the vocabulary, so no text is ever unknown; digits stand alone, so that a number is
-read figure by figure; Kimi's control tokens follow the learned ones under their own names.
+All 256 bytes are in the vocabulary, so no text is ever unknown; digits stand alone, so that a
+number is read figure by figure; Kimi's control tokens follow the learned ones under their own
+names.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def train_words(texts: Iterable[str], vocab_size: int, spelled: Container[str] =
         texts_with.update({piece for piece, _ in pieces.pre_tokenize_str(text)})
     wanted = (
         piece
-        # Ties in the order of the alphabet: a Counter's order is that of sets, which changes from run to run.
+        # Ties in the order of the alphabet: a Counter's order is that of sets, which changes from
+        # run to run.
         for piece, _ in sorted(texts_with.items(), key=lambda item: (-item[1], item[0]))
         if len(piece) > 1 and "".join(filter(str.isalpha, piece.lstrip("\u0120"))).lower() not in spelled
     )

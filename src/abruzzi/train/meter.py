@@ -1,4 +1,4 @@
-"""How fast a run is against what the machine could do: FLOP of a step, peak, time left.
+"""Model FLOP utilization (MFU) of a run: FLOP of a step, peak, time left.
 
 FLOP are those of the model, not of the implementation: forward and backward of every product,
 causal attention within each document, no padding, nothing for what activation checkpointing

@@ -1,4 +1,4 @@
-"""What a training run depends on, and the schedule of its learning rate."""
+"""Run configuration, and the schedule of its learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly: written whole or not at all, the save before the last one
+"""Training state for an exact resume: written whole or not at all, the save before the last one
 kept.
 
 `state.pt` in the run's directory: weights, optimizer, random numbers, position in the data. It lies

@@ -1,4 +1,4 @@
-"""How fast a model would decode here, before it is loaded: by timing a part of it.
+"""Decode speed estimate of a model that is not loaded yet, by timing a part of it.
 
 The compiled step runs on random weights of the model's own shapes and kinds, so that what an instruction set, a mode
 of weights, short vectors, threads and calls cost is measured and not assumed. A model up to WHOLE bytes is timed as it

@@ -1,4 +1,4 @@
-"""How likely a text is: the log-probability of each of its tokens, given those in front of it."""
+"""Scoring (teacher forcing): the log-probability of each token of a text, given those in front of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast the engine's steps run: prefill and decode timed on a runner, the machine's own limits in between.
+"""Engine benchmark: prefill and decode timed on a runner, the machine's own limits in between.
 
 The runner is driven as `LLM.step` drives it: a prompt in chunks of the scheduler's size, then one step per token for
 all sequences together. Token ids are random, as in llama.cpp's llama-bench: what is read and computed does not

@@ -1,4 +1,4 @@
-"""What a forward step takes: chunks of sequences (continuous batching) and the paged KV cache; and who runs it.
+"""Input of a forward step: chunks of sequences (continuous batching), the paged KV cache, and the runner protocol.
 
 The compiled runner (native.py) and its NumPy twin (plain.py) share these, and the engine knows only these.
 """

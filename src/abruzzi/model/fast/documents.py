@@ -216,8 +216,8 @@ def _one_by_one(q_BNTA: Tensor, k_BNTA: Tensor, v_BNTA: Tensor, lengths: list[in
 def _largest_by_document(q_BNTA: Tensor, k_BNTA: Tensor, lengths: list[int], scale: float, trace: Trace) -> Tensor:
     """The largest softmax input of each head within the documents of packed rows, float32 [N].
 
-    |q_i . k_j| <= |q_i| |k_j|: only where the largest norms of a document (C of them) allow more than
-    `trace.above` are its logits computed; elsewhere that bound stands for them."""
+    |q_i . k_j| <= |q_i| |k_j|: only where the largest norms of a document (C of them) allow more
+    than `trace.above` are its logits computed; elsewhere that bound stands for them."""
     above = float("-inf") if trace.above is None else trace.above
     with torch.autocast(q_BNTA.device.type, enabled=False):
         q_NMA, k_NMA = (x.float().transpose(0, 1).flatten(1, 2) for x in (q_BNTA, k_BNTA))

@@ -1,4 +1,5 @@
-"""Who is taller: a chain of comparisons between neighbours in a hidden order, told in any sequence.
+"""Comparison puzzles ("who is taller"): a chain of comparisons between neighbours in a hidden
+order, told in any sequence.
 
     Ben > Omar. Mia > Ben, so Mia > Ben > Omar.
 

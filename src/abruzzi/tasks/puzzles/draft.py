@@ -1,4 +1,4 @@
-"""What each kind of puzzle yields; puzzles.py makes the task of it."""
+"""Draft of a puzzle, what each kind yields; puzzles.py makes the task of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sits where: a row of seats and a few clues, each of which is needed.
+"""Seating puzzles: a row of seats and a few clues, each of which is needed.
 
     Mia is 2: -|Mia|-|-. Ben left of Omar: -|Mia|Ben|Omar. Ida is left: Ida|Mia|Ben|Omar.
 

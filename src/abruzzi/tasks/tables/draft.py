@@ -1,4 +1,4 @@
-"""What each kind of question about a table yields; table_questions.py makes the task of it."""
+"""Draft of a table question, what each kind yields; table_questions.py makes the task of it."""
 
 from __future__ import annotations
 

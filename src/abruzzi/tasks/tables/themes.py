@@ -14,7 +14,8 @@ from functools import cache
 
 from .. import entries
 
-# In this order a seed draws from them. Held-out tables are about the first ones; training knows all of them.
+# In this order a seed draws from them. Held-out tables are about the first ones; training knows all
+# of them.
 NAMES = ("stock", "athletes", "books", "towns", "plants", "trains", "films", "animals", "staff", "trails")
 TRAINED_NAMES = ("players", "recipes", "phones", "rivers", "buildings", "students", "cars", "songs", "hotels", "games")
 

@@ -1,4 +1,5 @@
-"""Which chat format a vocabulary speaks. A new format is a file beside k2.py and an entry in FORMATS."""
+"""Choice of the chat format by a vocabulary. A new format is a file beside k2.py and an entry in
+FORMATS."""
 
 from __future__ import annotations
 
@@ -13,6 +14,6 @@ FORMATS = (K2,)  # those with the most tokens of their own first
 def format_of(control: Mapping[str, int]) -> ChatFormat:
     """The first format whose control tokens (text -> id) are all there.
 
-    Else FORMATS[0]: text can still be encoded, and what needs the format says which tokens are missing
-    (ChatFormat.require)."""
+    Else FORMATS[0]: text can still be encoded, and what needs the format says which tokens are
+    missing (ChatFormat.require)."""
     return next((f for f in FORMATS if not f.missing(control)), FORMATS[0])

@@ -1,11 +1,11 @@
 """A chat format as data: which markers a family writes around turns, thoughts and tool calls.
 
 The renderer (render.py), the parser (parser.py), the jinja template (template.py), the spans of a
-conversation (spans.py) and the grammar of a turn (engine/grammar/turn.py) ask a ChatFormat for every
-marker they write or read. The instances are files of their own (k2.py); choose.py says which one a
-vocabulary speaks, and `Tokenizer.format` holds it. Nothing here knows a tokenizer: ids come in as a
-mapping from a control token's text to its id, because names are the same in all checkpoints of a
-family and ids are not.
+conversation (spans.py) and the grammar of a turn (engine/grammar/turn.py) ask a ChatFormat for
+every marker they write or read. The instances are files of their own (k2.py); choose.py says which
+one a vocabulary speaks, and `Tokenizer.format` holds it. Nothing here knows a tokenizer: ids come
+in as a mapping from a control token's text to its id, because names are the same in all checkpoints
+of a family and ids are not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ THINKING = (Marker.THINK_OPEN, Marker.THINK_CLOSE)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before a turn's text: the control token `open`, a name as text, the token `close`."""
+    """What stands before a turn's text: the control token `open`, a name as text, the token
+    `close`."""
 
     open: str
     close: str
@@ -119,8 +120,8 @@ class MarkerIds:
 
     headers: (open, close) by role. end_of_turn: the one that is written; all are in
     `Tokenizer.end_ids`. think_open, think_close: None where the vocabulary spells them as text;
-    open_thought, close_thought are the ids that write them either way. call_begins: every id with which
-    a call can begin. meanings: of all markers, in all spellings."""
+    open_thought, close_thought are the ids that write them either way. call_begins: every id with
+    which a call can begin. meanings: of all markers, in all spellings."""
 
     headers: Mapping[str, tuple[int, int]]
     end_of_turn: int
@@ -147,7 +148,8 @@ class MarkerIds:
 
 
 def resolve(format: ChatFormat, control: Mapping[str, int], encode: Callable[[str], Sequence[int]]) -> MarkerIds:
-    """Look all markers up. control: text -> id. encode: plain text -> ids, for markers that are text.
+    """Look all markers up. control: text -> id. encode: plain text -> ids, for markers that are
+    text.
 
     Raises ValueError when control tokens of the format are absent."""
     format.require(control)

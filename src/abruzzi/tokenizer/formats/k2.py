@@ -1,12 +1,13 @@
 """Kimi K2's chat format (k2.md 5), which K2-Thinking and our own checkpoints speak.
 
-A turn is a role's token, a name, _MIDDLE, text, _END. In the assistant's turn the text is a thought between
-the think markers, the answer, and a section of calls: each _CALL, its label ("functions.add:0"), _ARGUMENTS,
-JSON, _END_CALL. tests/unit/tokenizer/test_chat_render.py shows a whole conversation as text.
+A turn is a role's token, a name, _MIDDLE, text, _END. In the assistant's turn the text is a thought
+between the think markers, the answer, and a section of calls: each _CALL, its label
+("functions.add:0"), _ARGUMENTS, JSON, _END_CALL. tests/unit/tokenizer/test_chat_render.py shows a
+whole conversation as text.
 
-Every control token is written here and nowhere else in the package. Two things vary between checkpoints:
-a vocabulary may spell the section tokens in the singular, and it may have no tokens for the think
-markers, which are then text.
+Every control token is written here and nowhere else in the package. Two things vary between
+checkpoints: a vocabulary may spell the section tokens in the singular, and it may have no tokens
+for the think markers, which are then text.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ VOCABULARY = (
 # As Kimi's, these survive skip_special_tokens: a reader must see where thinking and calls begin.
 VISIBLE = frozenset((_SECTION, _END_SECTION, _CALL, _ARGUMENTS, _END_CALL, _THINK, _END_THINK))
 
-# `open` holds [id, label] of unanswered calls; the rest of `${...}` are the markers of a ChatFormat.
+# `open` holds [id, label] of unanswered calls; the rest of `${...}` are the markers of a
+# ChatFormat.
 _TEMPLATE = """\
 {%- macro text_of(content) -%}
 {%- if content is none or content is not defined -%}{%- elif content is string -%}{{ content }}

@@ -1,13 +1,14 @@
 """Token ids -> typed events: the streaming parser of server, agent, training and evals.
 
-A state machine over ids, never over the text of a whole message, so that streaming and not streaming
-cannot differ. Control tokens move the machine and never reach a field; which of them mean what, the
-tokenizer's chat format says (marker_ids.meanings). What real models do wrong is handled (k2.md 5.3):
-calls inside a thought, a missing end of thought, calls without a section, broken JSON (passed
-through), labels without an index, names with dots and hyphens, ends in the middle.
+A state machine over ids, never over the text of a whole message, so that streaming and not
+streaming cannot differ. Control tokens move the machine and never reach a field; which of them mean
+what, the tokenizer's chat format says (marker_ids.meanings). What real models do wrong is handled
+(k2.md 5.3): calls inside a thought, a missing end of thought, calls without a section, broken JSON
+(passed through), labels without an index, names with dots and hyphens, ends in the middle.
 
-Tokenizers without think tokens spell the markers as text; then, and only then, text is watched for them,
-and what may be the beginning of a marker is held back. It does not check arguments against a schema.
+Tokenizers without think tokens spell the markers as text; then, and only then, text is watched for
+them, and what may be the beginning of a marker is held back. It does not check arguments against a
+schema.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class State(Enum):
 class ChatParser:
     """Feed it one id after the other; copy.deepcopy captures its state.
 
-    in_thinking: the prompt already opened a thought. stray: how many ids were dropped because they made
-    no sense where they stood: control tokens out of place, anything behind the end of the turn.
-    reasoning_tokens: how many ids were thought, markers that are control tokens not counted."""
+    in_thinking: the prompt already opened a thought. stray: how many ids were dropped because they
+    made no sense where they stood: control tokens out of place, anything behind the end of the
+    turn. reasoning_tokens: how many ids were thought, markers that are control tokens not
+    counted."""
 
     def __init__(self, tok: Tokenizer, in_thinking: bool = False) -> None:
         self._spelled = tok.marker_ids.spells_thinking
@@ -97,8 +99,8 @@ class ChatParser:
     def message(self) -> Message:
         """The message so far: fields, and the ids up to and including the end of the turn.
 
-        An empty thought is no thought (reasoning_content None). Calls have no id yet, only what the model
-        wrote: name and index."""
+        An empty thought is no thought (reasoning_content None). Calls have no id yet, only what the
+        model wrote: name and index."""
         return Message(
             role="assistant",
             content="".join(self._content),
@@ -190,7 +192,8 @@ class ChatParser:
         return self._write(self._without_trailing_space(text))
 
     def _without_trailing_space(self, text: str) -> str:
-        """Pending text and this, up to the last character that is no white space; the rest is pending."""
+        """Pending text and this, up to the last character that is no white space; the rest is
+        pending."""
         text = self._pending + text
         solid = text.rstrip()
         self._pending = text[len(solid) :]
@@ -242,7 +245,8 @@ class _Call:
 
 
 class _Utf8:
-    """An incremental UTF-8 decoder; the bytes of an unfinished character wait for the next token."""
+    """An incremental UTF-8 decoder; the bytes of an unfinished character wait for the next
+    token."""
 
     def __init__(self) -> None:
         self._waiting = b""
@@ -267,7 +271,8 @@ class _Utf8:
 def parse(tok: Tokenizer, ids: Iterable[int], in_thinking: bool = False) -> Message:
     """The message of a whole generation; its ids are attached to it, up to the end of the turn.
 
-    Raises ValueError for an id outside the vocabulary and a tokenizer without the chat's control tokens."""
+    Raises ValueError for an id outside the vocabulary and a tokenizer without the chat's control
+    tokens."""
     parser = ChatParser(tok, in_thinking)
     parser.feed_all(ids)
     parser.finish()
@@ -280,8 +285,8 @@ def message_from_completion(
     """The message of a generation whose prompt went beyond the assistant's header.
 
     prompt_suffix_ids: what the prompt held behind the header, e.g. `render.generation_prefix(tok,
-    thinking=False)`; they become part of the message's ids, with sampled=False. sampled: one flag for each
-    of `ids`, None = all were sampled. Raises ValueError when their number differs."""
+    thinking=False)`; they become part of the message's ids, with sampled=False. sampled: one flag
+    for each of `ids`, None = all were sampled. Raises ValueError when their number differs."""
     flags = [True] * len(ids) if sampled is None else list(sampled)
     if len(flags) != len(ids):
         raise ValueError(f"{len(flags)} 'sampled' flags for {len(ids)} ids; expected one flag per id")

@@ -1,9 +1,9 @@
 """Messages -> token ids and a mask of what was sampled, in the tokenizer's chat format.
 
-Sampled messages bring their ids, which are spliced as they are; only what has no ids is encoded. Control
-tokens are placed by id, so no text of anybody can forge a turn. With `preserve_thinking` the result is
-append-only: what was rendered before a turn is a prefix of what is rendered after it (provided that the
-assistant's header was not given another name in between).
+Sampled messages bring their ids, which are spliced as they are; only what has no ids is encoded.
+Control tokens are placed by id, so no text of anybody can forge a turn. With `preserve_thinking`
+the result is append-only: what was rendered before a turn is a prefix of what is rendered after it
+(provided that the assistant's header was not given another name in between).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def render(
 ) -> Rendered:
     """Render a conversation.
 
-    messages: abruzzi's or OpenAI-shaped, mixed. preserve_thinking: None = the checkpoint's default; False
-    drops the thinking of everything up to the last final answer, as K2-Thinking's template does.
-    thinking=False: the generation prompt closes the thought before it begins.
-    A tool result answers the latest open call with its id; without an id, the oldest open call.
-    Raises ValueError for messages of a wrong shape, results that answer no call, ids outside the
-    vocabulary, and a tokenizer without the control tokens."""
+    messages: abruzzi's or OpenAI-shaped, mixed. preserve_thinking: None = the checkpoint's default;
+    False drops the thinking of everything up to the last final answer, as K2-Thinking's template
+    does. thinking=False: the generation prompt closes the thought before it begins. A tool result
+    answers the latest open call with its id; without an id, the oldest open call. Raises ValueError
+    for messages of a wrong shape, results that answer no call, ids outside the vocabulary, and a
+    tokenizer without the control tokens."""
     form = tok.format
     form.require(tok.control)
     history = [Message.from_openai(m) for m in _listed("messages", messages)]
@@ -74,7 +74,8 @@ def render(
 
 
 def generation_prefix(tok: Tokenizer, thinking: bool = True) -> tuple[int, ...]:
-    """Ids that we put after the assistant's header: nothing, or the empty thought of a no-think turn.
+    """Ids that we put after the assistant's header: nothing, or the empty thought of a no-think
+    turn.
 
     The message of such a completion carries them in front of its ids, with sampled=False:
     parser.message_from_completion(tok, generation_prefix(tok, thinking=False), completion.ids)."""
@@ -82,7 +83,8 @@ def generation_prefix(tok: Tokenizer, thinking: bool = True) -> tuple[int, ...]:
 
 
 def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]], form: ChatFormat) -> str:
-    """The declaration's JSON: OpenAI's tools array, as the format writes JSON (K2: sorted, no spaces).
+    """The declaration's JSON: OpenAI's tools array, as the format writes JSON (K2: sorted, no
+    spaces).
 
     Raises ValueError for a tool without a function and for what JSON cannot hold."""
     listed = [t.to_openai() if isinstance(t, ToolSpec) else t for t in tools]

@@ -1,4 +1,4 @@
-"""Where the turns of a conversation lie in token ids. Only control tokens open a turn, never text."""
+"""Spans of turns in token ids. Only control tokens open a turn, never text."""
 
 from __future__ import annotations
 

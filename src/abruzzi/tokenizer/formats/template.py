@@ -1,8 +1,9 @@
-"""The files that let every other engine speak our chat format: tokenizer.json, tokenizer_config.json,
-generation_config.json and chat_template.jinja, which renders what `render.render` renders.
+"""The files that let every other engine speak our chat format: tokenizer.json,
+tokenizer_config.json, generation_config.json and chat_template.jinja, which renders what
+`render.render` renders.
 
-What jinja cannot know are sampled ids and given call indices: other engines encode the text of a message,
-and count its calls. Its text is also where other engines let a user forge control tokens.
+What jinja cannot know are sampled ids and given call indices: other engines encode the text of a
+message, and count its calls. Its text is also where other engines let a user forge control tokens.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def chat_files(
     """Name -> content of the four files, for `checkpoint.save_checkpoint(extra_files=...)`.
 
     eos: end tokens by name, the first is tokenizer_config.json's; None = the format's end of turn.
-    sampling: further keys of generation_config.json (temperature, top_p). The default system line and
-    preserve_thinking are the tokenizer's `defaults` (Tokenizer.with_defaults). Raises ValueError for end
-    tokens that the tokenizer lacks, or none, and for a tokenizer without the chat's control tokens."""
+    sampling: further keys of generation_config.json (temperature, top_p). The default system line
+    and preserve_thinking are the tokenizer's `defaults` (Tokenizer.with_defaults). Raises
+    ValueError for end tokens that the tokenizer lacks, or none, and for a tokenizer without the
+    chat's control tokens."""
     tok.format.require(tok.control)
     eos = tok.format.ends[:1] if eos is None else eos
     missing = [t for t in eos if tok.id_of(t) is None]
@@ -69,7 +71,8 @@ def write_chat_files(
     sampling: Mapping[str, Any] | None = None,
     eos: Sequence[str] | None = None,
 ) -> None:
-    """`chat_files`, written to a directory (made when absent; files of these names are replaced)."""
+    """`chat_files`, written to a directory (made when absent; files of these names are
+    replaced)."""
     files = chat_files(tok, max_context=max_context, sampling=sampling, eos=eos)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)

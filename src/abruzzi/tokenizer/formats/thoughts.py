@@ -12,9 +12,9 @@ from abruzzi.tokenizer.formats.parser import ChatParser, State
 def ids_without_thought(tok: Tokenizer, ids: Sequence[int], sampled: Sequence[bool]) -> tuple[list[int], list[bool]]:
     """What is left of sampled ids, and of their flags, when every thought is taken out.
 
-    The boundaries are the parser's: an end marker goes with the thought, a call that cut it off stays.
-    Where markers are text and one ends inside a token, the rest of that token is the only thing that is
-    encoded anew."""
+    The boundaries are the parser's: an end marker goes with the thought, a call that cut it off
+    stays. Where markers are text and one ends inside a token, the rest of that token is the only
+    thing that is encoded anew."""
     parser, markers = ChatParser(tok), tok.marker_ids
     kept: list[int] = []
     flags: list[bool] = []
