@@ -30,6 +30,7 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python scripts/mutants.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
