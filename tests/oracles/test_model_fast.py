@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,8 @@ class Neighbours(torch.nn.Module):
 
 def test_a_kind_of_attention_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen per layer, packed rows included, fast or not; QK-Clip asks the module."""
-    config = Other(**{f: getattr(twins.PLAIN, f) for f in twins.PLAIN.__dataclass_fields__ if f != "raw"})
-    with pytest.raises(ValueError, match="no attention is known for a Other; expected one of ModelConfig"):
+    config = Other(**{f: getattr(twins.PLAIN, f) for f in (x.name for x in fields(twins.PLAIN)) if f != "raw"})
+    with pytest.raises(ValueError, match="no attention is known for a Other; expected one of DeepseekConfig"):
         K2Model(config)
     monkeypatch.setitem(attention.KINDS, Other, lambda c, n: Neighbours(c, n) if n == 1 else mla.Attention(c, n))
     model = K2Model(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from abruzzi.engine.answer import Answer, Asked, Ended, Resume, call_openers
@@ -170,12 +172,8 @@ def test_what_cannot_be_enforced_is_left_out_or_named() -> None:
 
 
 def test_a_model_that_spells_its_thoughts_cannot_be_held_to_a_form() -> None:
-    class Spelling(Tokenizer):
-        def id_of(self, name: str) -> int | None:
-            return None if "think" in name else super().id_of(name)
-
-    spelling = object.__new__(Spelling)
-    spelling.__dict__.update(vars(TOK))
+    spelling = object.__new__(Tokenizer)
+    spelling.__dict__.update(vars(TOK), marker_ids=replace(TOK.marker_ids, think_open=None, think_close=None))
     grammars = Grammars(spelling, TOK.vocab_size)
     with pytest.raises(Unenforceable, match="switch thinking off"):
         grammars.turn(structure_of([], response_schema={"type": "object"}), 0, True)

@@ -57,9 +57,9 @@ def test_a_line_in_the_registry_offers_a_tool_everywhere_that_it_may() -> None:
 
 def test_the_page_offers_the_safe_ones_and_nothing_of_a_persons() -> None:
     page = _page(cast(Any, object()), "x", None)
-    assert names(list(page.settings.tools)) == names(tools_to_serve()) == ["calculator"]
+    assert names(list(page.tools)) == names(tools_to_serve()) == ["calculator"]
     assert {entry.name for entry in BUILT_IN if entry.safe_to_serve} == {"calculator"}  # a new one: think first
-    assert _page(cast(Any, object()), "nano", 2.0).settings.tools
+    assert _page(cast(Any, object()), "nano", 2.0).tools
 
 
 def test_what_was_given_wrongly_is_said(tmp_path: Path) -> None:
