@@ -107,14 +107,18 @@ void bind_ops(nb::module_& m) {
       nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("temperature"));
   m.def(
       "sample",
-      [](int isa, In<float, 1> x, float temperature, std::size_t top_k, double top_p, double min_p, double uniform) {
-        fit(x.shape(0) > 0 && temperature > 0 && uniform >= 0 && uniform < 1, "sample");
+      [](int isa, In<float, 1> x, nb::handle params, double uniform) {
+        abruzzi::Draw draw;  // the fields of kernels/ref.py:Draw
+        draw.temperature = nb::cast<float>(params.attr("temperature"));
+        draw.top_k = std::min(nb::cast<std::size_t>(params.attr("top_k")), x.shape(0));
+        draw.top_p = nb::cast<double>(params.attr("top_p"));
+        draw.min_p = nb::cast<double>(params.attr("min_p"));
+        draw.uniform = uniform;
+        fit(x.shape(0) > 0 && draw.temperature > 0 && uniform >= 0 && uniform < 1, "sample");
         nb::gil_scoped_release release;
-        return abruzzi::sample(static_cast<Isa>(isa), x.data(), x.shape(0),
-                               {temperature, top_k, top_p, min_p, uniform});
+        return abruzzi::sample(static_cast<Isa>(isa), x.data(), x.shape(0), draw);
       },
-      nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"),
-      nb::arg("min_p"), nb::arg("uniform"));
+      nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("draw"), nb::arg("uniform"));
   m.def(
       "rope",
       [](int isa, In<float, 2> x, In<float, 2> cos, In<float, 2> sin, Out<float, 2> y) {

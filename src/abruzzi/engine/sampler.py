@@ -52,15 +52,8 @@ def sample(logits_V: np.ndarray, params: SamplingParams, seed: int, position: in
         chosen = int(logits_V.argmax())
     else:
         # Philox is counter-based: one independent stream per (seed, position).
-        draw = np.random.Generator(np.random.Philox(key=seed & (2**64 - 1), counter=position)).random()
-        chosen = ops.sample(
-            logits_V,
-            draw,
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-        )
+        uniform = np.random.Generator(np.random.Philox(key=seed & (2**64 - 1), counter=position)).random()
+        chosen = ops.sample(logits_V, params, uniform)
     return chosen, _logprob(logits_V[chosen], params, log_all)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from abruzzi.kernels import _ext
 from abruzzi.kernels.dispatch import level
+from abruzzi.kernels.ref import Draw
 
 __all__ = [
     "gate_up",
@@ -187,21 +188,11 @@ def log_partition(logits_V: np.ndarray, temperature: float = 1.0, isa: str | Non
     return found
 
 
-def sample(
-    logits_V: np.ndarray,
-    uniform: float,
-    *,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    isa: str | None = None,
-) -> int:
-    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all),
-    top_p and min_p, then the candidates' probabilities laid side by side, the most likely first, of
-    equals the lower id."""
+def sample(logits_V: np.ndarray, draw: Draw, uniform: float, isa: str | None = None) -> int:
+    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all), top_p and min_p,
+    then the candidates' probabilities laid side by side, the most likely first, of equals the lower id."""
     _want("logits", logits_V, np.float32, 1)
-    return _ext.sample(level(isa), logits_V, temperature, min(top_k, len(logits_V)), top_p, min_p, uniform)
+    return _ext.sample(level(isa), logits_V, draw, uniform)
 
 
 def rope(x_TP: np.ndarray, cos_TP: np.ndarray, sin_TP: np.ndarray, isa: str | None = None) -> np.ndarray:

@@ -6,6 +6,8 @@ per token (in `mla_*`: nope dim), N heads, R kv_lora_rank, P rope dim, H value d
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 
@@ -48,34 +50,39 @@ def gate_up(x_TI: np.ndarray, gate_FI: np.ndarray, up_FI: np.ndarray) -> np.ndar
     return silu_mul(linear(x_TI, gate_FI), linear(x_TI, up_FI))
 
 
-def candidates(logprobs_V: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
-    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches
-    top_p, then those at least min_p times as likely as the first."""
+class Draw(Protocol):
+    """What a draw depends on beside the logits: types.SamplingParams has it. The compiled one is csrc's Draw."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+
+
+def candidates(logprobs_V: np.ndarray, draw: Draw) -> np.ndarray:
+    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches top_p,
+    then those at least min_p times as likely as the first."""
     order = np.argsort(-logprobs_V, kind="stable")
-    if top_k:
-        order = order[:top_k]
+    if draw.top_k:
+        order = order[: draw.top_k]
     probs = np.exp(logprobs_V[order].astype(np.float64))
-    if top_p < 1:
+    if draw.top_p < 1:
         before = np.cumsum(probs) / probs.sum() - probs / probs.sum()
-        order, probs = order[before < top_p], probs[before < top_p]
-    if min_p > 0:
-        order = order[probs >= min_p * probs[0]]
+        order, probs = order[before < draw.top_p], probs[before < draw.top_p]
+    if draw.min_p > 0:
+        order = order[probs >= draw.min_p * probs[0]]
     return order
 
 
-def sample(
-    logits_V: np.ndarray,
-    uniform: float,
-    *,
-    temperature: float,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-) -> int:
-    """The id that the number `uniform` in [0, 1) draws among the candidates."""
-    shifted = (logits_V / np.float32(temperature)).astype(np.float64)
+def sample(logits_V: np.ndarray, draw: Draw, uniform: float) -> int:
+    """The id that the number `uniform` in [0, 1) draws among the candidates. draw.temperature is above 0."""
+    shifted = (logits_V / np.float32(draw.temperature)).astype(np.float64)
     logprobs_V = shifted - shifted.max() - np.log(np.exp(shifted - shifted.max()).sum())
-    kept = candidates(logprobs_V, top_k, top_p, min_p)
+    kept = candidates(logprobs_V, draw)
     weights = np.exp(logprobs_V[kept])
     place = int(np.searchsorted(np.cumsum(weights), uniform * weights.sum(), side="right"))
     return int(kept[min(place, len(kept) - 1)])

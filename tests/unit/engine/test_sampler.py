@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ def logits(seed: int, size: int = 50) -> np.ndarray:
 )
 def test_candidates_are_what_the_definitions_say(seed: int, top_k: int, top_p: float, min_p: float) -> None:
     logprobs = log_softmax(logits(seed))
-    kept = ref.candidates(logprobs, top_k, top_p, min_p)
+    kept = ref.candidates(logprobs, SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p))
     order = np.argsort(-logprobs, kind="stable")[: top_k or None]
     probs = np.exp(logprobs[order].astype(np.float64))
     want = []
@@ -55,14 +57,14 @@ def test_the_compiled_draw_equals_its_twin(
     values[100:110] = values[50]  # equals
     if masked:
         values[np.random.default_rng(seed).random(500) < 0.9] = -np.inf
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    want = {ref.sample(values, min(max(uniform + d, 0), 1 - 1e-12), **given) for d in (-1e-6, 0, 1e-6)}
+    draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    want = {ref.sample(values, draw, min(max(uniform + d, 0), 1 - 1e-12)) for d in (-1e-6, 0, 1e-6)}
     # A border of top_p or min_p may fall on either side of a candidate, by rounding.
     for d in (-1e-6, 1e-6):
-        nudged = {**given, "top_p": min(1.0, top_p * (1 + d)) if top_p < 1 else 1.0, "min_p": min_p * (1 + d)}
-        want |= {ref.sample(values, uniform, **nudged)}
+        nudged = replace(draw, top_p=min(1.0, top_p * (1 + d)) if top_p < 1 else 1.0, min_p=min_p * (1 + d))
+        want |= {ref.sample(values, nudged, uniform)}
     for isa in supported_isas():
-        assert ops.sample(values, uniform, **given, isa=isa) in want
+        assert ops.sample(values, draw, uniform, isa=isa) in want
         exact = np.log(np.exp((values / np.float32(temperature)).astype(np.float64)).sum())
         assert ops.log_partition(values, temperature, isa=isa) == pytest.approx(exact, abs=2e-6, rel=1e-6)
 
