@@ -1,21 +1,26 @@
-// The step, and the weights of each kind of half layer.
+// The step, and the sizes and weights of each kind of half layer.
 #include "step/model.h"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
+#include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "bind/bind.h"
 
+using abruzzi::Attentions;
 using abruzzi::DenseWeights;
 using abruzzi::Isa;
 using abruzzi::LayerWeights;
+using abruzzi::MlaSizes;
 using abruzzi::MlaWeights;
 using abruzzi::Model;
 using abruzzi::ModelShape;
@@ -28,22 +33,75 @@ using Vector = In<float, 1>;
 
 std::vector<float> copy(const Vector& v) { return {v.data(), v.data() + v.shape(0)}; }
 
-// Sizes by name, so that Python and C++ cannot disagree on an order.
-ModelShape shape_from(const nb::dict& d) {
-  const auto size = [&](const char* name) { return nb::cast<std::size_t>(d[name]); };
-  const auto real = [&](const char* name) { return nb::cast<float>(d[name]); };
+// Sizes and weights by name, so that Python and C++ cannot disagree on an order.
+struct Named {
+  const nb::dict& dict;
+
+  bool has(const char* name) const { return !nb::object(dict[name]).is_none(); }
+  template <class T>
+  T get(const char* name) const {
+    return nb::cast<T>(nb::object(dict[name]));
+  }
+  std::size_t size(const char* name) const { return get<std::size_t>(name); }
+  float real(const char* name) const { return get<float>(name); }
+  std::vector<float> vector(const char* name) const { return copy(get<Vector>(name)); }
+  PackedPtr matrix(const char* name) const { return get<PackedPtr>(name); }
+  std::vector<PackedPtr> matrices(const char* name) const { return get<std::vector<PackedPtr>>(name); }
+};
+
+// One pair of readers for each kind of attention; engine/attention/ writes what they read. `hidden`
+// is set already.
+
+void read(const Named& d, MlaSizes& s) {
+  s.heads = d.size("heads"), s.rank = d.size("rank"), s.nope = d.size("nope");
+  s.rope = d.size("rope"), s.value = d.size("value");
+  s.latent_eps = d.real("latent_eps"), s.softmax_scale = d.real("softmax_scale");
+  s.inv_freq = d.get<std::vector<double>>("inv_freq"), s.rope_factor = d.get<double>("rope_factor");
+}
+
+void read(const Named& d, MlaWeights& w) {
+  if (d.has("q_norm")) w.q_norm = d.vector("q_norm");
+  if (d.has("q_a")) w.q_a = d.matrix("q_a");
+  w.kv_norm = d.vector("kv_norm");
+  w.q = d.matrix("q"), w.kv_a = d.matrix("kv_a"), w.o = d.matrix("o");
+  w.absorb_k = d.matrices("absorb_k"), w.expand_k = d.matrices("expand_k"), w.expand_v = d.matrices("expand_v");
+}
+
+// Of the kind that the dict names.
+template <std::size_t number = 0>
+Attentions::Sizes attention_sizes(const Named& d, std::size_t hidden) {
+  if constexpr (number < std::variant_size_v<Attentions::Sizes>) {
+    using Sizes = std::variant_alternative_t<number, Attentions::Sizes>;
+    if (d.get<std::string>("kind") != Sizes::Kind::kName) return attention_sizes<number + 1>(d, hidden);
+    Sizes sizes;
+    sizes.hidden = hidden;
+    read(d, sizes);
+    return sizes;
+  }
+  throw nb::value_error(("no kind of attention is compiled in as " + d.get<std::string>("kind")).c_str());
+}
+
+// Of the kind that the model's sizes are.
+Attentions::Weights attention_weights(const ModelShape& shape, const Named& d) {
+  return std::visit(
+      [&](const auto& sizes) -> Attentions::Weights {
+        typename std::decay_t<decltype(sizes)>::Kind::Weights weights;
+        read(d, weights);
+        return weights;
+      },
+      shape.attention);
+}
+
+ModelShape shape_from(const nb::dict& dict) {
+  const Named d{dict};
   ModelShape s;
-  s.vocab = size("vocab"), s.hidden = size("hidden"), s.layers = size("layers");
-  s.eps = real("eps"), s.fast = nb::cast<bool>(d["fast"]);
-  s.mla.heads = size("heads"), s.mla.rank = size("rank"), s.mla.nope = size("nope");
-  s.mla.rope = size("rope"), s.mla.value = size("value");
-  s.mla.latent_eps = real("latent_eps"), s.mla.softmax_scale = real("softmax_scale");
-  s.mla.inv_freq = nb::cast<std::vector<double>>(d["inv_freq"]);
-  s.mla.rope_factor = nb::cast<double>(d["rope_factor"]);
-  s.router.experts = size("experts"), s.router.top_k = size("top_k");
-  s.router.groups = size("groups"), s.router.kept_groups = size("kept_groups");
-  s.router.renormalize = nb::cast<bool>(d["renormalize"]), s.router.scale = real("routed_scale");
-  s.router.score = score_of(nb::cast<int>(d["score"]));
+  s.vocab = d.size("vocab"), s.hidden = d.size("hidden"), s.layers = d.size("layers");
+  s.eps = d.real("eps"), s.fast = d.get<bool>("fast");
+  s.attention = attention_sizes({d.get<nb::dict>("attention")}, s.hidden);
+  s.router.experts = d.size("experts"), s.router.top_k = d.size("top_k");
+  s.router.groups = d.size("groups"), s.router.kept_groups = d.size("kept_groups");
+  s.router.renormalize = d.get<bool>("renormalize"), s.router.scale = d.real("routed_scale");
+  s.router.score = score_of(d.get<int>("score"));
   return s;
 }
 
@@ -83,21 +141,6 @@ void forward(Model& model, In<std::int64_t, 1> ids, In<std::int64_t, 2> chunks, 
 }
 
 void bind_weights(nb::module_& m) {
-  nb::class_<MlaWeights>(m, "MlaWeights")
-      .def(
-          "__init__",
-          [](MlaWeights* self, std::optional<Vector> q_norm, Vector kv_norm, std::optional<PackedPtr> q_a, PackedPtr q,
-             PackedPtr kv_a, PackedPtr o, std::vector<PackedPtr> absorb_k, std::vector<PackedPtr> expand_k,
-             std::vector<PackedPtr> expand_v) {
-            MlaWeights* w = new (self) MlaWeights;
-            if (q_norm) w->q_norm = copy(*q_norm);
-            w->kv_norm = copy(kv_norm);
-            if (q_a) w->q_a = *q_a;
-            w->q = q, w->kv_a = kv_a, w->o = o;
-            w->absorb_k = std::move(absorb_k), w->expand_k = std::move(expand_k), w->expand_v = std::move(expand_v);
-          },
-          nb::kw_only(), nb::arg("q_norm").none(), nb::arg("kv_norm"), nb::arg("q_a").none(), nb::arg("q"),
-          nb::arg("kv_a"), nb::arg("o"), nb::arg("absorb_k"), nb::arg("expand_k"), nb::arg("expand_v"));
   nb::class_<DenseWeights>(m, "DenseWeights")
       .def(
           "__init__",
@@ -145,9 +188,10 @@ void bind_model(nb::module_& m) {
           nb::arg("norm").noconvert(), nb::arg("head"))
       .def(
           "add_layer",
-          [](Model& model, Vector input_norm, Vector post_norm, std::variant<MlaWeights> attention,
+          [](Model& model, Vector input_norm, Vector post_norm, const nb::dict& attention,
              std::variant<DenseWeights, MoeWeights> mlp) {
-            model.add_layer({copy(input_norm), copy(post_norm), std::move(attention), std::move(mlp)});
+            model.add_layer({copy(input_norm), copy(post_norm), attention_weights(model.shape(), {attention}),
+                             std::move(mlp)});
           },
           nb::kw_only(), nb::arg("input_norm"), nb::arg("post_norm"), nb::arg("attention"), nb::arg("mlp"))
       .def("forward", &forward, nb::arg("ids").noconvert(), nb::arg("chunks").noconvert(),

@@ -11,7 +11,10 @@
 
 namespace abruzzi {
 
+class Mla;
+
 struct MlaSizes {
+  using Kind = Mla;
   std::size_t hidden = 0, heads = 0, rank = 0, nope = 0, rope = 0, value = 0;
   float latent_eps = 1e-6f, softmax_scale = 1.0f;
   std::vector<double> inv_freq;  // radians per position of each rotary pair [P / 2]
@@ -20,6 +23,7 @@ struct MlaSizes {
 
 // absorb_k [R, K], expand_k [K, R], expand_v [H, R].
 struct MlaWeights {
+  using Kind = Mla;
   std::vector<float> q_norm, kv_norm;
   PackedPtr q_a;                                        // absent without q_lora
   PackedPtr q;                                          // q_b_proj over the normed q_a, or q_proj
@@ -49,6 +53,12 @@ struct MlaBuffers : Buffers {
 
 class Mla : public Attention {
  public:
+  // What step/model.h asks of a kind: its name, and the types above.
+  static constexpr const char* kName = "mla";
+  using Sizes = MlaSizes;
+  using Weights = MlaWeights;
+  using Shared = MlaBuffers;
+
   // Throws std::invalid_argument for weights that do not fit the sizes.
   Mla(Compute& compute, std::shared_ptr<MlaBuffers> buffers, MlaWeights weights);
 

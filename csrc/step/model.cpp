@@ -2,21 +2,27 @@
 
 #include <cstring>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "kernels/rmsnorm.h"
 
 namespace abruzzi {
 namespace {
 
-MlaSizes with_hidden(MlaSizes sizes, std::size_t hidden) {
-  sizes.hidden = hidden;
-  return sizes;
-}
-
 std::size_t some(std::size_t threads) {
   if (threads < 1) refuse("threads=0; expected 1 or more");
   return threads;
+}
+
+Attentions::Shared shared_by_layers(const Attentions::Sizes& sizes, std::size_t threads) {
+  return std::visit(
+      [&](const auto& s) -> Attentions::Shared {
+        using Kind = typename std::decay_t<decltype(s)>::Kind;
+        return std::make_shared<typename Kind::Shared>(s, threads);
+      },
+      sizes);
 }
 
 }  // namespace
@@ -24,7 +30,7 @@ std::size_t some(std::size_t threads) {
 Model::Model(Isa isa, std::size_t threads, ModelShape shape)
     : shape_(std::move(shape)),
       compute_(isa, some(threads), shape_.fast),
-      mla_(std::make_shared<MlaBuffers>(with_hidden(shape_.mla, shape_.hidden), threads)),
+      attention_(shared_by_layers(shape_.attention, threads)),
       dense_(std::make_shared<DenseBuffers>()),
       moe_(std::make_shared<MoeBuffers>(shape_.hidden, shape_.router, threads)) {
   if (!shape_.vocab) refuse("a size of the model is 0");
@@ -47,10 +53,15 @@ void Model::set_head(std::vector<float> norm, PackedPtr head) {
   weight_bytes_ += head_->matrix().bytes();
 }
 
-// The kinds of half layers: one overload each.
-
-std::unique_ptr<Attention> Model::attention(MlaWeights w) {
-  return std::make_unique<Mla>(compute_, mla_, std::move(w));
+std::unique_ptr<Attention> Model::attention(Attentions::Weights weights) {
+  return std::visit(
+      [&](auto& w) -> std::unique_ptr<Attention> {
+        using Kind = typename std::decay_t<decltype(w)>::Kind;
+        const auto* shared = std::get_if<std::shared_ptr<typename Kind::Shared>>(&attention_);
+        if (shared == nullptr) refuse(std::string("the model has no sizes for attention of the kind ") + Kind::kName);
+        return std::make_unique<Kind>(compute_, *shared, std::move(w));
+      },
+      weights);
 }
 
 std::unique_ptr<Mlp> Model::mlp(DenseWeights w) {
@@ -62,8 +73,7 @@ std::unique_ptr<Mlp> Model::mlp(MoeWeights w) { return std::make_unique<Moe>(com
 void Model::add_layer(LayerWeights w) {
   expect(w.input_norm, shape_.hidden, "input_layernorm");
   expect(w.post_norm, shape_.hidden, "post_attention_layernorm");
-  Layer layer{std::move(w.input_norm), std::move(w.post_norm),
-              std::visit([&](auto& a) { return attention(std::move(a)); }, w.attention),
+  Layer layer{std::move(w.input_norm), std::move(w.post_norm), attention(std::move(w.attention)),
               std::visit([&](auto& m) { return mlp(std::move(m)); }, w.mlp)};
   weight_bytes_ += layer.attention->weight_bytes() + layer.mlp->weight_bytes();
   layers_.push_back(std::move(layer));
@@ -128,9 +138,9 @@ void Model::prepare(const StepInput& input) {
   }
   step_.x.shape(input.tokens, shape_.hidden);
   step_.normed.shape(input.tokens, shape_.hidden);
-  for (Buffers* buffers :
-       {static_cast<Buffers*>(mla_.get()), static_cast<Buffers*>(dense_.get()), static_cast<Buffers*>(moe_.get())})
-    buffers->prepare(step_);
+  std::visit([&](auto& shared) { shared->prepare(step_); }, attention_);
+  dense_->prepare(step_);
+  moe_->prepare(step_);
 }
 
 void Model::embed() {

@@ -23,18 +23,29 @@
 
 namespace abruzzi {
 
+// The kinds of a half layer that a model may be made of, each a class as step/mla.h:Mla.
+template <class... Kinds>
+struct OneOf {
+  using Sizes = std::variant<typename Kinds::Sizes...>;
+  using Weights = std::variant<typename Kinds::Weights...>;
+  using Shared = std::variant<std::shared_ptr<typename Kinds::Shared>...>;
+};
+
+// A new kind of attention is a name here.
+using Attentions = OneOf<Mla>;
+
 struct ModelShape {
   std::size_t vocab = 0, hidden = 0, layers = 0;
   float eps = 1e-6f;
   bool fast = false;  // matrices of 4 and 8 bits take their input in 8 bits (W4A8, W8A8)
-  MlaSizes mla;
+  Attentions::Sizes attention;
   Router router{};
 };
 
-// A layer's kinds are those of its weights.
+// A layer's MLP is of the kind of its weights, its attention of the kind of the model's sizes.
 struct LayerWeights {
   std::vector<float> input_norm, post_norm;
-  std::variant<MlaWeights> attention;
+  Attentions::Weights attention;
   std::variant<DenseWeights, MoeWeights> mlp;
 };
 
@@ -66,7 +77,7 @@ class Model {
     std::unique_ptr<Mlp> mlp;
   };
 
-  std::unique_ptr<Attention> attention(MlaWeights w);
+  std::unique_ptr<Attention> attention(Attentions::Weights weights);
   std::unique_ptr<Mlp> mlp(DenseWeights w);
   std::unique_ptr<Mlp> mlp(MoeWeights w);
   void check(const StepInput& input) const;
@@ -77,7 +88,7 @@ class Model {
 
   ModelShape shape_;
   Compute compute_;
-  std::shared_ptr<MlaBuffers> mla_;
+  Attentions::Shared attention_;
   std::shared_ptr<DenseBuffers> dense_;
   std::shared_ptr<MoeBuffers> moe_;
   std::vector<std::uint16_t> embed_bf16_;

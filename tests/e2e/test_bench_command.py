@@ -15,10 +15,10 @@ from abruzzi import nano_path
 from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.cli.fit import planned
 from abruzzi.cost.capacity import step_bytes
+from abruzzi.engine.attention import attention_of
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.measure import speed
 from abruzzi.engine.measure.speed import STEP_TOKENS, Stopwatch, Workload
-from abruzzi.engine.step.attention import attention_of
 from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.engine.weights.random_model import named_shape
 from abruzzi.types import SamplingParams

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,14 @@ import torch
 from abruzzi import model as k2
 from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint, save_checkpoint
+from abruzzi.engine.attention.mla import ABSORB_UP_TO, MlaAttention, MlaWeights
 from abruzzi.engine.step import native
-from abruzzi.engine.step.attention import ABSORB_UP_TO
 from abruzzi.engine.step.native import NativeRunner
-from abruzzi.engine.step.plain import MlaAttention, PlainRunner
+from abruzzi.engine.step.plain import PlainRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
 from abruzzi.engine.weights.load import Layer, Matrix, Mlp, Moe, Weights, load_weights
-from abruzzi.engine.weights.packing import pack, pack_layer
+from abruzzi.engine.weights.packing import pack_layer
+from abruzzi.engine.weights.rounding import pack
 from abruzzi.kernels import ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS
 from abruzzi.quant.int4 import Int4Matrix
@@ -176,6 +178,7 @@ def wrong_nibbles(moe: Moe) -> Moe:
 
 def swapped_values(weights: Weights) -> Weights:
     def layer(one: Layer) -> Layer:
+        assert isinstance(one.attention, MlaWeights)
         return replace(one, attention=replace(one.attention, w_uv_NHR=one.attention.w_uv_NHR[::-1].copy()))
 
     return replace(weights, layers=tuple(map(layer, weights.layers)))
@@ -190,11 +193,11 @@ WRONG_WEIGHTS: dict[str, Callable[[Weights], Weights]] = {
     "experts rotated": lambda w: with_moe(w, lambda m: replace(m, experts=m.experts[1:] + m.experts[:1])),
     "heads of the values swapped": swapped_values,
 }
-WRONG_SHAPES: dict[str, dict[str, object]] = {
+WRONG_SHAPES: dict[str, dict[str, Any]] = {
     "no renormalization": {"renormalize": False},
     "groups off": {"groups": 1, "kept_groups": 1},
-    "no rope": {"inv_freq": [0.0] * 4},
-    "no mscale": {"softmax_scale": 24**-0.5},
+    "no rope": {"attention": {"inv_freq": [0.0] * 4}},
+    "no mscale": {"attention": {"softmax_scale": 24**-0.5}},
     "no routed scale": {"routed_scale": 1.0},
     "one expert fewer": {"top_k": 2},
 }
@@ -211,8 +214,9 @@ def test_the_oracle_sees_mistakes_planted_in_the_compiled_step(
     assert difference(run(NativeRunner(config, weights, threads=1), ids, chunks), want) <= TOLERANCE
     right = native._shape
 
-    def shape(c: ModelConfig) -> dict[str, object]:
-        return {**right(c), **WRONG_SHAPES.get(mistake, {})}
+    def shape(c: ModelConfig) -> dict[str, Any]:
+        sizes, wrong = right(c), WRONG_SHAPES.get(mistake, {})
+        return {**sizes, **wrong, "attention": {**sizes["attention"], **wrong.get("attention", {})}}
 
     monkeypatch.setattr(native, "_shape", shape)
     weights = WRONG_WEIGHTS.get(mistake, lambda w: w)(weights)
@@ -292,7 +296,9 @@ def test_a_model_that_is_not_complete_does_not_run(written: Written) -> None:
     chunk = Chunk(ids, 0, np.arange(40, dtype=np.int32))
     with pytest.raises(ValueError, match="not complete"):
         runner.forward([chunk], KvCache(config, 256))
-    wrong = replace(weights.layers[0].attention, o=weights.layers[0].attention.o[:-1].copy())
+    right = weights.layers[0].attention
+    assert isinstance(right, MlaWeights)
+    wrong = replace(right, o=right.o[:-1].copy())
     with pytest.raises(ValueError, match="o_proj is 63 x 48; expected 64 x 48"):
         runner.add_layer(pack_layer(replace(weights.layers[0], attention=wrong), "native"))
 

@@ -186,6 +186,8 @@ def test_the_plain_files_know_nothing_of_the_fast_ones() -> None:
 class Other(ModelConfig):
     """A family whose layers alternate between two kinds of attention."""
 
+    ATTENTION = "alternating"
+
 
 class Neighbours(torch.nn.Module):
     """A kind of attention that is as simple as can be: every token sees itself and the one before."""
@@ -210,10 +212,12 @@ class Neighbours(torch.nn.Module):
 
 def test_a_kind_of_attention_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen per layer, packed rows included, fast or not; QK-Clip asks the module."""
-    config = Other(**{f: getattr(twins.PLAIN, f) for f in (x.name for x in fields(twins.PLAIN)) if f != "raw"})
-    with pytest.raises(ValueError, match="no attention is known for a Other; expected one of DeepseekConfig"):
+    config = Other(**{f: getattr(twins.PLAIN, f) for f in {f.name for f in fields(twins.PLAIN)} - {"raw"}})
+    with pytest.raises(ValueError, match="attention 'alternating', which has no module; expected one of mla"):
         K2Model(config)
-    monkeypatch.setitem(attention.KINDS, Other, lambda c, n: Neighbours(c, n) if n == 1 else mla.Attention(c, n))
+    monkeypatch.setitem(
+        attention.KINDS, "alternating", lambda c, n: Neighbours(c, n) if n == 1 else mla.Attention(c, n)
+    )
     model = K2Model(config)
     kinds = [type(layer.self_attn) for layer in model.layers()]
     assert kinds == [mla.Attention, Neighbours, mla.Attention]

@@ -50,6 +50,8 @@ class Config(ABC):
     raw: the mapping this was read from (empty for a config made in code); source of unknown keys.
     """
 
+    # The kind of attention, by its name in the rooms that compute it (engine/attention, model/attention, csrc/step).
+    ATTENTION: ClassVar[str]
     # Keys with one possible value: another one would have to be ignored.
     FIXED: ClassVar[Mapping[str, Any]] = {}
     # Required in a file although the field has a default: other readers assume other values. Null is refused...

@@ -43,6 +43,7 @@ _LAYER = "model.layers.{l}"
 class DeepseekConfig(Config):
     """The shape of a model. Field names are config.json's keys."""
 
+    ATTENTION: ClassVar[str] = "mla"
     FIXED: ClassVar[Mapping[str, Any]] = {
         "hidden_act": "silu",
         "scoring_func": "sigmoid",

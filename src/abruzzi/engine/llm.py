@@ -25,6 +25,7 @@ from abruzzi import tokenizer
 from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.engine.answer import Answer, Ended
+from abruzzi.engine.attention import attention_of
 from abruzzi.engine.block_pool import BLOCK_TOKENS, BlockPool
 from abruzzi.engine.constraint import Constraint
 from abruzzi.engine.grammar.compiled import Grammars
@@ -34,7 +35,6 @@ from abruzzi.engine.prompt import Conversation, plain_ids, room_behind
 from abruzzi.engine.sampler import Sampler, next_token, sample, seed_of
 from abruzzi.engine.scheduler import MAX_RUNNING, STEP_TOKENS, Occupancy, Scheduler
 from abruzzi.engine.sequence import Sequence, Token
-from abruzzi.engine.step.attention import attention_of
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
 from abruzzi.engine.weights.memory import available_memory

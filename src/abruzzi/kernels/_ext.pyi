@@ -16,23 +16,6 @@ class Packed:
     @property
     def data(self) -> np.ndarray: ...
 
-class MlaWeights:
-    """A layer's attention (csrc/step/mla.h). q: q_b_proj over the normed q_a, or q_proj where there is no q_a."""
-
-    def __init__(
-        self,
-        *,
-        q_norm: np.ndarray | None,
-        kv_norm: np.ndarray,
-        q_a: Packed | None,
-        q: Packed,
-        kv_a: Packed,
-        o: Packed,
-        absorb_k: Sequence[Packed],
-        expand_k: Sequence[Packed],
-        expand_v: Sequence[Packed],
-    ) -> None: ...
-
 class DenseWeights:
     """One SwiGLU (csrc/step/mlp.h)."""
 
@@ -46,7 +29,8 @@ class MoeWeights:
     ) -> None: ...
 
 class Model:
-    """Weights and the step over them (csrc/step/model.h); engine/step/native.py is its user."""
+    """Weights and the step over them (csrc/step/model.h); engine/step/native.py is its user. Sizes and the weights of
+    attention are read by name (csrc/bind/model.cpp); a name that is not there is a KeyError."""
 
     def __init__(self, isa: int, threads: int, shape: Mapping[str, object]) -> None: ...
     @property
@@ -61,7 +45,7 @@ class Model:
         *,
         input_norm: np.ndarray,
         post_norm: np.ndarray,
-        attention: MlaWeights,
+        attention: Mapping[str, object],
         mlp: DenseWeights | MoeWeights,
     ) -> None: ...
     def forward(

@@ -10,20 +10,19 @@ of the exact mode is plain.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from abruzzi.arch import ModelConfig
-from abruzzi.arch.deepseek import LATENT_NORM_EPS
 from abruzzi.checkpoint import Checkpoint
-from abruzzi.engine.step.attention import attention_of
+from abruzzi.engine.attention import attention_of
 from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.engine.weights import kept as packed_cache
 from abruzzi.engine.weights.load import Weights, load_embedding, load_head, load_layer, load_norm
 from abruzzi.engine.weights.memory import give_back_freed
-from abruzzi.engine.weights.packing import PackedLayer, Precision, WeightMode, check_modes, pack, pack_layer
+from abruzzi.engine.weights.packing import PackedLayer, Precision, WeightMode, check_modes, pack_layer
+from abruzzi.engine.weights.rounding import pack
 from abruzzi.kernels import _ext, ops, selftest
 from abruzzi.kernels import isa as default_isa
 from abruzzi.kernels import threads as default_threads
@@ -80,7 +79,7 @@ class NativeRunner:
         parts = packed_cache.through(checkpoint.folder, checkpoint.files, weights, lambda: _parts(checkpoint, weights))
         runner.set_ends(**next(parts))
         for part in parts:
-            runner.add_layer(PackedLayer(**part))
+            runner.add_layer(PackedLayer.from_flat(part))
         give_back_freed()
         return runner
 
@@ -95,7 +94,7 @@ class NativeRunner:
     def add_layer(self, layer: PackedLayer) -> None:
         """The next layer, from the first on."""
         self._model.add_layer(
-            input_norm=layer.input_norm, post_norm=layer.post_norm, attention=_attention(layer), mlp=_mlp(layer)
+            input_norm=layer.input_norm, post_norm=layer.post_norm, attention=layer.attention, mlp=_mlp(layer)
         )
 
     @property
@@ -124,30 +123,15 @@ class NativeRunner:
 
 
 def _parts(checkpoint: Checkpoint, weights: WeightMode) -> Iterator[dict[str, Any]]:
-    """The arguments of set_ends, then those of PackedLayer, layer by layer."""
+    """The arguments of set_ends, then those of PackedLayer.from_flat, layer by layer."""
     yield {
         "embed_VD": load_embedding(checkpoint, widen=False),
         "norm_D": load_norm(checkpoint),
         "head": pack(load_head(checkpoint, widen=False), "head", weights),
     }
     for index in range(checkpoint.config.num_hidden_layers):
-        layer = pack_layer(load_layer(checkpoint, index, widen=False), weights)
-        yield {f.name: getattr(layer, f.name) for f in fields(layer)}
+        yield pack_layer(load_layer(checkpoint, index, widen=False), weights).flat()
         checkpoint.let_go()
-
-
-def _attention(w: PackedLayer) -> _ext.MlaWeights:
-    return _ext.MlaWeights(
-        q_norm=w.q_norm,
-        kv_norm=w.kv_norm,
-        q_a=w.q_a,
-        q=w.q,
-        kv_a=w.kv_a,
-        o=w.o,
-        absorb_k=w.absorb_k,
-        expand_k=w.expand_k,
-        expand_v=w.expand_v,
-    )
 
 
 def _mlp(w: PackedLayer) -> _ext.DenseWeights | _ext.MoeWeights:
@@ -160,16 +144,13 @@ def _mlp(w: PackedLayer) -> _ext.DenseWeights | _ext.MoeWeights:
     )
 
 
-def _shape(c: ModelConfig) -> dict[str, object]:
+def _shape(c: ModelConfig) -> dict[str, Any]:
     return {
         "vocab": c.vocab_size,
         "hidden": c.hidden_size,
         "layers": c.num_hidden_layers,
-        "heads": c.num_attention_heads,
-        "rank": c.kv_lora_rank,
-        "nope": c.qk_nope_head_dim,
-        "rope": c.qk_rope_head_dim,
-        "value": c.v_head_dim,
+        "eps": c.rms_norm_eps,
+        "attention": {"kind": c.ATTENTION, **attention_of(c).sizes()},
         "experts": c.n_routed_experts,
         "top_k": c.num_experts_per_tok,
         "groups": c.n_group,
@@ -177,9 +158,4 @@ def _shape(c: ModelConfig) -> dict[str, object]:
         "renormalize": c.norm_topk_prob,
         "routed_scale": c.routed_scaling_factor,
         "score": ops.SCORES.index("sigmoid"),
-        "eps": c.rms_norm_eps,
-        "latent_eps": LATENT_NORM_EPS,
-        "softmax_scale": c.softmax_scale,
-        "inv_freq": list(c.rope_inv_freq()),
-        "rope_factor": c.rope_attention_factor,
     }

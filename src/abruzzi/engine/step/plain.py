@@ -5,107 +5,23 @@ against each other, and nothing else runs it. All tokens go through the layers a
 
     x += attention(norm(x)); x += mlp(norm(x))
 
-with a class for each kind of half layer: `MlaAttention` (DeepSeek-V2, section 2.1), `Dense` and `Experts` with their
-`Router` (DeepSeek-V3, equations 12 to 16). Another kind is another class, and a line in `PlainRunner.__init__`.
+with a class for each kind of half layer: attention as the model's kind has it (engine/attention/), `Dense` and
+`Experts` with their `Router` (DeepSeek-V3, equations 12 to 16).
 
-Letters: T tokens of a chunk or of all, S tokens of a sequence up to the end of its chunk, D hidden_size,
-N heads, R kv_lora_rank, P rope dim, K nope dim, H value dim, E experts, V vocabulary, W rows of logits.
+Letters: T tokens of all chunks, D hidden_size, K experts of a token, E experts, V vocabulary, W rows of logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from abruzzi.arch import ModelConfig
-from abruzzi.arch.deepseek import LATENT_NORM_EPS
-from abruzzi.engine.step.attention import Mla
-from abruzzi.engine.step.state import Chunk, KvCache
+from abruzzi.engine.attention import attention_of
+from abruzzi.engine.step.state import Chunk, KvCache, Step
 from abruzzi.engine.weights import load
 from abruzzi.kernels import ref
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The chunks that run together; positions [T]: of all their tokens."""
-
-    chunks: Sequence[Chunk]
-    cache: KvCache
-    positions: np.ndarray
-
-
-class Attention(Protocol):
-    """The first half of a layer."""
-
-    def run(self, index: int, w: load.Attention, x_TD: np.ndarray, step: Step) -> np.ndarray:
-        """What attention adds to the normed x: float32 [T, D]. index: the layer's, in the cache."""
-        ...
-
-
-class MlaAttention:
-    """Multi-head latent attention. In the cache: the normed latent and the rotated key, which all heads share."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.kind = Mla(config)
-        self.scale = np.float32(config.softmax_scale)
-        self._config = config
-        self._inv_freq = np.array(config.rope_inv_freq())
-
-    def run(self, index: int, w: load.Attention, x_TD: np.ndarray, step: Step) -> np.ndarray:
-        """The projections of all tokens at once, attention itself sequence by sequence."""
-        cos_TP, sin_TP = self._rotation(step.positions)
-        q_TNK, q_pe_TNP = self._queries(w, x_TD, cos_TP, sin_TP)
-        kv_TA = ref.linear(x_TD, w.kv_a)
-        latent_TR = ref.rmsnorm(kv_TA[:, : self.kind.rank], w.kv_a_norm_R, LATENT_NORM_EPS)
-        k_pe_TP = ref.rope(kv_TA[:, self.kind.rank :], cos_TP, sin_TP)
-        attended, first = [], 0
-        for chunk in step.chunks:
-            t = slice(first, first + len(chunk.ids))
-            c_kv_SR, k_pe_SP = self._store(step.cache, index, chunk, latent_TR[t], k_pe_TP[t])
-            prefill = chunk.prefill_tokens(self.kind)
-            for form, part in (
-                (ref.mla_naive, slice(first, first + prefill)),
-                (ref.mla_absorbed, slice(first + prefill, t.stop)),
-            ):
-                if part.start < part.stop:
-                    seen = chunk.start + part.stop - first
-                    o_TNH = form(
-                        *(q_TNK[part], q_pe_TNP[part], c_kv_SR[:seen], k_pe_SP[:seen]),
-                        *(w.w_uk_NKR, w.w_uv_NHR, self.scale),
-                    )
-                    attended.append(o_TNH.reshape(len(o_TNH), -1))
-            first = t.stop
-        return ref.linear(np.concatenate(attended), w.o)
-
-    def _rotation(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin of each rotary pair's angle, float32 [T, P / 2]."""
-        angles, factor = positions[:, None] * self._inv_freq, self._config.rope_attention_factor
-        return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
-
-    def _queries(
-        self, w: load.Attention, x_TD: np.ndarray, cos_TP: np.ndarray, sin_TP: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """[T, N, K] and, rotated, [T, N, P]."""
-        c = self._config
-        if w.q_a_QD is not None and w.q_a_norm_Q is not None:
-            x_TD = ref.rmsnorm(ref.linear(x_TD, w.q_a_QD), w.q_a_norm_Q, LATENT_NORM_EPS)
-        q_TNA = ref.linear(x_TD, w.q).reshape(len(x_TD), c.num_attention_heads, c.qk_head_dim)
-        nope = c.qk_nope_head_dim
-        return q_TNA[:, :, :nope], ref.rope(q_TNA[:, :, nope:], cos_TP[:, None], sin_TP[:, None])
-
-    def _store(
-        self, cache: KvCache, index: int, chunk: Chunk, latent_TR: np.ndarray, k_pe_TP: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A chunk's tokens into the cache; c_kv [S, R] and k_pe [S, P] of its sequence up to there, as copies."""
-        latent, key = slice(0, self.kind.rank), slice(self.kind.latent, self.kind.latent + self.kind.rope)
-        slots_S = cache.slots_of(chunk)
-        cache.rows[index, slots_S[chunk.start :], latent] = latent_TR
-        cache.rows[index, slots_S[chunk.start :], key] = k_pe_TP
-        seen = cache.rows[index, slots_S]
-        return seen[:, latent], seen[:, key]
 
 
 class Dense:
@@ -161,7 +77,7 @@ class PlainRunner:
     def __init__(self, config: ModelConfig, weights: load.Weights) -> None:
         self.config = config
         self.weights = weights
-        self.attention: Attention = MlaAttention(config)
+        self.attention = attention_of(config).plain()
         self.dense = Dense()
         self.experts = Experts(Router(config))
 

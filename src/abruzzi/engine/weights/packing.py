@@ -1,18 +1,21 @@
 """Weights in the layout of the compiled step, in one of three weight modes: native, int8-dense, all-4-bit.
 
-What a mode rounds, and to what, is arch/modes.py's table. Letters as in load.py.
+What a mode rounds, and to what, is arch/modes.py's table. How attention is packed, its kind says (engine/attention/).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypedDict, cast, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 
-from abruzzi.arch.modes import WeightMode, rounded_to
+from abruzzi.arch.modes import WeightMode
 from abruzzi.arch.tensors import Role
+from abruzzi.engine.attention.kind import PackedAttention
 from abruzzi.engine.weights.load import Layer, Matrix, Mlp, Moe
+from abruzzi.engine.weights.rounding import pack
 from abruzzi.kernels import ops
 
 Precision = Literal["exact", "fast"]
@@ -21,25 +24,29 @@ PackedMlp = list[ops.Packed]  # gate, up, down
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """One layer as the compiled model takes it: the arguments of its add_layer. None: there is no such part.
-
-    Norms and bias float32; absorb_k, expand_k, expand_v: kv_b per head, [R, K], [K, R] and [H, R]."""
+    """One layer as the compiled model takes it. None: there is no such part; shared: the dense MLP where there is no
+    router. Norms and bias float32."""
 
     input_norm: np.ndarray
     post_norm: np.ndarray
-    q_norm: np.ndarray | None
-    kv_norm: np.ndarray
-    q_a: ops.Packed | None
-    q: ops.Packed
-    kv_a: ops.Packed
-    o: ops.Packed
-    absorb_k: list[ops.Packed]
-    expand_k: list[ops.Packed]
-    expand_v: list[ops.Packed]
+    attention: PackedAttention
     shared: PackedMlp
     router: ops.Packed | None
     bias: np.ndarray | None
     experts: list[PackedMlp]
+
+    def flat(self) -> dict[str, Any]:
+        """All parts by name, those of attention among them: how kept weights lie on the disk."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attention"}
+        assert not own.keys() & self.attention.keys()
+        return {**own, **self.attention}
+
+    @classmethod
+    def from_flat(cls, parts: Mapping[str, Any]) -> PackedLayer:
+        """What `flat` gave: names that no field has are attention's."""
+        own = {f.name for f in fields(cls)}
+        attention = {name: part for name, part in parts.items() if name not in own}
+        return cls(attention=attention, **{name: part for name, part in parts.items() if name in own})
 
 
 class Modes(TypedDict):
@@ -59,25 +66,12 @@ def check_modes(weights: str, precision: str) -> Modes:
 
 def pack_layer(layer: Layer, weights: WeightMode) -> PackedLayer:
     """Raises ValueError where a weight that is to be rounded is not finite."""
-    a, mlp = layer.attention, layer.mlp
+    mlp = layer.mlp
     moe = mlp if isinstance(mlp, Moe) else None
-    heads = range(len(a.w_uk_NKR))
-
-    def attention(w_OI: np.ndarray) -> ops.Packed:
-        return pack(w_OI, "attention", weights)
-
     return PackedLayer(
         input_norm=layer.input_norm_D,
         post_norm=layer.post_norm_D,
-        q_norm=a.q_a_norm_Q,
-        kv_norm=a.kv_a_norm_R,
-        q_a=None if a.q_a_QD is None else attention(a.q_a_QD),
-        q=attention(a.q),
-        kv_a=attention(a.kv_a),
-        o=attention(a.o),
-        absorb_k=[attention(np.ascontiguousarray(a.w_uk_NKR[n].T)) for n in heads],
-        expand_k=[attention(a.w_uk_NKR[n]) for n in heads],
-        expand_v=[attention(a.w_uv_NHR[n]) for n in heads],
+        attention=layer.attention.pack(weights),
         shared=_pack_mlp(mlp.shared, "shared_experts", weights)
         if isinstance(mlp, Moe)
         else _pack_mlp(mlp, "dense_mlp", weights),
@@ -85,12 +79,6 @@ def pack_layer(layer: Layer, weights: WeightMode) -> PackedLayer:
         bias=moe.bias_E if moe else None,
         experts=[_pack_mlp(e, "routed_experts", weights) for e in moe.experts] if moe else [],
     )
-
-
-def pack(w_OI: np.ndarray, role: Role, weights: WeightMode) -> ops.Packed:
-    """A float32 or bfloat16 matrix of this role."""
-    kind = rounded_to(role, weights)
-    return ops.pack(w_OI) if kind is None else ops.quantize(w_OI, kind)
 
 
 def _pack_mlp(mlp: Mlp, role: Role, weights: WeightMode) -> PackedMlp:

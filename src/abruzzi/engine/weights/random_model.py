@@ -6,18 +6,19 @@ Shapes: Moonlight-16B-A3B's, and `mini`, a small one of the same family (facts: 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from abruzzi.arch import ModelConfig
-from abruzzi.arch.modes import held_format
-from abruzzi.arch.tensors import Inventory, Role
+from abruzzi.arch.tensors import Role
+from abruzzi.engine.attention import attention_of
+from abruzzi.engine.attention.kind import AttentionKind
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.weights.packing import PackedLayer, PackedMlp, Precision, WeightMode
-from abruzzi.kernels import ops
+from abruzzi.engine.weights.random_tensors import RandomTensors
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "mini": {
@@ -87,7 +88,8 @@ def random_model(
 
     Takes as much memory as the weights, and some seconds for gigabytes. Raises ValueError for unknown modes."""
     runner = NativeRunner(config, precision=precision, threads=threads, weights=weights)
-    make = _Maker(config.inventory, weights, experts, itertools.count(seed << 32))
+    make = RandomTensors(config.inventory, weights, experts, itertools.count(seed << 32))
+    attention = attention_of(config)
     rng = np.random.default_rng(seed)
     embed_VD = rng.standard_normal((1024, config.hidden_size), np.float32).astype(ml_dtypes.bfloat16)
     rows = -(-config.vocab_size // len(embed_VD))
@@ -97,55 +99,23 @@ def random_model(
         make.matrix("head", "head"),
     )
     for index in range(config.num_hidden_layers):
-        runner.add_layer(make.layer(index))
+        runner.add_layer(_layer(replace(make, layer=index), attention))
     return RandomModel(config, runner)
 
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Random matrices in the shapes of the inventory and the formats of a weight mode."""
+def _layer(make: RandomTensors, attention: AttentionKind) -> PackedLayer:
+    sparse = make.has("router", "router")
+    experts = make.tensors.get("routed_experts", "gate", make.layer).experts if sparse else 0
+    return PackedLayer(
+        input_norm=make.ones("input"),
+        post_norm=make.ones("post"),
+        attention=attention.random(make),
+        shared=_mlp(make, "shared_experts" if sparse else "dense_mlp"),
+        router=make.matrix("router", "router") if sparse else None,
+        bias=np.zeros(experts, np.float32) if sparse else None,
+        experts=[_mlp(make, "routed_experts") for _ in range(experts)],
+    )
 
-    tensors: Inventory
-    weights: WeightMode
-    experts: str
-    seeds: itertools.count[int]
 
-    def matrices(self, role: Role, part: str, layer: int | None = None) -> list[list[ops.Packed]]:
-        """What the engine makes of one tensor, piece by piece."""
-        # Experts are held as the caller says: it knows what the checkpoint stores.
-        kind = self.experts if role == "routed_experts" else held_format(role, "bfloat16", self.weights)
-        pieces = self.tensors.get(role, part, layer).pieces
-        return [[ops.pack_random(kind, p.rows, p.columns, next(self.seeds)) for _ in range(p.count)] for p in pieces]
-
-    def matrix(self, role: Role, part: str, layer: int | None = None) -> ops.Packed:
-        return self.matrices(role, part, layer)[0][0]
-
-    def mlp(self, role: Role, layer: int) -> PackedMlp:
-        return [self.matrix(role, part, layer) for part in ("gate", "up", "down")]
-
-    def ones(self, part: str, layer: int | None = None) -> np.ndarray:
-        """A norm's weight."""
-        return np.ones(self.tensors.get("norm", part, layer).shape, np.float32)
-
-    def layer(self, index: int) -> PackedLayer:
-        has_lora = self.tensors.find("attention", "q_a", index) is not None
-        router = self.tensors.find("router", "router", index)
-        absorb_k, expand_k, expand_v = self.matrices("attention", "kv_b", index)
-        experts = 0 if router is None else self.tensors.get("routed_experts", "gate", index).experts
-        return PackedLayer(
-            input_norm=self.ones("input", index),
-            post_norm=self.ones("post", index),
-            q_norm=self.ones("q_a", index) if has_lora else None,
-            kv_norm=self.ones("kv_a", index),
-            q_a=self.matrix("attention", "q_a", index) if has_lora else None,
-            q=self.matrix("attention", "q", index),
-            kv_a=self.matrix("attention", "kv_a", index),
-            o=self.matrix("attention", "o", index),
-            absorb_k=absorb_k,
-            expand_k=expand_k,
-            expand_v=expand_v,
-            shared=self.mlp("dense_mlp" if router is None else "shared_experts", index),
-            router=None if router is None else self.matrix("router", "router", index),
-            bias=None if router is None else np.zeros(experts, np.float32),
-            experts=[self.mlp("routed_experts", index) for _ in range(experts)],
-        )
+def _mlp(make: RandomTensors, role: Role) -> PackedMlp:
+    return [make.matrix(role, part) for part in ("gate", "up", "down")]

@@ -13,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from abruzzi.arch import ModelConfig
+from abruzzi.arch.config import Config
 from abruzzi.model.attention import mla
 
 Attention = mla.Attention  # | gqa.Attention
 
-# By the config's type; where layers are of several kinds, a function that looks at the number.
-KINDS: dict[type, Callable[[Any, int], Attention]] = {ModelConfig: mla.Attention}
+# By Config.ATTENTION; where layers are of several kinds, a function that looks at the number.
+KINDS: dict[str, Callable[[Any, int], Attention]] = {"mla": mla.Attention}
 
 
-def attention_of(config: Any, layer: int) -> Attention:
-    """The attention of one layer. Raises ValueError for a config that no row is for."""
-    if type(config) not in KINDS:
-        known = ", ".join(kind.__name__ for kind in KINDS)
-        raise ValueError(f"no attention is known for a {type(config).__name__}; expected one of {known}")
-    return KINDS[type(config)](config, layer)
+def attention_of(config: Config, layer: int) -> Attention:
+    """The attention of one layer. Raises ValueError for a kind that no row is for."""
+    if config.ATTENTION not in KINDS:
+        raise ValueError(
+            f"{config.model_type} has attention {config.ATTENTION!r}, which has no module; "
+            f"expected one of {', '.join(KINDS)}; hint: a row in model/attention/"
+        )
+    return KINDS[config.ATTENTION](config, layer)
