@@ -10,7 +10,8 @@ from abruzzi.arch.deepseek import DeepseekConfig
 from abruzzi.arch.int4 import Int4Scheme
 from abruzzi.arch.rope import YarnScaling
 
-# What the rest of the house computes on; the union of the families once there are more.
+# What the house computes on, and what a config made in code is by default. `ModelConfig.load` reads
+# every family; one of another class offers the same properties (docs/change.md).
 ModelConfig = DeepseekConfig
 
 __all__ = ["Int4Scheme", "ModelConfig", "YarnScaling"]

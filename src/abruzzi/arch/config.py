@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from abruzzi.arch.int4 import Int4Scheme, read_int4
 from abruzzi.arch.rope import DEFAULT_THETA, YarnScaling, read_rope, style_of, write_rope
@@ -50,8 +50,12 @@ class Config(ABC):
     raw: the mapping this was read from (empty for a config made in code); source of unknown keys.
     """
 
-    # The kind of attention, by its name in the rooms that compute it (engine/attention, model/attention, csrc/step).
+    # The kind of attention, by its name in the rooms that compute it (engine/attention,
+    # model/attention, csrc/step), and as people say it.
     ATTENTION: ClassVar[str]
+    ATTENTION_NAME: ClassVar[str]
+    # How the router's logits become scores, by its name in kernels/ref.py:SCORES.
+    ROUTER_SCORE: ClassVar[str] = "sigmoid"
     # Keys with one possible value: another one would have to be ignored.
     FIXED: ClassVar[Mapping[str, Any]] = {}
     # Required in a file although the field has a default: other readers assume other values. Null is refused...
@@ -114,15 +118,13 @@ class Config(ABC):
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Self:
-        """Of the family that `model_type` names.
+        """Of the family that `model_type` names, whichever it is called on: one door for all.
 
         Raises ValueError that names the key for an unknown family, a missing or an unsupported value."""
         if not isinstance(given, Mapping):
             raise ValueError(f"a config must be a JSON object, got {type(given).__name__}")
         found = _family_of(given)
-        if not issubclass(found, cls):
-            raise ValueError(f"model_type {given['model_type']!r} is not of the family of {cls.__name__}")
-        return found._read(given)
+        return cast("type[Self]", found)._read(given)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

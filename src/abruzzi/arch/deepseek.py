@@ -44,6 +44,7 @@ class DeepseekConfig(Config):
     """The shape of a model. Field names are config.json's keys."""
 
     ATTENTION: ClassVar[str] = "mla"
+    ATTENTION_NAME: ClassVar[str] = "multi-head latent attention"
     FIXED: ClassVar[Mapping[str, Any]] = {
         "hidden_act": "silu",
         "scoring_func": "sigmoid",
@@ -153,6 +154,11 @@ class DeepseekConfig(Config):
     def cache_row(self) -> tuple[int, int]:
         """The same, each filled up to whole vectors of the kernels: the row that the engine keeps."""
         return -(-self.kv_lora_rank // 32) * 32, -(-self.qk_rope_head_dim // 16) * 16
+
+    @property
+    def attention_text(self) -> str:
+        """Its shape in a line, for model cards and `abruzzi show`."""
+        return f"MLA, {self.num_attention_heads} heads, kv_lora_rank {self.kv_lora_rank}"
 
     def attention_macs(self, absorbed: bool) -> int:
         """Multiply-adds for one attended position, scores and weighted sum, over all heads and layers."""

@@ -50,7 +50,7 @@ def show(model: str = typer.Argument("nano", help="`nano` or a checkpoint direct
             "layers": c.num_hidden_layers,
             "hidden_size": c.hidden_size,
             "experts": f"{c.n_routed_experts} routed, {c.num_experts_per_tok} per token, {c.n_shared_experts} shared",
-            "attention": f"MLA, {c.num_attention_heads} heads, kv_lora_rank {c.kv_lora_rank}",
+            "attention": c.attention_text,
             "context": c.max_position_embeddings,
             "vocab_size": c.vocab_size,
             "tokenizer_ids": tok.vocab_size,

@@ -77,7 +77,7 @@ def model_card(card: Card, config: ModelConfig, ledger: Ledger) -> str:
 
 def _front_matter(card: Card, config: ModelConfig) -> Iterator[str]:
     """YAML, every value written as JSON, which YAML contains."""
-    tags = ["abruzzi", config.model_type, "mixture-of-experts", "multi-head-latent-attention"]
+    tags = ["abruzzi", config.model_type, "mixture-of-experts", config.ATTENTION_NAME.replace(" ", "-")]
     if config.int4 is not None:
         tags.append("compressed-tensors")
     given = {
@@ -108,7 +108,7 @@ def _shape(c: ModelConfig) -> Iterator[tuple[str, ...]]:
     yield "layers", f"{c.num_hidden_layers}, the first {c.first_k_dense_replace} dense; hidden_size {c.hidden_size}"
     shared = f"{c.n_routed_experts} routed, {c.num_experts_per_tok} per token, {c.n_shared_experts} shared"
     yield "experts", f"{shared}; width {c.moe_intermediate_size}"
-    yield "attention", f"MLA, {c.num_attention_heads} heads, kv_lora_rank {c.kv_lora_rank}"
+    yield "attention", c.attention_text
     yield "context", f"{c.max_position_embeddings:,} tokens"
     yield "vocabulary", f"{c.vocab_size:,}"
     yield "routed experts", f"INT4, groups of {c.int4.group_size}" if c.int4 else "unquantized"

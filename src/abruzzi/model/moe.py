@@ -28,6 +28,7 @@ from abruzzi.model.linear import Linear
 from abruzzi.model.trace import Trace, count
 
 Score = Callable[[Tensor], Tensor]
+SCORES: dict[str, Score] = {"sigmoid": torch.sigmoid}  # by Config.ROUTER_SCORE
 
 
 class Mlp(nn.Module):
@@ -51,13 +52,13 @@ class Router(nn.Module):
     its bias.
 
     score: gate logits [T, E] to scores of the same shape, over which choice, weights and balance
-    are taken."""
+    are taken; None = the family's."""
 
     e_score_correction_bias: Tensor
 
-    def __init__(self, config: ModelConfig, score: Score = torch.sigmoid) -> None:
+    def __init__(self, config: ModelConfig, score: Score | None = None) -> None:
         super().__init__()
-        self.score = score
+        self.score = SCORES[config.ROUTER_SCORE] if score is None else score
         self.top_k = config.num_experts_per_tok
         self.groups, self.kept_groups = config.n_group, config.topk_group
         self.renormalize, self.scale = config.norm_topk_prob, config.routed_scaling_factor
@@ -180,10 +181,10 @@ class MoE(nn.Module):
     """Routed experts plus the shared ones, which are one Mlp of n_shared_experts times the
     width."""
 
-    def __init__(self, config: ModelConfig, layer: int, score: Score = torch.sigmoid) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.gate = Router(config, score)
+        self.gate = Router(config)
         self.experts = Experts(config)
         self.shared_experts = Mlp(config.hidden_size, config.n_shared_experts * config.moe_intermediate_size)
 

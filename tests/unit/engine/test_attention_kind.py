@@ -22,12 +22,13 @@ from abruzzi.engine.attention.mla import ABSORB_UP_TO, Mla
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import PlainRunner
 from abruzzi.engine.step.state import Chunk, KvCache, Step
-from abruzzi.engine.weights.load import load_weights
+from abruzzi.engine.weights.load import Moe, Weights, load_weights
 from abruzzi.engine.weights.packing import PackedLayer, pack_layer
 from abruzzi.engine.weights.random_model import random_model
 from abruzzi.engine.weights.random_tensors import RandomTensors
 from abruzzi.engine.weights.reader import TensorReader
 from abruzzi.engine.weights.rounding import pack
+from abruzzi.kernels import ops, ref
 
 SIZES: dict[str, Any] = {
     "vocab_size": 100,
@@ -88,9 +89,10 @@ def test_a_cache_row_is_what_the_familys_attention_keeps() -> None:
 
 
 class MeanConfig(ModelConfig):
-    """A family with attention of its own and another row."""
+    """A family with attention and scores of its own, and another row."""
 
     ATTENTION = "mean"
+    ROUTER_SCORE = "exponential"
 
     @property
     def cache_row(self) -> tuple[int, int]:  # type: ignore[override]
@@ -141,6 +143,8 @@ class MeanAttention:
 def mean(monkeypatch: pytest.MonkeyPatch) -> MeanConfig:
     monkeypatch.setitem(families, "mean", MeanConfig)
     monkeypatch.setitem(attention.KINDS, "mean", lambda _: MeanAttention())
+    monkeypatch.setitem(ref.SCORES, "exponential", np.exp)
+    monkeypatch.setattr(ops, "SCORES", (*ops.SCORES, "exponential"))
     return MeanConfig(**SIZES, model_type="mean")
 
 
@@ -175,6 +179,20 @@ def test_a_new_kind_is_loaded_packed_and_run_by_the_readable_twin(mean: MeanConf
     flat = packed.flat()
     assert {"mean_v", "mean_o", "input_norm", "router"} <= set(flat) and "attention" not in flat
     assert PackedLayer.from_flat(flat).attention == packed.attention
+
+
+def test_the_familys_score_is_what_its_router_is_run_with(mean: MeanConfig, tmp_path: Path) -> None:
+    """Of one choice among all experts, renormalized: the weights are those of a softmax."""
+    with open_checkpoint(written(tmp_path, mean)) as checkpoint:
+        moe = load_weights(checkpoint).layers[1].mlp
+    assert isinstance(moe, Moe)
+    router, x_TD = (
+        PlainRunner(mean, Weights(np.zeros(0), (), np.zeros(0), np.zeros(0))).experts.router,
+        np.eye(5, 32, dtype=np.float32),
+    )
+    chosen_TK, weight_TK = router.run(moe, x_TD)
+    exact_TK = np.exp(np.take_along_axis(x_TD @ moe.gate_ED.T, chosen_TK, 1))
+    np.testing.assert_allclose(weight_TK, exact_TK / exact_TK.sum(1, keepdims=True), rtol=1e-5)
 
 
 def test_a_kind_that_is_not_compiled_in_is_named(mean: MeanConfig) -> None:

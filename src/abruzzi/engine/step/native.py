@@ -157,5 +157,5 @@ def _shape(c: ModelConfig) -> dict[str, Any]:
         "kept_groups": c.topk_group,
         "renormalize": c.norm_topk_prob,
         "routed_scale": c.routed_scaling_factor,
-        "score": ops.SCORES.index("sigmoid"),
+        "score": ops.SCORES.index(c.ROUTER_SCORE),
     }

@@ -33,11 +33,10 @@ class Dense:
 
 
 class Router:
-    """Which experts a token goes to, and with what weights. score: how logits become scores (ref.SCORES)."""
+    """Which experts a token goes to, and with what weights."""
 
-    def __init__(self, config: ModelConfig, score: str = "sigmoid") -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self.score = score
 
     def run(self, w: load.Moe, x_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Experts and weights, both [T, K]."""
@@ -50,7 +49,7 @@ class Router:
             topk_group=c.topk_group,
             renormalize=c.norm_topk_prob,
             scale=c.routed_scaling_factor,
-            score=self.score,
+            score=c.ROUTER_SCORE,
         )
 
 
