@@ -182,14 +182,12 @@ def test_a_new_kind_is_loaded_packed_and_run_by_the_readable_twin(mean: MeanConf
 
 
 def test_the_familys_score_is_what_its_router_is_run_with(mean: MeanConfig, tmp_path: Path) -> None:
-    """Of one choice among all experts, renormalized: the weights are those of a softmax."""
+    """Exponentials of the logits, renormalized: the weights are a softmax over the chosen experts."""
     with open_checkpoint(written(tmp_path, mean)) as checkpoint:
         moe = load_weights(checkpoint).layers[1].mlp
     assert isinstance(moe, Moe)
-    router, x_TD = (
-        PlainRunner(mean, Weights(np.zeros(0), (), np.zeros(0), np.zeros(0))).experts.router,
-        np.eye(5, 32, dtype=np.float32),
-    )
+    weights = Weights(np.zeros(0), (), np.zeros(0), np.zeros(0))
+    router, x_TD = PlainRunner(mean, weights).experts.router, np.eye(5, 32, dtype=np.float32)
     chosen_TK, weight_TK = router.run(moe, x_TD)
     exact_TK = np.exp(np.take_along_axis(x_TD @ moe.gate_ED.T, chosen_TK, 1))
     np.testing.assert_allclose(weight_TK, exact_TK / exact_TK.sum(1, keepdims=True), rtol=1e-5)
