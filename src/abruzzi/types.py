@@ -165,6 +165,7 @@ class Message:
         return out
 
 
+GREEDY_BELOW = 1e-6  # temperatures
 # Of SamplingParams: what may be None as well has True.
 _NUMBERS: tuple[tuple[str, type, bool], ...] = (
     *((name, Real, False) for name in ("temperature", "top_p", "min_p")),
@@ -175,7 +176,7 @@ _NUMBERS: tuple[tuple[str, type, bool], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. temperature 0 = greedy. max_tokens None = as much as the context holds.
+    """How to sample. temperature 0 = greedy, and so is one below 1e-6. max_tokens None = as much as the context holds.
 
     thinking_budget: at most this many thinking tokens, then the thought is closed; None = no limit.
     top_logprobs: also tell so many of the most likely ids at each place."""
@@ -190,6 +191,11 @@ class SamplingParams:
     seed: int | None = None
     thinking_budget: int | None = None
     top_logprobs: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely id is taken: float32 logits divided by a smaller temperature overflow."""
+        return self.temperature < GREEDY_BELOW
 
     def __post_init__(self) -> None:
         for name, kind, optional in _NUMBERS:
@@ -225,7 +231,7 @@ class Completion:
 
     sampled: False for ids that were forced (the end of a thought over its budget); None = all sampled.
     top_logprobs: for each id the most likely ones at its place with their log-probabilities, best first;
-    None = not asked for."""
+    None = not asked for. error: why a generation failed, with finish_reason "error"."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -233,6 +239,7 @@ class Completion:
     usage: Usage = field(default_factory=Usage)
     sampled: tuple[bool, ...] | None = None
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    error: str | None = None
 
 
 # Events of a streamed message, in the order in which the model wrote them.
@@ -280,7 +287,8 @@ class MessageEnd:
     submission to the first token. None where the model does not tell.
     logprobs: natural log-probability of each generated id, forced ones included: aligned with the last
     usage.completion_tokens of message.ids, whose ids in front of these (the prompt's part of the turn, such as the
-    empty thought of a no-think turn) have none. Empty where the model does not tell."""
+    empty thought of a no-think turn) have none. Empty where the model does not tell.
+    error: why the generation failed, with finish_reason "error"; the message is what was said before."""
 
     message: Message
     finish_reason: FinishReason
@@ -289,6 +297,7 @@ class MessageEnd:
     decode_tok_s: float | None = None
     ttft_s: float | None = None
     logprobs: tuple[float, ...] = ()
+    error: str | None = None
 
 
 # What a parser emits from ids, and what a ChatModel streams (the same, then one MessageEnd).

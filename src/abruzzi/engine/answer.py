@@ -173,11 +173,13 @@ class Answer:
             length = len(ids) if self._parser.in_thinking else len(self.asked.header)
         return ids[:length], sampled[:length]
 
-    def message_end(self, cached_tokens: int, started: float, first: float | None, now: float) -> MessageEnd:
+    def message_end(
+        self, cached_tokens: int, started: float, first: float | None, now: float, error: str | None = None
+    ) -> MessageEnd:
         """The last event of a turn that has ended.
 
         cached_tokens: of the prompt, as the first sequence found it. started, first, now: seconds of one clock: when
-        it was submitted, when the first token came (None = never), when it ended."""
+        it was submitted, when the first token came (None = never), when it ended. error: why the generation failed."""
         assert isinstance(self.ended, Ended), "the turn goes on"
         message, reason = self.message(), self.ended.reason
         if reason == "stop" and message.tool_calls:
@@ -192,6 +194,7 @@ class Answer:
             decode_tok_s=(count - 1) / (now - first) if first is not None and now > first and count > 1 else None,
             ttft_s=ttft,
             logprobs=tuple(t.logprob for t in self.tokens),
+            error=error,
         )
 
     def _ids(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -69,7 +69,10 @@ class LLM:
         sample: Sampler = sample,
     ) -> None:
         self.config = config
-        self.tokenizer = tok
+        missing = tok.missing(config.vocab_size)  # padding of the model's vocabulary, mostly none
+        self.tokenizer = tok.padded(config.vocab_size) if missing else tok
+        self._missing = frozenset(missing)
+        self._never = np.array(missing, np.int64) if missing else None  # ids that are not sampled
         self.name = name
         self.thinking = True  # the default of `chat`
         blocks = -(-cache_tokens // block_tokens)
@@ -158,7 +161,8 @@ class LLM:
     def step(self) -> list[Sequence]:
         """One forward pass over everything that is under way; the sequences that got a token.
 
-        Those that ended (finish_reason) have given their blocks back. What a constraint raises comes through."""
+        Those that ended (finish_reason) have given their blocks back. One whose sampler or constraint raises ends with
+        "error" and its message (Sequence.error), without a token; the others notice nothing."""
         plan = self.scheduler.schedule()
         if not plan:
             return []
@@ -169,10 +173,15 @@ class LLM:
             if sequence.waiting_ids:
                 continue  # a prefill that goes on in the next step
             try:
-                sequence.append(next_token(sequence, logits_1V[0], self.sample))
-            except BaseException:
-                self.abort(sequence)  # a constraint that fails ends its own sequence; the others run again as planned
+                logits_V = logits_1V[0]
+                if self._never is not None:
+                    logits_V[self._never] = -np.inf
+                sequence.append(next_token(sequence, logits_V, self.sample))
+            except (KeyboardInterrupt, SystemExit):
+                self.abort(sequence)  # the others run again as planned
                 raise
+            except BaseException as error:  # a panic in a compiled constraint is no Exception
+                sequence.fail(error)
             moved.append(sequence)
             if sequence.finish_reason is not None:
                 self.scheduler.remove(sequence)
@@ -215,7 +224,8 @@ class LLM:
         """Continue `ids`. Options are SamplingParams' fields, e.g. max_tokens=64, temperature=0.
 
         Ends at an end token, a stop string or id ("stop"), or at max_tokens or the end of the context
-        ("length"). The ids include whatever ended it. Raises ValueError for a prompt that does not fit."""
+        ("length"); with finish_reason "error" and `error` where sampling failed (NaN logits, a constraint that
+        raises). The ids include whatever ended it. Raises ValueError for a prompt that does not fit."""
         return self.generate_n(ids, 1, params, **options)[0]
 
     def generate_n(
@@ -234,7 +244,8 @@ class LLM:
             while alive:
                 moved = self.step()
                 for i in sorted(alive):
-                    if sequences[i] in moved and stops[i].feed(sequences[i].tokens[-1].id):
+                    failed = sequences[i].finish_reason == "error"
+                    if sequences[i] in moved and not failed and stops[i].feed(sequences[i].tokens[-1].id):
                         cut.add(i)
                         self.abort(sequences[i])
                     if i in cut or sequences[i].finish_reason is not None:
@@ -258,7 +269,8 @@ class LLM:
         response_schema: abc.Mapping[str, Any] | bool | None = None,
         **options: Any,
     ) -> abc.Iterator[Event]:
-        """Answer a conversation: events as they come, then one MessageEnd with the whole message.
+        """Answer a conversation: events as they come, then one MessageEnd with the whole message. A generation that
+        fails ends with finish_reason "error", its message so far, and why (MessageEnd.error).
 
         stream=False gives only the MessageEnd. thinking: None = `self.thinking`; False closes the thought before it
         begins. effort: a key of budget.EFFORTS, the share of the tokens that may be thought. tool_choice: "auto",
@@ -279,14 +291,14 @@ class LLM:
 
     def _chat(self, conversation: Conversation) -> abc.Iterator[Event]:
         answer = Answer(self.tokenizer, conversation.asked(self.tokenizer, self._grammars, self._room))
-        started, first, cached = time.perf_counter(), None, None
+        started, first, cached, error = time.perf_counter(), None, None, None
         while not isinstance(answer.ended, Ended):
             run = answer.submission
             sequence = self.submit(run.ids, run.params, run.constraint)
             with closing(self._tokens(sequence)) as tokens:
                 for token in tokens:
                     first = first or time.perf_counter()
-                    last = token is sequence.tokens[-1]
+                    last = token is sequence.tokens[-1] and sequence.error is None
                     yield from answer.feed(token, sequence.finish_reason if last else None)
                     if answer.ended is not None:
                         break
@@ -294,11 +306,20 @@ class LLM:
                 cached = sequence.cached_tokens or 0
             if answer.submission is run and not isinstance(answer.ended, Ended):  # it ended without a token
                 yield from answer.finish(sequence.finish_reason or "length")
-        answer.require_whole()
-        yield answer.message_end(cached or 0, started, first, time.perf_counter())
+            error = sequence.error
+        if error is None:
+            answer.require_whole()
+        yield answer.message_end(cached or 0, started, first, time.perf_counter(), error)
 
     def _room(self, prompt: abc.Sequence[int]) -> int:
-        return room_behind(prompt, self.vocab_size, self.max_context)
+        room = room_behind(prompt, self.vocab_size, self.max_context)
+        if not self._missing.isdisjoint(prompt):
+            wrong = next(i for i in prompt if i in self._missing)
+            raise ValueError(
+                f"token id {wrong} has no token: it is padding of the model's vocabulary of {self.vocab_size}; "
+                "hint: encode text with the checkpoint's tokenizer"
+            )
+        return room
 
 
 def _cache_tokens(config: ModelConfig) -> int:

@@ -16,20 +16,31 @@ from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.kernels import ops
 from abruzzi.types import SamplingParams
 
+_HOTTEST = 1e30  # finite in float32, and as good as infinite
 # (logits [V], params, seed, position) -> the next id and its log-probability; the logits of forbidden ids are -inf.
 Sampler = Callable[[np.ndarray, SamplingParams, int, int], tuple[int, float]]
 
 
 def next_token(sequence: Sequence, logits_V: np.ndarray, sample: Sampler) -> Token:
-    """Sampled from the logits, among what the sequence's constraint allows; forced where it leaves no choice."""
+    """Sampled from the logits, among what the sequence's constraint allows; forced where it leaves no choice.
+
+    Raises what the constraint or the sampler raises, and ValueError for an id that is none of the vocabulary."""
     allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
     if isinstance(allowed, int):
+        _require_id(allowed, logits_V)
         top = most_likely(logits_V, sequence.params)
         return Token(allowed, logprob_of(logits_V, allowed), sampled=False, top=top)
     if allowed is not None:
         logits_V = np.where(allowed, logits_V, np.float32(-np.inf))
     chosen, logprob = sample(logits_V, sequence.params, sequence.seed, len(sequence.ids))
+    _require_id(chosen, logits_V)
     return Token(chosen, logprob, top=most_likely(logits_V, sequence.params))
+
+
+def _require_id(token_id: int, logits_V: np.ndarray) -> None:
+    """An id of another vocabulary would fail in the next step, which is everybody's."""
+    if not 0 <= token_id < len(logits_V):
+        raise ValueError(f"token id {token_id} is outside the vocabulary of {len(logits_V)}")
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -43,18 +54,19 @@ def seed_of(seed: int, number: int) -> int:
 def sample(logits_V: np.ndarray, params: SamplingParams, seed: int, position: int) -> tuple[int, float]:
     """The next id and its natural log-probability.
 
-    logits_V: float32 [V]. Temperature 0 takes the largest (the first of equals). The log-probability is
+    logits_V: float32 [V]. A greedy one takes the largest (the first of equals). The log-probability is
     that of softmax(logits / temperature) over the whole vocabulary (temperature 1 when greedy): what a
     trainer recomputes; truncation by top-k, top-p or min-p does not renormalize it.
     Raises ValueError for a NaN among the logits."""
-    log_all = ops.log_partition(logits_V, params.temperature or 1.0)
-    if params.temperature == 0:
+    temperature = _temperature(params)
+    log_all = ops.log_partition(logits_V, temperature or 1.0)
+    if temperature == 0:
         chosen = int(logits_V.argmax())
     else:
         # Philox is counter-based: one independent stream per (seed, position).
-        uniform = np.random.Generator(np.random.Philox(key=seed & (2**64 - 1), counter=position)).random()
+        uniform = np.random.Generator(np.random.Philox(key=int(seed) & (2**64 - 1), counter=position)).random()
         chosen = ops.sample(logits_V, params, uniform)
-    return chosen, _logprob(logits_V[chosen], params, log_all)
+    return chosen, _logprob(logits_V[chosen], temperature, log_all)
 
 
 def logprob_of(logits_V: np.ndarray, token_id: int) -> float:
@@ -69,11 +81,12 @@ def most_likely(logits_V: np.ndarray, params: SamplingParams) -> tuple[tuple[int
     wanted = min(params.top_logprobs or 0, len(logits_V))
     if not wanted:
         return ()
-    log_all = ops.log_partition(logits_V, params.temperature or 1.0)
+    temperature = _temperature(params)
+    log_all = ops.log_partition(logits_V, temperature or 1.0)
     floor = np.partition(logits_V, len(logits_V) - wanted)[len(logits_V) - wanted]
     among = np.flatnonzero(logits_V >= floor)
     best = among[np.argsort(-logits_V[among], kind="stable")][:wanted]
-    return tuple((int(i), _logprob(logits_V[i], params, log_all)) for i in best if np.isfinite(logits_V[i]))
+    return tuple((int(i), _logprob(logits_V[i], temperature, log_all)) for i in best if np.isfinite(logits_V[i]))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -82,5 +95,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _logprob(logit: Any, params: SamplingParams, log_all: float) -> float:
-    return float(np.float32(float(logit / np.float32(params.temperature or 1.0)) - log_all))
+def _temperature(params: SamplingParams) -> float:
+    """What a float32 kernel can divide by; 0 = greedy."""
+    return 0.0 if params.greedy else min(float(params.temperature), _HOTTEST)
+
+
+def _logprob(logit: Any, temperature: float, log_all: float) -> float:
+    return float(np.float32(float(logit / np.float32(temperature or 1.0)) - log_all))

@@ -54,6 +54,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     keys: list[BlockKey] = field(default_factory=list)
     prefill_until: int | None = None
+    error: str | None = None  # why it failed, with finish_reason "error"
 
     @property
     def waiting_ids(self) -> int:
@@ -66,15 +67,19 @@ class Sequence:
         return self.waiting_ids == 1
 
     def append(self, token: Token) -> None:
-        """A new token; decides whether it is the last."""
-        self.tokens.append(token)
-        self.ids.append(token.id)
+        """A new token; decides whether it is the last. Raises what the constraint raises, and then adds nothing."""
         if self.constraint is not None:
             self.constraint.accept(token.id)
+        self.tokens.append(token)
+        self.ids.append(token.id)
         if token.id in self.ends:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.limit:
             self.finish_reason = "length"
+
+    def fail(self, error: BaseException) -> None:
+        """End it, and it alone: its sampler or its constraint raised this."""
+        self.finish_reason, self.error = "error", f"{type(error).__name__}: {error}"
 
     def completion(self, cut: bool = False) -> Completion:
         """What it gave. cut: a stop string ended it."""
@@ -86,4 +91,5 @@ class Sequence:
             Usage(self.prompt_length, self.cached_tokens or 0, len(tokens)),
             tuple(t.sampled for t in tokens),
             tuple(t.top for t in tokens) if self.params.top_logprobs else None,
+            self.error,
         )

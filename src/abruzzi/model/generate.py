@@ -79,7 +79,7 @@ def sample(logits_V: Tensor, params: SamplingParams, generator: torch.Generator)
     The log-probability is that of softmax(logits / temperature) over the whole vocabulary
     (temperature 1 when greedy); top_k, top_p and min_p narrow the draw but do not renormalize
     it."""
-    greedy = params.temperature == 0
+    greedy = params.greedy
     logprobs_V = torch.log_softmax(logits_V if greedy else logits_V / params.temperature, -1)
     if greedy:
         chosen = int(logits_V.argmax())

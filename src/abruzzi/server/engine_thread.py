@@ -56,12 +56,13 @@ class TokenStream:
     def __init__(self, owner: EngineThread, outbox: Outbox[_News]) -> None:
         self.cached_tokens = 0
         self.finish: FinishReason | None = None
+        self.failure: ApiError | None = None  # of this sequence alone, with finish "error"
         self.first_token: float | None = None  # time.perf_counter
         self._owner = owner
         self._outbox = outbox
         self._news = asyncio.Event()
         self._tokens: list[Token] = []
-        self._error: Exception | None = None
+        self._error: ApiError | None = None
         self._closed = False
         self._sequence: EngineSequence | None = None  # the engine thread's
         self._given = 0
@@ -69,7 +70,7 @@ class TokenStream:
     async def take(self) -> list[Token]:
         """The tokens since the last call, at least one unless the sequence has ended (`finish`).
 
-        Raises ApiError when the engine failed or the server shuts down."""
+        Raises ApiError when the whole engine failed or the server shuts down."""
         while not self._tokens and self.finish is None and self._error is None:
             self._news.clear()
             await self._news.wait()
@@ -90,12 +91,16 @@ class TokenStream:
             if self.finish is None and self._error is None:
                 self._owner.close(self)
 
-    def deliver(self, tokens: Sequence[Token], finish: FinishReason | None, error: Exception | None) -> None:
+    def deliver(self, tokens: Sequence[Token], finish: FinishReason | None, error: ApiError | None) -> None:
         """News from the engine thread, brought by the event loop."""
         if tokens and self.first_token is None:
             self.first_token = time.perf_counter()
         self._tokens.extend(tokens)
-        self.finish, self._error = finish, error
+        self.finish = finish
+        if finish == "error":
+            self.failure = error
+        else:
+            self._error = error
         if finish is not None or error is not None:
             self._owner.ended(self)
         self._news.set()
@@ -106,7 +111,7 @@ class _News:
     stream: TokenStream
     tokens: list[Token] = field(default_factory=list)
     finish: FinishReason | None = None
-    error: Exception | None = None
+    error: ApiError | None = None
     first: bool = False  # no token of this stream came before
 
 
@@ -250,6 +255,10 @@ class EngineThread:
         except ValueError as error:
             self._tell([_News(stream, error=ApiError(400, str(error)))])
             return
+        except Exception as error:  # of this request alone
+            self.failures += 1
+            self._tell([_News(stream, error=_failed(f"{type(error).__name__}: {error}"))])
+            return
         stream._sequence = sequence
         self._live[sequence] = stream
 
@@ -261,9 +270,9 @@ class EngineThread:
     def _step(self) -> None:
         try:
             moved = self.llm.step()
-        except Exception as error:  # the border between the engine and everybody's requests
+        except BaseException as error:  # the border between the engine and everybody's requests; this thread goes on
             self.failures += 1
-            self._fail_all(ApiError(500, f"the engine failed: {type(error).__name__}: {error}", code="engine_failed"))
+            self._fail_all(_failed(f"{type(error).__name__}: {error}"))
             return
         news = []
         for sequence in moved:
@@ -275,7 +284,11 @@ class EngineThread:
             stream._given = len(sequence.tokens)
             if sequence.finish_reason is not None:
                 del self._live[sequence]
-            news.append(_News(stream, tokens, sequence.finish_reason, first=first))
+            error = None
+            if sequence.finish_reason == "error":
+                self.failures += 1
+                error = _failed(sequence.error or "unknown")
+            news.append(_News(stream, tokens, sequence.finish_reason, error, first))
         self._tell(news)
 
     def _fail_all(self, error: ApiError) -> None:
@@ -295,6 +308,10 @@ class EngineThread:
             if not outbox.put(items, urgent):
                 for item in items:
                     self._abort(item.stream)
+
+
+def _failed(why: str) -> ApiError:
+    return ApiError(500, f"the engine failed: {why}", code="engine_failed")
 
 
 def _deliver(item: _News) -> None:

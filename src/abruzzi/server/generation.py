@@ -34,7 +34,8 @@ class Batch:
 class End:
     """A choice is over. message: with ids, and calls with their ids on the wire. tokens: all of them.
 
-    stop: the stop string that ended it. Seconds are wall time; rates tokens per second, None = unknown."""
+    stop: the stop string that ended it. Seconds are wall time; rates tokens per second, None = unknown.
+    error: with finish_reason "error", why this choice failed."""
 
     message: Message
     tokens: tuple[Token, ...]
@@ -45,6 +46,7 @@ class End:
     ttft_s: float | None = None
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
+    error: ApiError | None = None
 
 
 class Choice:
@@ -65,7 +67,7 @@ class Choice:
         self._stream = self._first_stream = self._submit()
 
     async def items(self) -> AsyncGenerator[Batch | End, None]:
-        """Batches, then one End. Raises ApiError when the engine fails."""
+        """Batches, then one End, with its `error` when this sequence failed. Raises ApiError when the engine fails."""
         try:
             while not self._over:
                 tokens = await self._stream.take()
@@ -74,7 +76,8 @@ class Choice:
                     yield batch
                 if batch.last:
                     try:
-                        self._answer.require_whole()
+                        if self._stream.failure is None:
+                            self._answer.require_whole()
                     except ValueError as error:
                         raise ApiError(400, str(error), None, "grammar_too_complex") from None
                     self._over = True
@@ -143,6 +146,7 @@ class Choice:
             said.ttft_s,
             said.prefill_tok_s,
             said.decode_tok_s,
+            self._stream.failure,
         )
 
 
@@ -163,16 +167,21 @@ class Generation:
         return self.choices[0].asked.prompt
 
     async def items(self) -> AsyncGenerator[tuple[int, Batch | End], None]:
-        """The items of all choices as they come, with the choice's number."""
+        """The items of all choices as they come, with the choice's number.
+
+        A choice that fails among others is an End with its error. Raises ApiError when every one failed."""
+        well, failed = len(self.choices), None
         try:
-            if len(self.choices) == 1:
-                async for item in self.choices[0].items():
-                    self._note(0, item)
-                    yield 0, item
-                return
-            async for at, item in self._merged():
-                self._note(at, item)
+            async for at, item in self._merged() if len(self.choices) > 1 else self._only():
+                if isinstance(item, End):
+                    self.on_end(self.choices[at], item)
+                    if item.error is not None:
+                        well, failed = well - 1, item.error
+                        if len(self.choices) == 1:
+                            break
                 yield at, item
+            if failed is not None and not well:
+                raise failed
         finally:
             self.close()
 
@@ -187,9 +196,9 @@ class Generation:
             choice.close()
         self.on_close()
 
-    def _note(self, at: int, item: Batch | End) -> None:
-        if isinstance(item, End):
-            self.on_end(self.choices[at], item)
+    async def _only(self) -> AsyncGenerator[tuple[int, Batch | End], None]:
+        async for item in self.choices[0].items():
+            yield 0, item
 
     async def _merged(self) -> AsyncGenerator[tuple[int, Batch | End], None]:
         queue: asyncio.Queue[tuple[int, Batch | End | Exception]] = asyncio.Queue()

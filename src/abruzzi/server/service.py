@@ -214,7 +214,7 @@ class Service:
         def on_end(choice: Choice, end: End) -> None:
             ended[0] += 1
             self.metrics.ended(end)
-            if history is not None:
+            if history is not None and end.error is None:
                 self.store.put(scope, _turn(history, choice, end), [c.id for c in end.message.tool_calls])
 
         def on_close() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,14 +32,19 @@ KIMI_PATTERN = "|".join(
         r"\s+",
     ]
 )
+# Characters from which on the library is asked for a batch of one: only batches run without the interpreter's lock.
+LONG_TEXT = 10_000
 _REFETCH = "hint: the file is damaged or of another kind; fetch it again"
 
 
 class Backend(Protocol):
-    """Learned tokens only: no control tokens. top_id: the largest id."""
+    """Learned tokens only: no control tokens. top_id: the largest id. longest: the bytes of the longest token."""
 
     top_id: int
+    longest: int
 
+    @property
+    def ids(self) -> Set[int]: ...
     def encode(self, text: str) -> list[int]: ...
     def token_bytes(self, token_id: int) -> bytes | None: ...
     def to_json(self, control: Mapping[str, int], visible: frozenset[str]) -> str: ...
@@ -60,11 +65,18 @@ class JsonBackend:
         if taken:
             raise ValueError(f"{where}: id {min(taken)} is a control token and a learned token; {_REFETCH}")
         self.top_id = max(self._token_of)
+        self.longest = max(map(len, self._token_of.values()))  # a stand-in character is a byte
         self._library = _library_of(data, model, controls, where)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, learned tokens only."""
+        if len(text) > LONG_TEXT:
+            return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return self._library.encode(text, add_special_tokens=False).ids
+
+    @property
+    def ids(self) -> Set[int]:
+        return self._token_of.keys()
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes of a learned token; None for other ids."""
@@ -87,10 +99,15 @@ class TiktokenBackend:
         self._encoding = tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=self._ranks, special_tokens={})
         self._bytes_of = {i: b for b, i in self._ranks.items()}
         self.top_id = len(self._ranks) - 1
+        self.longest = max(map(len, self._ranks))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, learned tokens only."""
         return self._encoding.encode_ordinary(text)
+
+    @property
+    def ids(self) -> Set[int]:
+        return self._bytes_of.keys()
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes of a learned token; None for other ids."""

@@ -43,6 +43,7 @@ class Tokenizer:
 
     control: text -> id of every control token. visible: those that are not flagged special.
     vocab_size: the largest id + 1. format: None = the one whose control tokens are there.
+    model_size: ids below it that have no token decode to nothing, as in a model whose vocabulary is padded (`padded`).
     end_ids: those that end a turn. Raises ValueError when an id is both learned and control."""
 
     def __init__(
@@ -53,8 +54,10 @@ class Tokenizer:
         visible: frozenset[str] = frozenset(),
         defaults: ChatDefaults = ChatDefaults(),
         format: ChatFormat | None = None,
+        model_size: int = 0,
     ) -> None:
         self._backend = backend
+        self._model_size = model_size
         self.control = dict(control)
         self.visible = visible
         self.vocab_size = vocab_size
@@ -100,11 +103,13 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token. Raises ValueError for an id outside the vocabulary."""
+        """The bytes of one token; none for padding. Raises ValueError for an id outside the vocabulary."""
         known = self._bytes.get(token_id)
         if known is None:
             text = self.control_text.get(token_id)
             known = text.encode("utf-8") if text is not None else self._backend.token_bytes(token_id)
+            if known is None and 0 <= token_id < self._model_size:
+                known = b""
             if known is None:
                 raise ValueError(
                     f"token id {token_id!r} is not in this vocabulary of {self.vocab_size}; "
@@ -125,7 +130,24 @@ class Tokenizer:
 
     def with_defaults(self, defaults: ChatDefaults) -> Tokenizer:
         """The same tokens with another default system line or rule about thinking."""
-        return Tokenizer(self._backend, self.control, self.vocab_size, self.visible, defaults, self.format)
+        return Tokenizer(
+            self._backend, self.control, self.vocab_size, self.visible, defaults, self.format, self._model_size
+        )
+
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest learned token: text of n bytes has n / longest tokens at least."""
+        return self._backend.longest
+
+    def missing(self, size: int) -> tuple[int, ...]:
+        """The ids below `size` that no token has, ascending: padding behind the vocabulary, holes within."""
+        if len(self._backend.ids) + len(self.control_ids) == size == self.vocab_size:
+            return ()
+        return tuple(sorted(set(range(size)) - self._backend.ids - self.control_ids))
+
+    def padded(self, size: int) -> Tokenizer:
+        """The same tokens for a model of `size` ids: those that no token has decode to nothing."""
+        return Tokenizer(self._backend, self.control, self.vocab_size, self.visible, self.defaults, self.format, size)
 
     def to_json(self) -> str:
         """An equivalent tokenizer.json. (A tiktoken tokenizer: 1.5 s, 8 MB.)"""

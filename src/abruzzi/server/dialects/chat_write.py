@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abruzzi.engine.sequence import Token
-from abruzzi.server.dialects.common import timings_of
+from abruzzi.server.dialects.common import failure_of, timings_of
 from abruzzi.server.errors import ApiError, openai_error
 from abruzzi.server.generation import Batch, End, Generation
 from abruzzi.server.sse import event
@@ -67,7 +67,8 @@ class ChatEncoder:
 
     def end(self, index: int, end: End) -> bytes:
         self._ends.append(end)
-        return self._chunk(index, {}, {"thinking_ended_by": end.thought_end}, end.finish_reason)
+        fields = {"thinking_ended_by": end.thought_end, **failure_of(end)}
+        return self._chunk(index, {}, fields, end.finish_reason)
 
     def close(self) -> bytes:
         done = b"data: [DONE]\n\n"
@@ -104,6 +105,7 @@ class ChatEncoder:
             "logprobs": None,
             "finish_reason": end.finish_reason,
             "thinking_ended_by": end.thought_end,
+            **failure_of(end),
         }
         choice.update(self._token_fields(end.tokens))
         return choice

@@ -6,7 +6,7 @@ from typing import Any
 
 from abruzzi import __version__
 from abruzzi.engine.budget import EFFORTS
-from abruzzi.server.errors import ApiError
+from abruzzi.server.errors import ApiError, openai_error
 from abruzzi.server.fields import Fields, wrong
 from abruzzi.server.generation import End
 from abruzzi.server.request import Thinking
@@ -124,6 +124,11 @@ def no_penalties(body: Fields) -> None:
 def fingerprint(isa: str) -> str:
     """OpenAI's system_fingerprint: the version and the instruction set that compute the answers."""
     return f"abruzzi-{__version__}-{isa}"
+
+
+def failure_of(end: End) -> dict[str, Any]:
+    """The fields of a choice that failed among others that did not (finish_reason "error")."""
+    return {} if end.error is None else openai_error(end.error)
 
 
 def timings_of(ends: list[End]) -> dict[str, Any]:

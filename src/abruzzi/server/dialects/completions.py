@@ -14,6 +14,7 @@ from abruzzi.engine.sequence import Token
 from abruzzi.server.dialects.common import (
     MAX_N,
     MAX_STOPS,
+    failure_of,
     fingerprint,
     include_usage,
     model_name,
@@ -153,7 +154,7 @@ class CompletionEncoder:
 
     def end(self, index: int, end: End) -> bytes:
         self._ends[index] = end
-        return self._chunk(index, "", (), _reason(end))
+        return self._chunk(index, "", (), _reason(end), failure_of(end))
 
     def close(self) -> bytes:
         done = b"data: [DONE]\n\n"
@@ -175,7 +176,8 @@ class CompletionEncoder:
                     name: None if echoed[name] is None else echoed[name] + more
                     for name, more in extra["logprobs"].items()
                 }
-            choices.append({"index": index, "text": text, **extra, "finish_reason": _reason(end)})
+            fields = {**extra, **failure_of(end), "finish_reason": _reason(end)}
+            choices.append({"index": index, "text": text, **fields})
         usage = self._usage(dict(enumerate(ends)))
         return {**self._frame(), "choices": choices, "usage": usage, "timings": timings_of(ends)}
 
