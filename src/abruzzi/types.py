@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol
@@ -335,6 +336,8 @@ class ChatModel(Protocol):
 
 def brief(value: object, length: int = 80) -> str:
     """The repr of a value that somebody gave, cut to `length` characters, for an error's one line."""
+    if isinstance(value, (list, tuple, dict, str, bytes)) and len(value) > length:
+        value = dict(islice(value.items(), length)) if isinstance(value, dict) else value[:length]
     text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
 

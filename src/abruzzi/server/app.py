@@ -8,7 +8,7 @@ starts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from abruzzi import __version__
-from abruzzi.server.body import read_body, scope_of
+from abruzzi.server.body import read_fields, scope_of
 from abruzzi.server.dialects.chat_read import read_chat, read_control
 from abruzzi.server.dialects.chat_write import ChatEncoder
 from abruzzi.server.dialects.common import fingerprint
@@ -29,9 +29,9 @@ from abruzzi.server.dialects.messages_read import read_messages
 from abruzzi.server.dialects.messages_write import MessagesEncoder
 from abruzzi.server.dialects.responses_read import read_response
 from abruzzi.server.dialects.responses_write import ResponsesEncoder
-from abruzzi.server.dialects.tokens import read_ids, read_text
+from abruzzi.server.dialects.tokens import ids_json, read_ids, read_text
 from abruzzi.server.errors import ApiError, error_body
-from abruzzi.server.fields import Fields, read_all
+from abruzzi.server.fields import Fields
 from abruzzi.server.generation import Generation
 from abruzzi.server.guard import Guard
 from abruzzi.server.request import ChatRequest
@@ -131,7 +131,7 @@ async def _messages(service: Service, request: Request) -> Response:
 
 async def _count_tokens(service: Service, request: Request) -> Response:
     chat, _ = await _read(service, request, partial(read_messages, service, count_only=True))
-    return _json({"input_tokens": len(_prompt_ids(service, request, chat))})
+    return _json({"input_tokens": len((await service.counted(scope_of(service, request), chat)).ids)})
 
 
 async def _responses(service: Service, request: Request) -> Response:
@@ -167,22 +167,22 @@ async def _control(service: Service, request: Request) -> Response:
 
 async def _tokenize(service: Service, request: Request) -> Response:
     """The ids of a text, or of the prompt that a chat request would be rendered to."""
-    body = Fields(await read_body(service, request))
-    if body.has("messages"):
-        chat, _ = read_all(body, partial(read_chat, service, from_ids=False))
-        ids = _prompt_ids(service, request, chat)
-    else:
-        ids = read_all(body, partial(read_text, service))
-    return _json({"tokens": list(ids), "count": len(ids), "max_model_len": service.llm.max_context})
+
+    def read(body: Fields) -> ChatRequest | list[int]:
+        return read_chat(service, body, from_ids=False)[0] if body.has("messages") else read_text(service, body)
+
+    asked = await _read(service, request, read)
+    ids = asked if isinstance(asked, list) else (await service.counted(scope_of(service, request), asked)).ids
+    text = await service.offload.run(len(ids), ids_json, ids)
+    return Response(
+        b'{"tokens":%b,"count":%d,"max_model_len":%d}' % (text, len(ids), service.llm.max_context),
+        media_type="application/json",
+    )
 
 
 async def _detokenize(service: Service, request: Request) -> Response:
     text = await _read(service, request, partial(read_ids, service))
     return _json({"prompt": text, "content": text})
-
-
-def _prompt_ids(service: Service, request: Request, chat: ChatRequest) -> Sequence[int]:
-    return service.render(chat, service.history(scope_of(service, request), chat))
 
 
 # models, health, metrics
@@ -260,7 +260,7 @@ async def _openapi(service: Service, request: Request) -> Response:
 
 async def _read(service: Service, request: Request, read: Callable[[Fields], T]) -> T:
     """What a dialect's reader makes of the body. Raises ApiError."""
-    return read_all(Fields(await read_body(service, request)), read)
+    return await read_fields(service, request, read)
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

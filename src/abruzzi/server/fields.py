@@ -150,15 +150,18 @@ class Fields:
             raise wrong(self.name(field), f"{count}token ids{span}", bad[0] if bad else value)
         return tuple(value)
 
-    def strings(self, field: str, most: int) -> tuple[str, ...]:
-        """A string or a list of at most `most` strings, none empty; () when absent."""
-        one: JsonSchema = {"type": "string", "minLength": 1}
+    def strings(self, field: str, most: int, longest: int) -> tuple[str, ...]:
+        """A string or a list of at most `most` strings of 1 to `longest` characters; () when absent."""
+        one: JsonSchema = {"type": "string", "minLength": 1, "maxLength": longest}
         value = self.raw(field, {"anyOf": [one, {"type": "array", "maxItems": most, "items": one}]})
         if value is None:
             return ()
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or len(listed) > most or any(not isinstance(s, str) or not s for s in listed):
             raise wrong(self.name(field), f"a string or up to {most} strings, none empty", value)
+        long = next((s for s in listed if len(s) > longest), None)
+        if long is not None:
+            raise wrong(self.name(field), f"of at most {longest} characters each", f"one of {len(long)}")
         return tuple(listed)
 
     def words(self, field: str, *allowed: str) -> tuple[str, ...]:

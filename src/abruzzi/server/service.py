@@ -18,17 +18,20 @@ from abruzzi.server.memory.history import History, Restorer
 from abruzzi.server.memory.seal import SampledTurn, Seal, content_hash, wire_id
 from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.metrics import Metrics
+from abruzzi.server.offload import SMALL, Offload, weight
 from abruzzi.server.request import ChatRequest
-from abruzzi.server.structure import RequestGrammars
+from abruzzi.server.structure import MAX_TOTAL_CHARS, RequestGrammars
 from abruzzi.tokenizer import Tokenizer, generation_prefix, render
 from abruzzi.tokenizer.formats.spans import assistant_prefix
-from abruzzi.types import SamplingParams
+from abruzzi.types import Message, SamplingParams, ToolCall
 
 if TYPE_CHECKING:
     from abruzzi.engine.grammar.turn import TurnGrammar
 
 REASONING_FIELDS = ("both", "reasoning_content", "reasoning")
 STATES_HEADER = "X-Abruzzi-Reasoning"
+LEAST_OF_MESSAGE = 3  # tokens: its header's two and its end
+COUNTED_CHARS = 2_000_000  # text whose tokens are counted, though it may not fit the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,18 @@ class Settings:
             raise ValueError(f"reasoning_field={self.reasoning_field!r}; expected one of {', '.join(REASONING_FIELDS)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered request. ids, and of each whether the model sampled it; header: those that begin the answer.
+
+    history: None for exact prompt ids."""
+
+    history: History | None
+    ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    header: tuple[int, ...]
+
+
 class Service:
     """What the dialects share. Owns no thread and no file: they are given to it."""
 
@@ -63,6 +78,7 @@ class Service:
         self.engine, self.store, self.seal, self.settings = engine, store, seal, settings
         self.tok: Tokenizer = engine.llm.tokenizer
         self.metrics = Metrics()
+        self.offload = Offload()
         self.grammars = RequestGrammars(self.tok, engine.llm.vocab_size, self.metrics.schemas)
         self.running: dict[str, tuple[bytes, Generation]] = {}
         model = f"{engine.llm.name} {_fingerprint(self.tok)}"
@@ -85,16 +101,59 @@ class Service:
 
     # prompts
 
+    async def counted(self, scope: bytes, request: ChatRequest) -> Prompt:
+        """What a request is rendered to, though it may not fit the context. Raises ApiError."""
+        most = max(self.llm.max_context, COUNTED_CHARS // self.tok.longest)
+        return await self.offload.run(_size(request), self._prompt, scope, request, most)
+
+    def require_tokens(self, least: int, most: int | None = None) -> None:
+        """Raises ApiError when a prompt of `least` tokens or more has too many: before it is encoded. most: None = as
+        many as leave room for an answer."""
+        most = self.llm.max_context - 1 if most is None else most
+        if least > most:
+            raise _overflow(f"at least {least}", self.llm.max_context)
+
+    def least_tokens(self, text: str) -> int:
+        """A lower bound of the tokens of a text, from its length."""
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return -(-size // self.tok.longest)
+
+    def _prompt(self, scope: bytes, request: ChatRequest, most: int | None = None) -> Prompt:
+        """The history put back and rendered, in a worker where it is large. most: tokens, as in `require_tokens`.
+
+        What cannot fit is refused before it is hashed or encoded; a thought may be left out, so it does not count."""
+        if request.prompt_ids is not None:
+            exact = request.prompt_ids
+            return Prompt(None, exact, (False,) * len(exact), self._assistant_header(exact))
+        schemas = request.structure.schemas
+        for name, value in (("tools", request.tools), ("the schemas", [s.value for s in schemas])):
+            if weight(value, MAX_TOTAL_CHARS + 1) > MAX_TOTAL_CHARS:
+                raise ApiError(400, f"{name} have more than {MAX_TOTAL_CHARS} characters", "tools", "invalid_value")
+        self._require_fit(request.messages, most)
+        history = self.history(scope, request)
+        self._require_fit(history.messages, most)
+        for schema in schemas:
+            _ = schema.key  # kept with it: dumped here, so that the event loop need not
+        ids, sampled = self._render(request, history)
+        return Prompt(history, tuple(ids), tuple(sampled), generation_prefix(self.tok, self.thinks(request)))
+
+    def _require_fit(self, messages: Sequence[Message], most: int | None) -> None:
+        least = 0
+        for message in messages:
+            least += LEAST_OF_MESSAGE
+            if message.ids is None and message.content:
+                # White space around a turn of ours is not the model's, if the turn is put back.
+                text = message.content.strip() if message.role == "assistant" else message.content
+                least += self.least_tokens(text)
+        self.require_tokens(least, most)
+
     def history(self, scope: bytes, request: ChatRequest) -> History:
         """The request's messages with their sampled ids put back."""
         return self._restorer.resolve(scope, request.messages, request.seals, request.tools, request.preserve_thinking)
 
-    def render(self, request: ChatRequest, history: History) -> tuple[int, ...]:
-        """Prompt ids. Raises ApiError for messages that make no conversation."""
-        return tuple(self.render_marked(request, history)[0])
-
-    def render_marked(self, request: ChatRequest, history: History) -> tuple[list[int], list[bool]]:
-        """Prompt ids, and of each whether the model sampled it."""
+    def _render(self, request: ChatRequest, history: History) -> tuple[list[int], list[bool]]:
+        """Prompt ids, and of each whether the model sampled it. Raises ApiError for messages that make no
+        conversation."""
         tools = list(request.tools) if request.may_call else []
         try:
             rendered = render(
@@ -112,20 +171,15 @@ class Service:
         """Compile what the answer must look like and submit a request; its choices run from now on.
         Raises ApiError."""
         self.engine.require_room(request.n)
-        if request.prompt_ids is not None:
-            history, prompt = None, request.prompt_ids
-            header = self._assistant_header(prompt)
-        else:
-            history = self.history(scope, request)
-            prompt = self.render(request, history)
-            header = generation_prefix(self.tok, self.thinks(request))
-        self._limit(prompt, request.params)  # what does not fit is not compiled either
+        prompt = await self.offload.run(_size(request), self._prompt, scope, request)
+        self._limit(prompt.ids, request.params)  # what does not fit is not compiled either
         grammar = await self._grammar(request)
-        asked = self._asked(request, prompt, header, grammar)
+        asked = self._asked(request, prompt.ids, prompt.header, grammar)
+        self.engine.require_room(request.n)  # others came while this one was read
         generation = Generation(wire_id(id_prefix), self._choices(asked, request.n, call_prefix))
-        if history is not None:
-            generation.headers[STATES_HEADER] = history.header()
-        self._register(scope, generation, history)
+        if prompt.history is not None:
+            generation.headers[STATES_HEADER] = prompt.history.header()
+        self._register(scope, generation, prompt.history)
         return generation
 
     def start_raw(self, scope: bytes, prompts: Sequence[Sequence[int]], params: SamplingParams, n: int) -> Generation:
@@ -161,13 +215,7 @@ class Service:
             raise ApiError(400, "the prompt is empty; expected at least one token", "prompt", "invalid_value")
         room = self.llm.max_context - len(prompt)
         if room < 1:
-            raise ApiError(
-                400,
-                f"the prompt has {len(prompt)} tokens but the context holds {self.llm.max_context} with at least one "
-                f"to answer (prompt_tokens={len(prompt)}, max_context={self.llm.max_context}); hint: shorten it",
-                "messages",
-                "context_length_exceeded",
-            )
+            raise _overflow(str(len(prompt)), self.llm.max_context)
         return room if params.max_tokens is None else min(params.max_tokens, room)
 
     def _asked(
@@ -226,6 +274,26 @@ class Service:
             return self.seal.write(scope, _turn(history, choice, end))
 
         generation.on_end, generation.on_close, generation.seal = on_end, on_close, seal
+
+
+def _size(request: ChatRequest) -> int:
+    """About how much there is to render, as far as it decides where."""
+    if request.prompt_ids is not None:
+        return len(request.prompt_ids)
+    texts = [t for m in request.messages[:SMALL] for t in (m.content, m.reasoning_content, *m.tool_calls) if t]
+    calls = [t.arguments if isinstance(t, ToolCall) else t for t in texts]
+    # A message costs more than its characters.
+    return 100 * len(request.messages) + weight((calls, request.tools), SMALL + 1)
+
+
+def _overflow(count: str, most: int) -> ApiError:
+    return ApiError(
+        400,
+        f"the prompt has {count} tokens but the context holds {most} with at least one "
+        f"to answer (prompt_tokens={count}, max_context={most}); hint: shorten it",
+        "messages",
+        "context_length_exceeded",
+    )
 
 
 def _turn(history: History, choice: Choice, end: End | None) -> SampledTurn:

@@ -108,7 +108,7 @@ class Tokenizer:
         if known is None:
             text = self.control_text.get(token_id)
             known = text.encode("utf-8") if text is not None else self._backend.token_bytes(token_id)
-            if known is None and 0 <= token_id < self._model_size:
+            if known is None and hasattr(token_id, "__index__") and 0 <= token_id < self._model_size:
                 known = b""
             if known is None:
                 raise ValueError(

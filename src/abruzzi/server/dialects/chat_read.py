@@ -8,6 +8,7 @@ from abruzzi.server.dialects.chat_write import ChatOutput
 from abruzzi.server.dialects.common import (
     EFFORT_NAMES,
     MAX_N,
+    MAX_STOP_CHARS,
     MAX_STOPS,
     NOT_HERE,
     by_name,
@@ -63,7 +64,7 @@ def read_chat(service: Service, body: Fields, from_ids: bool = True) -> tuple[Ch
     params = sampling(
         body,
         _max_tokens(body),
-        body.strings("stop", MAX_STOPS),
+        body.strings("stop", MAX_STOPS, MAX_STOP_CHARS),
         thinking.budget,
         service.settings.temperature,
         top_logprobs=top_logprobs,

@@ -18,6 +18,7 @@ EFFORT_NAMES = ("none", *EFFORTS)
 NOT_HERE = "this server does not have it"
 MAX_N = 16
 MAX_STOPS = 16
+MAX_STOP_CHARS = 1000
 MAX_TOOLS = 1000
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 

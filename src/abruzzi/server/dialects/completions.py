@@ -13,6 +13,7 @@ from abruzzi.engine.measure.score import score
 from abruzzi.engine.sequence import Token
 from abruzzi.server.dialects.common import (
     MAX_N,
+    MAX_STOP_CHARS,
     MAX_STOPS,
     failure_of,
     fingerprint,
@@ -74,7 +75,7 @@ def read_completion(service: Service, body: Fields) -> Completion:
         params=sampling(
             body,
             max_tokens or DEFAULT_MAX_TOKENS,
-            body.strings("stop", MAX_STOPS),
+            body.strings("stop", MAX_STOPS, MAX_STOP_CHARS),
             None,
             service.settings.temperature,
             top_logprobs=logprobs or 0,
@@ -124,6 +125,7 @@ def _prompts(service: Service, body: Fields) -> tuple[tuple[int, ...], ...]:
 def _prompt_ids(service: Service, prompt: object) -> tuple[int, ...]:
     if not isinstance(prompt, str):
         return Fields({"prompt": prompt}).token_ids("prompt", service.tok.vocab_size, need=True)
+    service.require_tokens(service.least_tokens(prompt))
     try:
         return tuple(service.tok.encode(prompt))
     except ValueError as error:

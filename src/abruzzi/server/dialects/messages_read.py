@@ -12,6 +12,7 @@ from typing import Any
 
 from abruzzi.server.dialects.common import (
     EFFORT_NAMES,
+    MAX_STOP_CHARS,
     MAX_STOPS,
     NOT_HERE,
     by_name,
@@ -50,7 +51,12 @@ def read_messages(service: Service, body: Fields, count_only: bool = False) -> t
         raise unsupported("messages", "an assistant's message at the end", "the answer cannot be begun for the model")
     tools, may_call, structure = _tools(body)
     params = sampling(
-        body, max_tokens, body.strings("stop_sequences", MAX_STOPS), thinking.budget, service.settings.temperature, 1.0
+        body,
+        max_tokens,
+        body.strings("stop_sequences", MAX_STOPS, MAX_STOP_CHARS),
+        thinking.budget,
+        service.settings.temperature,
+        1.0,
     )
     request = ChatRequest(
         model=model,

@@ -12,6 +12,7 @@ from typing import Any
 
 from abruzzi.server.dialects.common import (
     EFFORT_NAMES,
+    MAX_STOP_CHARS,
     MAX_STOPS,
     NOT_HERE,
     by_name,
@@ -46,7 +47,7 @@ def read_response(service: Service, body: Fields) -> tuple[ChatRequest, Response
     params = sampling(
         body,
         body.integer("max_output_tokens", 1),
-        body.strings("stop", MAX_STOPS),
+        body.strings("stop", MAX_STOPS, MAX_STOP_CHARS),
         thinking.budget,
         service.settings.temperature,
     )

@@ -60,9 +60,10 @@ class Restorer:
         running = PrefixHash(model=self._model, tools=list(tools), keep=keep, system=self._tok.defaults.system)
         resolved: list[Message] = []
         states: dict[int, str] = {}
+        made = 0  # calls
         for place, message in enumerate(messages):
             if message.role == "assistant":
-                message, states[place] = self._assistant(scope, message, seals.get(place), running.digest(), resolved)
+                message, states[place] = self._assistant(scope, message, seals.get(place), running.digest(), made)
                 shown = keep or not finals or place > finals[-1]
                 if self._strict and shown and states[place] in ("absent", "expired"):
                     raise ApiError(
@@ -73,11 +74,12 @@ class Restorer:
                         f"reasoning_{states[place]}",
                     )
             running.add(message)
+            made += len(message.tool_calls)
             resolved.append(message)
         return History(tuple(resolved), running.digest(), states)
 
     def _assistant(
-        self, scope: bytes, message: Message, sealed: str | None, prefix: bytes, before: Sequence[Message]
+        self, scope: bytes, message: Message, sealed: str | None, prefix: bytes, made: int
     ) -> tuple[Message, str]:
         content = content_hash(message.content, message.tool_calls)
         found = self._find(scope, message, prefix, content)
@@ -89,7 +91,7 @@ class Restorer:
                 fits = carried.prefix == prefix and (not carried.whole or carried.content == content)
                 found = carried if fits else None
         if isinstance(found, SampledTurn):
-            spliced = self._splice(message, found, before)
+            spliced = self._splice(message, found, made)
             if spliced is not None:
                 return spliced, "restored" if message.reasoning_content is None else "kept"
         if message.reasoning_content is not None:
@@ -119,21 +121,20 @@ class Restorer:
             raise ApiError(400, "a thought was changed but kept its signature", "messages", "invalid_signature")
         return turn
 
-    def _splice(self, message: Message, turn: SampledTurn, before: Sequence[Message]) -> Message | None:
+    def _splice(self, message: Message, turn: SampledTurn, made: int) -> Message | None:
         """The message with the turn's ids and its calls as the model labelled them; None when the
-        client's thought is another one."""
+        client's thought is another one. made: calls in front of it."""
         own = parse(self._tok, turn.ids)
         thought = message.reasoning_content
         if thought is not None and thought.strip() != (own.reasoning_content or "").strip():
             return None
         if not turn.whole:
-            return self._with_thought(message, turn, before)
+            return self._with_thought(message, turn, made)
         calls = tuple(replace(c, id=m.id) for c, m in zip(own.tool_calls, message.tool_calls))
         return replace(own, tool_calls=calls, name=message.name, sampled=turn.sampled[: len(own.ids or ())])
 
-    def _with_thought(self, message: Message, turn: SampledTurn, before: Sequence[Message]) -> Message:
+    def _with_thought(self, message: Message, turn: SampledTurn, made: int) -> Message:
         """Only the thought's ids are known: the answer behind it is encoded from its text."""
-        made = sum(len(m.tool_calls) for m in before)
         calls = tuple(replace(c, index=made + n) for n, c in enumerate(message.tool_calls))
         plain = Message("assistant", message.content, tool_calls=calls)
         rendered = render(self._tok, [plain], add_generation_prompt=False, preserve_thinking=True)

@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from abruzzi.tokenizer.formats.open_calls import OpenCalls
 from abruzzi.types import Message, ToolCall
 
 MARK = "abz1."
 HASH_BYTES = 16
 # The key under which a dialect of objects carries arguments that are no JSON object.
 BROKEN_JSON = "__invalid_json__"
+MAX_CANONICAL = 100_000  # about the values of arguments that are read; larger ones must come back as they were
 _HEAD = struct.Struct(f"<B{HASH_BYTES}s{HASH_BYTES}sI")
 
 
@@ -128,6 +130,8 @@ def canonical_arguments(text: str) -> str:
     """Equal for arguments that are the same JSON to a client that keeps numbers as doubles, as
     JavaScript does: it sends 1.0 back as 1, 1e3 as 1000, and large integers with their last digits
     changed."""
+    if text.count(",") + text.count("[") + text.count("{") > MAX_CANONICAL:
+        return text
     try:
         value = json.loads(text, parse_int=_double, parse_float=_double) if text.strip() else {}
         if isinstance(value, dict) and set(value) == {BROKEN_JSON} and isinstance(value[BROKEN_JSON], str):
@@ -151,7 +155,7 @@ class PrefixHash:
 
     def __init__(self, **settings: Any) -> None:
         self._digest = hashlib.blake2b(digest_size=HASH_BYTES)
-        self._open: list[tuple[str, int]] = []
+        self._open = OpenCalls[int]()  # with their numbers
         self._calls = 0
         self._add(sorted(settings.items()))
 
@@ -168,16 +172,13 @@ class PrefixHash:
             else:
                 self._add(["said", message.name, message.content or "", message.reasoning_content or "", calls])
             for call in message.tool_calls:
-                self._open.append((call.id, self._calls))
+                self._open.add(call.id, self._calls)
                 self._calls += 1
             return
         answers = -1
         if message.role == "tool":
-            call_id = message.tool_call_id
-            matches = [c for c in self._open if c[0] == call_id][-1:] if call_id else self._open[:1]
-            if matches:
-                self._open.remove(matches[0])
-                answers = matches[0][1]
+            found = self._open.answer(message.tool_call_id)
+            answers = -1 if found is None else found
         role = "system" if message.role == "developer" else message.role
         self._add([role, message.name, message.content or "", answers])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -44,8 +45,8 @@ class Expired:
 
 class ReasoningStore:
     """file None: in memory. max_turns: the oldest beyond it are forgotten; so is what is older than
-    max_age seconds. clock: seconds since the epoch. failures: how often the disk refused. Use from
-    one thread."""
+    max_age seconds. clock: seconds since the epoch. failures: how often the disk refused. Thread
+    safe."""
 
     def __init__(
         self,
@@ -60,13 +61,14 @@ class ReasoningStore:
             # Conversations are for their owner's eyes.
             os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         try:
-            # The event loop's thread uses it; tests build it in another.
+            # The event loop's thread writes, and the workers that restore histories read.
             self._db = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False, timeout=5)
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"{file} is no store of turns ({error}); hint: delete it, thoughts in it are lost"
             ) from None
+        self._lock = threading.Lock()  # of the connection
         self._since_eviction = 0
         self.failures = 0
 
@@ -74,7 +76,7 @@ class ReasoningStore:
         """Remember a turn under its calls' ids and under what it said."""
         row = (scope, turn.prefix, turn.content, turn.whole, array("I", turn.ids).tobytes(), bytes(turn.sampled))
         try:
-            with self._db:  # commits, or rolls back
+            with self._lock, self._db:  # commits, or rolls back
                 self._db.execute("BEGIN")
                 self._insert(row, call_ids)
         except sqlite3.Error as error:
@@ -126,7 +128,8 @@ class ReasoningStore:
 
     def _rows(self, query: str, values: tuple) -> list[tuple]:
         try:
-            return self._db.execute(query, values).fetchall()
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             self._failed(error)
             return []

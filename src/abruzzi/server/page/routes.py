@@ -20,10 +20,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from abruzzi.server.body import read_body, scope_of
+from abruzzi.server.body import read_body, read_fields, scope_of
 from abruzzi.server.errors import ApiError
 from abruzzi.server.fields import Fields, required, wrong
 from abruzzi.server.page.turn import Controls, ServedModel, Turn, chat_request, run_turn
+from abruzzi.server.request import ChatRequest
 from abruzzi.server.service import Service
 from abruzzi.server.sse import EventStream, event, to_json
 from abruzzi.tools import Tool
@@ -108,11 +109,11 @@ class Page:
 
     async def turn(self, request: Request) -> Response:
         """Run a turn; server-sent events until its end."""
-        messages, controls = read_turn(await self._fields(request))
+        messages, controls = await read_fields(self.service, request, read_turn)
         scope, tools = scope_of(self.service, request), self._tools(controls)
         self.service.engine.require_room(1)
         # What cannot be rendered or does not fit is a 400 before the stream begins.
-        ids, _ = self._rendered(scope, messages, tools, controls)
+        ids = (await self.service.counted(scope, self._request(messages, tools, controls))).ids
         if len(ids) >= self.service.llm.max_context:
             raise ApiError(
                 400,
@@ -136,8 +137,9 @@ class Page:
 
     async def prompt(self, request: Request) -> Response:
         """The token ids that the next answer would start from."""
-        messages, controls = read_turn(await self._fields(request))
-        ids, sampled = self._rendered(scope_of(self.service, request), messages, self._tools(controls), controls)
+        messages, controls = await read_fields(self.service, request, read_turn)
+        asked = self._request(messages, self._tools(controls), controls)
+        prompt = await self.service.counted(scope_of(self.service, request), asked)
         tok = self.service.tok
         names = {token_id: name for name, token_id in tok.control.items()}
         shown = [
@@ -147,7 +149,7 @@ class Page:
                 "sampled": was_sampled,
                 "control": token_id in names,
             }
-            for token_id, was_sampled in zip(ids, sampled)
+            for token_id, was_sampled in zip(prompt.ids, prompt.sampled)
         ]
         return _json({"tokens": shown})
 
@@ -181,11 +183,8 @@ class Page:
     def _tools(self, controls: Controls) -> tuple[Tool, ...]:
         return self.tools if controls.with_tools else ()
 
-    def _rendered(
-        self, scope: bytes, messages: list[Message], tools: Sequence[Tool], controls: Controls
-    ) -> tuple[list[int], list[bool]]:
-        request = chat_request(messages, [t.spec.to_openai() for t in tools], controls)
-        return self.service.render_marked(request, self.service.history(scope, request))
+    def _request(self, messages: list[Message], tools: Sequence[Tool], controls: Controls) -> ChatRequest:
+        return chat_request(messages, [t.spec.to_openai() for t in tools], controls)
 
     async def _fields(self, request: Request) -> Fields:
         return Fields(await read_body(self.service, request))

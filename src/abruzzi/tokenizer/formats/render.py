@@ -15,6 +15,7 @@ from typing import Any
 
 from abruzzi.tokenizer.bpe import Tokenizer
 from abruzzi.tokenizer.formats.format import ChatFormat
+from abruzzi.tokenizer.formats.open_calls import OpenCalls
 from abruzzi.tokenizer.formats.thoughts import ids_without_thought
 from abruzzi.types import Message, ToolSpec
 
@@ -107,14 +108,6 @@ def _listed(what: str, value: Any) -> Sequence[Any]:
     return value
 
 
-@dataclass(slots=True)
-class _OpenCall:
-    """A call that no result has answered yet."""
-
-    id: str
-    label: str
-
-
 class _Writer:
     """Appends turns in a format's layout; keeps the open calls and their labels for the results."""
 
@@ -122,7 +115,7 @@ class _Writer:
         self.tok, self.form, self.markers = tok, tok.format, tok.marker_ids
         self.out = Rendered()
         self._calls = 0
-        self._open: list[_OpenCall] = []
+        self._open = OpenCalls[str]()  # with their labels
 
     def header(self, role: str, name: str) -> None:
         before, behind = self.markers.header(role)
@@ -137,16 +130,14 @@ class _Writer:
 
     def tool_result(self, message: Message) -> None:
         call_id = message.tool_call_id
-        matching = [c for c in self._open if c.id == call_id][-1:] if call_id else self._open[:1]
-        if not matching:
-            known = ", ".join(repr(c.id) for c in self._open[:8]) or "none"
+        label = self._open.answer(call_id)
+        if label is None:
+            known = ", ".join(map(repr, self._open.ids()[:8])) or "none"
             raise ValueError(
                 f"tool result with tool_call_id {call_id!r} answers no open call; open calls: {known}; "
                 "hint: keep the assistant message with its tool_calls before it, and one result for each call"
             )
-        # By identity: two open calls may look the same.
-        self._open = [c for c in self._open if c is not matching[0]]
-        text = self.form.result.format(label=matching[0].label, content=message.content or "")
+        text = self.form.result.format(label=label, content=message.content or "")
         self.turn("tool", message.name or "tool", text)
 
     def assistant(self, message: Message, drop_thinking: bool) -> None:
@@ -201,13 +192,13 @@ class _Writer:
         ids = [c.id for c in message.tool_calls if c.id]
         if len(set(ids)) != len(ids):
             raise ValueError(
-                f"two calls of one message share an id ({', '.join(ids)}), so results could not be told apart; "
+                f"two calls of one message share an id ({', '.join(ids):.200}), so results could not be told apart; "
                 "hint: give each call its own"
             )
         labels = []
         for call in message.tool_calls:
             labels.append(self.form.label(call.name, self._calls if call.index is None else call.index))
-            self._open.append(_OpenCall(call.id, labels[-1]))
+            self._open.add(call.id, labels[-1])
             self._calls += 1
         return labels
 
