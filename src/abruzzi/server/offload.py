@@ -7,6 +7,8 @@ interpreter's lock, and the event loop waits for all of them.
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,12 +16,21 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 SMALL = 16_384  # bytes or characters of input that are worked on at once: some milliseconds
 WORKERS = 2
+TURN = 0.0005  # seconds
+COLLECT = (50_000, 20, 50)  # 50,000 new containers: about 5 ms; all of them after 50 million
 
 
 class Offload:
-    """A pool of worker threads for one event loop's requests."""
+    """A pool of worker threads for one event loop's requests.
+
+    Two settings of the whole process go with it. Threads take turns more often: the event loop waits a turn for each of
+    its steps while a worker runs, and an answer takes a dozen of them. And the garbage collector looks at new objects
+    in larger numbers, at old ones seldom: while a body of 500,000 values was built, each of its six full collections
+    stopped every thread for 0.3 s, and found nothing."""
 
     def __init__(self) -> None:
+        sys.setswitchinterval(min(sys.getswitchinterval(), TURN))
+        gc.set_threshold(*COLLECT)
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="request")
 
     async def run(self, size: int, work: Callable[..., T], *arguments: Any) -> T:

@@ -131,20 +131,22 @@ class Service:
                 raise ApiError(400, f"{name} have more than {MAX_TOTAL_CHARS} characters", "tools", "invalid_value")
         self._require_fit(request.messages, most)
         history = self.history(scope, request)
-        self._require_fit(history.messages, most)
+        self._require_fit(history.messages, most, restored=True)
         for schema in schemas:
             _ = schema.key  # kept with it: dumped here, so that the event loop need not
         ids, sampled = self._render(request, history)
         return Prompt(history, tuple(ids), tuple(sampled), generation_prefix(self.tok, self.thinks(request)))
 
-    def _require_fit(self, messages: Sequence[Message], most: int | None) -> None:
+    def _require_fit(self, messages: Sequence[Message], most: int | None, restored: bool = False) -> None:
+        """Of messages that may still be turns of ours, what their layout may have changed does not count."""
         least = 0
         for message in messages:
             least += LEAST_OF_MESSAGE
             if message.ids is None and message.content:
-                # White space around a turn of ours is not the model's, if the turn is put back.
-                text = message.content.strip() if message.role == "assistant" else message.content
-                least += self.least_tokens(text)
+                ours = message.role == "assistant" and not restored
+                least += self.least_tokens(message.content.strip() if ours else message.content)
+            if message.ids is None and restored:
+                least += sum(self.least_tokens(call.arguments) for call in message.tool_calls)
         self.require_tokens(least, most)
 
     def history(self, scope: bytes, request: ChatRequest) -> History:
