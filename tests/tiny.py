@@ -26,11 +26,11 @@ def vocabulary(size: int = 300) -> tokenizer.Tokenizer:
     return tokenizer.from_json(train_bpe(TEXT, size), defaults)
 
 
-def write(folder: Path, seed: int = 0, context: int = 256, int4: bool = True) -> Path:
-    """A checkpoint directory of random weights."""
+def write(folder: Path, seed: int = 0, context: int = 256, int4: bool = True, padding: int = 0) -> Path:
+    """A checkpoint directory of random weights. padding: ids of the model behind the tokenizer's."""
     vocab = vocabulary()
     config = ModelConfig(
-        vocab_size=vocab.vocab_size,
+        vocab_size=vocab.vocab_size + padding,
         hidden_size=32,
         intermediate_size=64,
         moe_intermediate_size=32,

@@ -53,16 +53,13 @@ async def _received(service: Service, request: Request) -> bytearray:
 
 async def _built(service: Service, data: bytearray) -> Any:
     """The values of a JSON text, counted first."""
-    if len(data) > MAX_VALUES:
-        for over in too_many(data, MAX_VALUES):
-            if over:
-                raise ApiError(
-                    400,
-                    f"the body has more than {MAX_VALUES:,} JSON values; hint: send text as strings",
-                    None,
-                    "too_many_values",
-                )
-            await asyncio.sleep(0)
+    if len(data) > MAX_VALUES and await service.offload.run(len(data), lambda: any(too_many(data, MAX_VALUES))):
+        raise ApiError(
+            400,
+            f"the body has more than {MAX_VALUES:,} JSON values; hint: send text as strings",
+            None,
+            "too_many_values",
+        )
     try:
         return await service.offload.run(len(data), _load, data)
     except (ValueError, RecursionError) as error:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 REASONING_FIELDS = ("both", "reasoning_content", "reasoning")
 STATES_HEADER = "X-Abruzzi-Reasoning"
 LEAST_OF_MESSAGE = 3  # tokens: its header's two and its end
+INDENTED = 8  # times as long as they were: JSON with spaces and lines
 COUNTED_CHARS = 2_000_000  # text whose tokens are counted, though it may not fit the context
 
 
@@ -145,8 +146,9 @@ class Service:
             if message.ids is None and message.content:
                 ours = message.role == "assistant" and not restored
                 least += self.least_tokens(message.content.strip() if ours else message.content)
-            if message.ids is None and restored:
-                least += sum(self.least_tokens(call.arguments) for call in message.tool_calls)
+            if message.ids is None:  # arguments of ours may have been indented
+                share = 1 if restored else INDENTED
+                least += sum(self.least_tokens(call.arguments) // share for call in message.tool_calls)
         self.require_tokens(least, most)
 
     def history(self, scope: bytes, request: ChatRequest) -> History:

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from abruzzi.checkpoint import open_checkpoint
-from abruzzi.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
 from abruzzi.engine.llm import LLM
 from abruzzi.engine.sampler import sample
 from abruzzi.engine.sequence import Sequence
@@ -191,22 +190,7 @@ def test_a_chat_that_fails_ends_with_what_was_said_and_why(llm: LLM) -> None:
 
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory: pytest.TempPathFactory) -> LLM:
-    """64 rows more than the tokenizer has ids, each likelier than any token."""
-    folder = tiny.write(tmp_path_factory.mktemp("padded") / "m", int4=False)
-    config = json.loads((folder / "config.json").read_text())
-    config["vocab_size"] += 64
-    (folder / "config.json").write_text(json.dumps(config))
-    file = SafetensorsFile(folder / "model.safetensors")
-    arrays = {n: np.array(file.view(n)) for n in file.entries}
-    entries = {n: (e.dtype, e.shape) for n, e in file.entries.items()}
-    file.close()
-    for name, factor in (("model.embed_tokens.weight", 1), ("lm_head.weight", 3)):
-        more = (arrays[name][100:164].astype(np.float32) * factor).astype(arrays[name].dtype)
-        arrays[name] = np.concatenate([arrays[name], more])
-        entries[name] = (entries[name][0], arrays[name].shape)
-    (folder / "model.safetensors").unlink()
-    write_safetensors(folder / "model.safetensors", entries, list(arrays.items()))
-    return LLM.load(folder)
+    return LLM.load(tiny.write(tmp_path_factory.mktemp("padded") / "m", padding=64))
 
 
 def test_ids_without_a_token_are_never_sampled(padded: LLM) -> None:
