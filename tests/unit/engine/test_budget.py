@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from abruzzi.engine.answer import Answer, Asked
-from abruzzi.engine.budget import EFFORTS, thinking_tokens
+from abruzzi.engine.budget import EFFORTS, require_closable, thinking_tokens
 from abruzzi.engine.sequence import Token
 from abruzzi.types import SamplingParams
 from tests import tiny
@@ -53,3 +55,12 @@ def test_an_open_thought_is_closed_while_a_token_is_left(limit: int) -> None:
         answer.feed(token, "length" if number == limit else None)
     assert [t.id for t in answer.tokens].index(closed) == limit - max(1, limit // 4)
     assert answer.thought_end == "budget"
+
+
+def test_a_budget_needs_a_token_that_ends_the_thought() -> None:
+    tok = tiny.vocabulary()
+    require_closable(tok)
+    spelling = object.__new__(type(tok))
+    spelling.__dict__.update(vars(tok), marker_ids=replace(tok.marker_ids, think_close=None))
+    with pytest.raises(ValueError, match="spells the end of a thought as text"):
+        require_closable(spelling)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.engine.sampler import log_softmax, most_likely, sample
+from abruzzi.engine.sampler import log_softmax, most_likely, sample, seed_of
 from abruzzi.kernels import ops, ref, supported_isas
 from abruzzi.types import SamplingParams
 
@@ -126,3 +126,9 @@ def test_the_most_likely_are_those_of_the_distribution_that_is_sampled(temperatu
     assert most_likely(values, SamplingParams(temperature=temperature)) == ()
     values[:48] = -np.inf
     assert len(most_likely(values, params)) == 2
+
+
+def test_the_first_of_n_samples_draws_with_the_seed_itself_and_no_two_share_one() -> None:
+    assert seed_of(7, 0) == 7
+    seeds = [seed_of(seed, number) for seed in range(20) for number in range(8)]
+    assert len(set(seeds)) == len(seeds)
