@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from abruzzi.engine.grammar import schema as json_schema
+from abruzzi.engine.grammar.degrade import degraded
 from abruzzi.engine.grammar.ending import Scanner, shortest_ending
 from abruzzi.tokenizer import Tokenizer
 
@@ -77,34 +79,36 @@ class JsonGrammar:
     """A compiled schema. Immutable; `begin` starts any number of texts.
 
     least, least_ids: the shortest text. start: bool [V], the ids a text may begin with. max_growth: by how
-    many tokens one token can lengthen the shortest completion of a text, an estimate in bytes."""
+    many tokens one token can lengthen the shortest completion of a text, an estimate in bytes. enforced: what is left
+    of the schema, in the compiler's words. dropped: the parts of it that are not enforced."""
 
     def __init__(self, vocabulary: Vocabulary, schema: Any, lenient: bool = False) -> None:
         """Compiles: milliseconds, seconds for large schemas. lenient: leave out what cannot be enforced.
 
-        Raises ValueError with the compiler's message for a schema it cannot enforce, one that no text
-        satisfies, and one that is too large."""
+        Raises ValueError that says which part of the schema it cannot enforce, by its JSON pointer."""
+        self.vocabulary = vocabulary
+        self.hints = _hints(schema)
+        self.enforced, self.dropped = degraded(schema, self._compile)
+        if self.dropped and not lenient:
+            first = self.dropped[0]
+            raise ValueError(f"{first.pointer or 'the whole schema'}: {first.why}")
+        self.least_ids = vocabulary.spell(self.least)
+        self.start = self.begin().mask()
+        self.max_growth = json_schema.max_growth(schema) if isinstance(schema, dict) else 8
+
+    def _compile(self, schema: Any) -> None:
+        """Compile a schema of which everything can be enforced. Raises ValueError."""
         from llguidance import LLMatcher, LLParserLimits
 
-        self.vocabulary = vocabulary
-        schema = json_schema.simplified(json_schema.checked(schema))
-        wrong = None if lenient else json_schema.unsound(schema)
-        if wrong is not None:
-            raise ValueError(f"{wrong} cannot be enforced")
-        options = {**_OPTIONS, "lenient": lenient, "coerce_one_of": lenient}
         text = json.dumps(schema, ensure_ascii=False)
-        grammar = LLMatcher.grammar_from_json_schema(text, overrides=options)  # type: ignore[arg-type]
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)  # type: ignore[arg-type]
         limits = LLParserLimits(**_LIMITS)
-        self.matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0, limits=limits)
-        self.byte_matcher = LLMatcher(vocabulary.bytes, grammar, log_level=0, limits=limits)
+        self.matcher = LLMatcher(self.vocabulary.tokens, grammar, log_level=0, limits=limits)
+        self.byte_matcher = LLMatcher(self.vocabulary.bytes, grammar, log_level=0, limits=limits)
         for matcher in (self.matcher, self.byte_matcher):
             if matcher.is_error():
                 raise ValueError(_first_line(matcher.get_error()))
-        self.hints = tuple(json.dumps(t, ensure_ascii=False)[1:-1].encode() for t in json_schema.patterns(schema))
         self.least = self._least()
-        self.least_ids = vocabulary.spell(self.least)
-        self.start = self.begin().mask()
-        self.max_growth = json_schema.max_growth(schema)
 
     def begin(self) -> JsonText:
         """A new text."""
@@ -216,6 +220,15 @@ def _bytes_of(tok: Tokenizer, token_id: int) -> bytes | None:
         return tok.token_bytes(token_id)
     except ValueError:  # a hole in the vocabulary
         return None
+
+
+def _hints(schema: Any) -> tuple[bytes, ...]:
+    """The insides of JSON strings that may complete a text: examples of the schema's patterns."""
+    found = []
+    for text in json_schema.patterns(schema):
+        with suppress(UnicodeEncodeError):
+            found.append(json.dumps(text, ensure_ascii=False)[1:-1].encode())
+    return tuple(found)
 
 
 def _first_line(text: str) -> str:

@@ -1,6 +1,6 @@
-"""JSON Schemas before they are compiled: our limits, a simpler equal schema, estimates of size.
+"""Estimates of a JSON Schema: how large its smallest instances are, and texts that match its patterns.
 
-The meaning of a schema is the compiler's business (json_text.py). Nothing here decides what is valid.
+Nothing here decides what is valid.
 """
 
 from __future__ import annotations
@@ -10,68 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-MAX_SCHEMA_CHARS = 65_536
-MAX_DEPTH = 64
-MAX_MULTIPLE = 4096  # the compiler builds an automaton of about this many states for each
-MAX_LITERAL = 8192
-# `format` only annotates (JSON Schema 2020-12, 7.2.1); these are enforced all the same.
-FORMATS = frozenset(
-    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")  # the compiler's
-)
+from abruzzi.engine.grammar.degrade import MAX_SCHEMA_CHARS
+from abruzzi.engine.grammar.repair import MAX_DEPTH
+
 _DATA = ("const", "enum", "default", "examples", "example")  # values, not schemas
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _MAX_EXAMPLE = 4096
-
-
-def checked(schema: Any) -> dict[str, Any]:
-    """The schema, within our limits. Raises ValueError that says which one it breaks, for people."""
-    if schema is True:
-        return {}
-    if not isinstance(schema, dict):
-        raise ValueError(f"a schema must be an object, got {type(schema).__name__}")
-    text = json.dumps(schema, ensure_ascii=False)
-    if len(text) > MAX_SCHEMA_CHARS:
-        raise ValueError(f"the schema has {len(text)} characters and at most {MAX_SCHEMA_CHARS} are taken")
-    if depth(schema) > MAX_DEPTH:
-        raise ValueError(f"the schema is nested deeper than {MAX_DEPTH} levels")
-    for part in subschemas(schema):
-        step = part.get("multipleOf")
-        if isinstance(step, (int, float)) and _digits(step) > MAX_MULTIPLE:
-            raise ValueError(f"multipleOf={step} needs too large an automaton; at most {MAX_MULTIPLE} is taken")
-        literals = [part.get("const"), *_listed(part.get("enum"))]
-        if any(isinstance(v, str) and len(v) > MAX_LITERAL for v in literals):
-            raise ValueError(f"a constant has more than {MAX_LITERAL} characters")
-    return schema
-
-
-def simplified(schema: Any) -> Any:
-    """A schema that allows the same values, without keywords that say nothing (compilers refuse some of them)."""
-    if isinstance(schema, list):
-        return [simplified(s) for s in schema]
-    if not isinstance(schema, dict):
-        return schema
-    out: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _DATA:
-            out[key] = value
-        elif key in _MAPS and isinstance(value, dict):
-            out[key] = {name: simplified(s) for name, s in value.items()}
-        elif not _says_nothing(key, value):
-            out[key] = simplified(value)
-    return out
-
-
-def unsound(schema: dict[str, Any]) -> str | None:
-    """A keyword that the compiler accepts but gets wrong, as seen against `jsonschema`; None = none is there."""
-    for part in subschemas(schema):
-        sure = len(set(map(str, _listed(part.get("required")))))
-        fewest = part.get("minProperties")
-        if isinstance(fewest, int) and fewest > max(1, sure):
-            return f"minProperties={fewest} (names that it makes up may be equal)"
-        low, high = part.get("exclusiveMinimum"), part.get("exclusiveMaximum", part.get("maximum"))
-        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and high < low + 1:
-            return f"exclusiveMinimum={low} with a maximum less than 1 above it"
-    return None
 
 
 def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
@@ -88,16 +32,6 @@ def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
                     stack += value.values()
                 elif key not in _DATA and isinstance(value, (dict, list)):
                     stack.append(value)
-
-
-def depth(value: Any) -> int:
-    """How deep lists and objects are nested."""
-    deepest, layer = 0, [value]
-    while layer := [
-        v for x in layer for v in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ())
-    ]:
-        deepest += 1
-    return deepest
 
 
 def max_growth(schema: dict[str, Any]) -> int:
@@ -211,14 +145,6 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _says_nothing(key: str, value: Any) -> bool:
-    if key == "format":
-        return isinstance(value, str) and value not in FORMATS
-    if key == "propertyNames":  # every name is a string
-        return value in (True, {}, {"type": "string"})
-    return (key == "uniqueItems" and value is False) or (key == "unevaluatedProperties" and value in (True, {}))
-
-
 def _resolved(root: dict[str, Any], ref: str) -> Any:
     part: Any = root
     for step in ref.removeprefix("#").strip("/").split("/"):
@@ -230,9 +156,3 @@ def _resolved(root: dict[str, Any], ref: str) -> Any:
 
 def _whole(value: Any) -> int:
     return min(value, MAX_SCHEMA_CHARS) if isinstance(value, int) and value > 0 else 0
-
-
-def _digits(step: float) -> int:
-    """The step without its decimal point and without zeros at its end: what the automaton counts to."""
-    text = f"{step:.12f}".rstrip("0").replace(".", "").lstrip("0")
-    return int(text.rstrip("0") or "0")
