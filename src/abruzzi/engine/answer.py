@@ -153,6 +153,20 @@ class Answer:
             why = self._turn.failed
             raise ValueError(f"the schema is too complex for what was being written: {why}; hint: simplify it")
 
+    @property
+    def to_judge(self) -> bool:
+        """Whether the finished turn is held against a schema that was to be enforced (`require_kept`)."""
+        grammar, ended = self.asked.grammar, self.ended
+        judged = grammar is not None and grammar.judge is not None and not grammar.judge.idle
+        return judged and isinstance(ended, Ended) and ended.reason == "stop" and ended.stop is None
+
+    def require_kept(self) -> None:
+        """Raises SchemaMissed for a finished turn that does not satisfy its schemas: the last line of defence. Some
+        milliseconds; more for large ones."""
+        grammar = self.asked.grammar
+        if self.to_judge and grammar is not None and grammar.judge is not None:
+            grammar.judge.require_kept(self._parser.message())  # with what the prompt began
+
     def message(self) -> Message:
         """The turn so far, with its ids. Calls have no id yet."""
         parsed = self._parser.message()

@@ -276,10 +276,10 @@ class LLM:
         begins. effort: a key of budget.EFFORTS, the share of the tokens that may be thought. tool_choice: "auto",
         "none", "required" (at least one call), or the name of the one tool to call. response_schema: JSON Schema of
         the answer. Calls are always of tools that were offered, with arguments that fit; parts of a tool's schema
-        that cannot be enforced are left out unless it says strict. Options are SamplingParams' fields; stop strings
-        apply to the answer, not to the thought.
+        that cannot be enforced are left out unless it says strict, and a SchemaWeakened warning names them. Options
+        are SamplingParams' fields; stop strings apply to the answer, not to the thought.
         Raises ValueError for messages of a wrong shape, a prompt that does not fit the context, and a form that
-        cannot be enforced."""
+        cannot be enforced; SchemaMissed (one too) where a finished answer misses its schema all the same."""
         params = _params(params, options)
         structure = structure_of(tools, tool_choice, parallel_tool_calls, response_schema, self.tokenizer.format)
         cut = structure.cut_by(params)
@@ -309,6 +309,7 @@ class LLM:
             error = sequence.error
         if error is None:
             answer.require_whole()
+            answer.require_kept()
         yield answer.message_end(cached or 0, started, first, time.perf_counter(), error)
 
     def _room(self, prompt: abc.Sequence[int]) -> int:

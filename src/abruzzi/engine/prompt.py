@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from abruzzi.engine.answer import Asked, call_openers
 from abruzzi.engine.budget import require_closable, thinking_tokens
 from abruzzi.engine.grammar.compiled import Grammars
-from abruzzi.engine.grammar.structure import Structure
+from abruzzi.engine.grammar.structure import SchemaWeakened, Structure
 from abruzzi.tokenizer import Tokenizer, generation_prefix, render
 from abruzzi.types import ContextFull, Message, SamplingParams, ToolSpec
 
@@ -67,6 +68,8 @@ class Conversation:
         if self.tools or structure.answer is not None:
             made = sum(len(m.tool_calls) for m in messages)
             grammar = grammars.turn(structure, made, self.thinking)
+            if grammar.dropped:
+                warnings.warn(f"not enforced: {', '.join(grammar.dropped)[:1000]}", SchemaWeakened, stacklevel=4)
         return Asked(
             prompt,
             generation_prefix(tok, thinking=self.thinking),

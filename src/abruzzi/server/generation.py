@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from abruzzi.engine.answer import Answer, Asked, Ended
 from abruzzi.engine.budget import ThoughtEnd
+from abruzzi.engine.grammar.judge import SchemaMissed
 from abruzzi.engine.sequence import Token
 from abruzzi.server.engine_thread import EngineThread, TokenStream
 from abruzzi.server.errors import ApiError
@@ -80,6 +81,7 @@ class Choice:
                             self._answer.require_whole()
                     except ValueError as error:
                         raise ApiError(400, str(error), None, "grammar_too_complex") from None
+                    await self._require_kept()
                     self._over = True
                     self._stream.close()
                     yield self._end()
@@ -106,6 +108,14 @@ class Choice:
     def thought_ids(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """The ids of the thought, its end included, and their flags. Before it has ended: all so far."""
         return self._answer.thought_ids()
+
+    async def _require_kept(self) -> None:
+        """What was to be enforced is held against its schema once more, off the event loop. Raises ApiError."""
+        if self._answer.to_judge:
+            try:
+                await asyncio.to_thread(self._answer.require_kept)
+            except SchemaMissed as error:
+                raise ApiError(500, str(error), None, "schema_missed") from None
 
     def _submit(self) -> TokenStream:
         run = self._submission = self._answer.submission

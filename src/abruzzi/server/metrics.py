@@ -93,7 +93,7 @@ class Metrics:
         counter("finish_total", "Choices by finish reason.", by("reason", self.ends))
         counter("thoughts_total", "Choices by what ended their thought.", by("ended_by", self.thought_ends))
         counter("reasoning_effort_total", "Requests by effort.", by("effort", self.efforts))
-        counter("schemas_total", "Schemas of requests: compiled, known already, refused.", by("outcome", self.schemas))
+        counter("schemas_total", "Schemas of requests by what became of them.", by("outcome", self.schemas))
         counter("tokens_total", "Tokens by kind; cached is part of prompt.", by("kind", self.tokens))
         counter("sequences_open", "Sequences that run or wait.", {"": open_sequences}, "gauge")
         counter("sequences_running", "Sequences in the batch.", {"": load.running}, "gauge")

@@ -20,7 +20,7 @@ from abruzzi.server.memory.store import ReasoningStore
 from abruzzi.server.metrics import Metrics
 from abruzzi.server.offload import SMALL, Offload, weight
 from abruzzi.server.request import ChatRequest
-from abruzzi.server.structure import MAX_TOTAL_CHARS, RequestGrammars
+from abruzzi.server.structure import DROPPED_HEADER, MAX_TOTAL_CHARS, RequestGrammars, dropped_header
 from abruzzi.tokenizer import Tokenizer, generation_prefix, render
 from abruzzi.tokenizer.formats.spans import assistant_prefix
 from abruzzi.types import Message, SamplingParams, ToolCall
@@ -181,6 +181,8 @@ class Service:
         asked = self._asked(request, prompt.ids, prompt.header, grammar)
         self.engine.require_room(request.n)  # others came while this one was read
         generation = Generation(wire_id(id_prefix), self._choices(asked, request.n, call_prefix))
+        if grammar is not None and grammar.dropped:
+            generation.headers[DROPPED_HEADER] = dropped_header(grammar.dropped)
         if prompt.history is not None:
             generation.headers[STATES_HEADER] = prompt.history.header()
         self._register(scope, generation, prompt.history)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 from abruzzi.engine.grammar.compiled import Grammars, Schema, Structure, Unenforceable
 from abruzzi.engine.grammar.turn import TurnGrammar
@@ -18,23 +20,44 @@ from abruzzi.tokenizer import Tokenizer
 __all__ = ["RequestGrammars", "Schema", "Structure"]
 
 MAX_SECONDS = 30.0  # that a request waits for its schemas
+DROPPED_HEADER = "X-Abruzzi-Schema-Dropped"
+MAX_HEADER = 1000  # characters of its value
 MAX_TOTAL_CHARS = 1_000_000  # of all schemas of one request
+
+
+def dropped_header(dropped: Sequence[str]) -> str:
+    """What is not enforced, for a header: "tool:/json/pointer, ..." percent-encoded (the answer's without a name).
+
+    At most MAX_HEADER characters: then how many more there are."""
+    out, length = [], 0
+    for number, part in enumerate(dropped):
+        text = quote(part[:MAX_HEADER], safe="/:~$._-")[:200]
+        length += len(text) + 2
+        if length > MAX_HEADER:
+            return f"{', '.join(out)}, ...{len(dropped) - number} more"
+        out.append(text)
+    return ", ".join(out)
 
 
 class RequestGrammars:
     """size: of the model's vocabulary. counts: how schemas were dealt with, for the metrics."""
 
     def __init__(self, tok: Tokenizer, size: int, counts: Counter[str]) -> None:
-        self._grammars, self._counts = Grammars(tok, size), counts
+        self._grammars, self._counts = Grammars(tok, size, missed=self._missed), counts
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
     async def of(self, structure: Structure, first_index: int, thinks: bool) -> TurnGrammar:
         """The grammar of a turn. first_index: of the next call in the conversation. Raises ApiError."""
         try:
-            return await self._of(structure, first_index, thinks)
+            grammar = await self._of(structure, first_index, thinks)
+            self._counts["weakened"] += bool(grammar.dropped)
+            return grammar
         except Unenforceable as error:
             self._counts["refused"] += error.code == "unsupported_schema"
             raise ApiError(400, str(error), error.field, error.code) from None
+
+    def _missed(self) -> None:
+        self._counts["missed"] += 1
 
     async def _of(self, structure: Structure, first_index: int, thinks: bool) -> TurnGrammar:
         if sum(len(schema.key[0]) for schema in structure.schemas) > MAX_TOTAL_CHARS:

@@ -166,7 +166,9 @@ def test_what_cannot_be_enforced_is_left_out_or_named() -> None:
     (call,) = grammars.turn(structure_of([tool]), 0, True).calls
     assert b"abcd" in call.arguments.least
     tool["function"]["strict"] = True
-    with pytest.raises(Unenforceable, match=r"tools\[0\].function.parameters cannot be enforced") as found:
+    with pytest.raises(
+        Unenforceable, match=r"parameters of the tool 't' cannot be enforced: /propertyNames: "
+    ) as found:
         grammars.turn(structure_of([tool]), 0, True)
     assert (found.value.field, found.value.code) == ("tools[0].function.parameters", "unsupported_schema")
 

@@ -375,11 +375,11 @@ def test_what_is_not_supported_is_named(path: str, fields: dict[str, Any], param
 
 
 def test_a_keyword_that_no_grammar_has_is_left_out_unless_strict_was_asked_for() -> None:
-    """Agents declare such tools (propertyNames in Kimi Code); in responses, strict is the default."""
+    """Agents declare such tools (propertyNames in Kimi Code); what is left out is said in a header."""
     schema = {"type": "object", "additionalProperties": {"type": "string"}, "propertyNames": {"minLength": 1}}
     spec = {"name": "f", "parameters": schema}
     with serving(saying("a[end]")) as server:
-        for strict, chat, messages, responses in ((None, 200, 200, 400), (False, 200, 200, 200), (True, 400, 400, 400)):
+        for strict, chat, messages, responses in ((None, 200, 200, 200), (False, 200, 200, 200), (True, 400, 400, 400)):
             said = {} if strict is None else {"strict": strict}
             claude = {"name": "f", "input_schema": schema, **said}
             asked = [
@@ -389,7 +389,10 @@ def test_a_keyword_that_no_grammar_has_is_left_out_unless_strict_was_asked_for()
             ]
             for path, body, status in asked:
                 body |= {"input": "Hi"} if path == "/v1/responses" else {"messages": [QUESTION]}
-                assert server.post(path, body).status_code == status, (path, strict)
+                answer = server.post(path, body)
+                assert answer.status_code == status, (path, strict)
+                said_so = answer.headers.get("x-abruzzi-schema-dropped")
+                assert said_so == ("f:/propertyNames" if status == 200 else None)
 
 
 def test_kimi_codes_wish_to_keep_all_thinking_is_heard() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from abruzzi.engine.grammar.json_text import JsonGrammar, Vocabulary
+from abruzzi.engine.grammar.judge import Judge
 from abruzzi.engine.grammar.structure import Key, Schema, Structure, Unenforceable
 from abruzzi.engine.grammar.turn import CallGrammar, TurnGrammar, TurnTokens
 from abruzzi.tokenizer import Tokenizer
@@ -16,8 +18,11 @@ CAPACITY = 256  # compiled schemas
 class Grammars:
     """LRU cache of compiled schemas for one vocabulary. Thread safe: at worst something is compiled twice."""
 
-    def __init__(self, tok: Tokenizer, vocab_size: int, capacity: int = CAPACITY) -> None:
-        """vocab_size: how many logits the model gives."""
+    def __init__(
+        self, tok: Tokenizer, vocab_size: int, capacity: int = CAPACITY, missed: Callable[[], None] = lambda: None
+    ) -> None:
+        """vocab_size: how many logits the model gives. missed: told when a finished turn misses its schema."""
+        self._missed = missed
         self._tok, self._size, self._capacity = tok, vocab_size, capacity
         self._tokens: TurnTokens | None = None
         self._kept: OrderedDict[Key, JsonGrammar | str] = OrderedDict()  # a text: why there is none
@@ -46,7 +51,11 @@ class Grammars:
             )
         if self._tokens is None:
             self._tokens = TurnTokens(Vocabulary(self._tok, self._size))
-        found = [self._grammar(schema) for schema in structure.schemas]
+        found = [self._grammar(schema, _whose(name)) for name, schema in structure.arguments.items()]
+        dropped = [f"{name}:{part.pointer}" for name, g in zip(structure.arguments, found) for part in g.dropped]
+        if structure.answer is not None:
+            found.append(self._grammar(structure.answer, ""))
+            dropped += [f":{part.pointer}" for part in found[-1].dropped]
         return TurnGrammar(
             self._tokens,
             [CallGrammar(name, grammar) for name, grammar in zip(structure.arguments, found)],
@@ -55,9 +64,11 @@ class Grammars:
             structure.max_calls,
             first_index,
             thinks,
+            dropped=dropped,
+            judge=Judge(structure, self._missed),
         )
 
-    def _grammar(self, schema: Schema) -> JsonGrammar:
+    def _grammar(self, schema: Schema, whose: str) -> JsonGrammar:
         key = schema.key
         with self._lock:
             found = self._kept.get(key)
@@ -71,19 +82,20 @@ class Grammars:
                 if len(self._kept) > self._capacity:
                     self._kept.popitem(last=False)
         if isinstance(found, str):
-            hint = "" if schema.lenient else "; hint: strict=false leaves out what cannot be enforced"
-            raise Unenforceable(f"{schema.name} cannot be enforced: {found}{hint}", schema.name, "unsupported_schema")
+            hint = "" if schema.lenient else "; hint: without strict=true that part is left out and the rest enforced"
+            raise Unenforceable(
+                f"{schema.name}{whose} cannot be enforced: {found}{hint}", schema.name, "unsupported_schema"
+            )
         return found
 
 
+def _whose(name: str) -> str:
+    return f" of the tool {name!r:.80}"
+
+
 def _compiled(vocabulary: Vocabulary, schema: Schema) -> JsonGrammar | str:
-    """The grammar, or why there is none. A lenient schema is first tried as it is."""
+    """The grammar, or why there is none."""
     try:
-        return JsonGrammar(vocabulary, schema.value)
-    except ValueError as error:
-        if not schema.lenient:
-            return str(error)
-    try:
-        return JsonGrammar(vocabulary, schema.value, lenient=True)
+        return JsonGrammar(vocabulary, schema.value, schema.lenient)
     except ValueError as error:
         return str(error)

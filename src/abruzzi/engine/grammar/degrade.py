@@ -129,7 +129,7 @@ class _Search:
         return None
 
 
-def _children(node: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def _children(node: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """The subschemas of a node, by their path in it."""
     for key in ("$defs", "definitions", "properties", "patternProperties"):
         if isinstance(node.get(key), dict):
@@ -142,7 +142,7 @@ def _children(node: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Any
             yield (key,), node[key]
 
 
-def _with(node: dict[str, Any], path: tuple[str | int, ...], child: Any) -> dict[str, Any]:
+def _with(node: dict[str, Any], path: tuple[Any, ...], child: Any) -> dict[str, Any]:
     """A copy of the node with another child."""
     key = path[0]
     if len(path) == 1:

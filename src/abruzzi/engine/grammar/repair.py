@@ -249,7 +249,7 @@ def _step_fault(step: float, _: Any) -> str | None:
 
 def _fewest_fault(fewest: float, node: Mapping[str, Any]) -> str | None:
     required = node.get("required")
-    sure = len(set(required)) if _texts(required) else 0
+    sure = len(set(required)) if isinstance(required, list) and _texts(required) else 0
     return f"minProperties={fewest} (names that it makes up may be equal)" if fewest > max(1, sure) else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,7 +90,9 @@ def example(pattern: str) -> str | None:
     from re import _parser  # type: ignore[attr-defined]  # Python's own parser of patterns
 
     try:
-        text = _shortest(_parser.parse(pattern))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            text = _shortest(_parser.parse(pattern))
     except (re.error, RecursionError, OverflowError, ValueError):
         return None
     return text if len(text) < _MAX_EXAMPLE else None
@@ -124,20 +127,24 @@ def _shortest(parsed: Any) -> str:
 def _member(options: Any) -> str:
     """One character of a class."""
     if options and str(options[0][0]) == "NEGATE":
-        taken = {chr(v) for op, v in options[1:] if str(op) == "LITERAL"}
-        ranges = [v for op, v in options[1:] if str(op) == "RANGE"]
-        kinds = {str(v) for op, v in options[1:] if str(op) == "CATEGORY"}
-        for char in "a0A-_.:@/ ":
-            inside = char in taken or any(low <= ord(char) <= high for low, high in ranges)
-            if not inside and not (char.isalnum() and kinds & {"CATEGORY_WORD"}):
-                return char
-        return "a"
+        return next((c for c in "a0A-_.:@/ \t" if not any(_has(option, c) for option in options[1:])), "a")
     op, value = options[0]
     if str(op) == "LITERAL":
         return chr(value)
     if str(op) == "RANGE":
         return chr(value[0])
     return {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " ", "CATEGORY_NOT_WORD": "-"}.get(str(value), "a")
+
+
+def _has(option: Any, char: str) -> bool:
+    """Whether a part of a class has a character."""
+    op, value = option
+    if str(op) == "LITERAL":
+        return chr(value) == char
+    if str(op) == "RANGE":
+        return value[0] <= ord(char) <= value[1]
+    kinds = {"DIGIT": r"\d", "NOT_DIGIT": r"\D", "SPACE": r"\s", "NOT_SPACE": r"\S", "WORD": r"\w", "NOT_WORD": r"\W"}
+    return re.match(kinds.get(str(value).removeprefix("CATEGORY_"), "$"), char) is not None
 
 
 def _listed(value: Any) -> list[Any]:

@@ -23,7 +23,8 @@ Key = tuple[str, bool]
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON Schema that somebody gave. name: of the field, for errors. lenient: leave out what no grammar has."""
+    """A JSON Schema that somebody gave. name: of the field, for errors. lenient: leave out what cannot be
+    enforced, and say so."""
 
     value: Any
     name: str
@@ -72,6 +73,10 @@ class Structure:
         if params.stop and not self.must_call:
             return "stop"
         return "stop_token_ids" if params.stop_token_ids else None
+
+
+class SchemaWeakened(UserWarning):
+    """Parts of a schema that nobody called strict are not enforced; the text names them by tool and JSON pointer."""
 
 
 class Unenforceable(ValueError):

@@ -35,6 +35,7 @@ import numpy as np
 
 from abruzzi.engine.budget import ANSWER_SHARE
 from abruzzi.engine.grammar.json_text import JsonGrammar, JsonText, Vocabulary
+from abruzzi.engine.grammar.judge import Judge
 from abruzzi.tokenizer import ChatParser
 from abruzzi.tokenizer.formats.parser import State
 
@@ -84,7 +85,8 @@ class TurnGrammar:
     calls: what may be called, nothing = no calls. must_call: no text, at least one call. max_calls:
     None = any number. answer: what the text must be, None = any text. first_index: of the next call in
     the conversation. may_think: whether a thought may be opened. reserve: the share of the limit that a
-    completion may claim for growth."""
+    completion may claim for growth. dropped: what of the schemas is not enforced, as "tool:/json/pointer", the
+    answer's without a name. judge: of the finished turn."""
 
     def __init__(
         self,
@@ -96,11 +98,14 @@ class TurnGrammar:
         first_index: int = 0,
         may_think: bool = True,
         reserve: float = ANSWER_SHARE,
+        dropped: Sequence[str] = (),
+        judge: Judge | None = None,
     ) -> None:
         assert calls or not must_call, "a turn that must call needs something to call"
         self.tokens, self.calls, self.answer = tokens, tuple(calls), answer
         self.must_call, self.max_calls, self.first_index = must_call, max_calls, first_index
         self.may_think, self.reserve = may_think, reserve
+        self.dropped, self.judge = tuple(dropped), judge
         shortest = (tokens.label_length(c.name) + len(c.arguments.least_ids) + 2 for c in calls)
         self.largest_call = max(shortest, default=0)  # tokens of the longest of the shortest calls
 

@@ -63,13 +63,13 @@ def read_thinking_object(fields: Fields, thinking: Thinking) -> None:
     thinking.merge("thinking.budget_tokens", budget=fields.integer("budget_tokens", 0))
 
 
-def read_tool(fields: Fields, parameters_field: str, strict: bool = False) -> tuple[dict[str, Any], Schema]:
+def read_tool(fields: Fields, parameters_field: str) -> tuple[dict[str, Any], Schema]:
     """A tool as it goes into the prompt of any dialect, and the schema of its arguments.
 
     Reads name, description, strict and the field of its parameters; those that are absent stay
-    absent. strict: what the absence of `strict` means in the dialect. Where it is true, a part of
-    the schema that cannot be enforced is an error, else only that part is left out: agents declare
-    tools with keywords that no grammar has (propertyNames)."""
+    absent. Where `strict` is true, a part of the schema that cannot be enforced is an error. Else,
+    also where it is absent, only that part is left out and said: agents declare tools with
+    keywords that no grammar has (propertyNames)."""
     function: dict[str, Any] = {"name": fields.required_text("name", filled=True)}
     description = fields.text("description")
     if description is not None:
@@ -81,7 +81,7 @@ def read_tool(fields: Fields, parameters_field: str, strict: bool = False) -> tu
     if "type" not in schema:
         schema = {"type": "object", **schema}
     asked = fields.boolean("strict")
-    lenient = not (strict if asked is None else asked)
+    lenient = asked is not True
     return {"type": "function", "function": function}, Schema(schema, fields.name(parameters_field), lenient)
 
 

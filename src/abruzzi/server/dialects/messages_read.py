@@ -93,9 +93,9 @@ def _thinking(body: Fields) -> tuple[Thinking, Schema | None]:
     config = body.object("output_config")
     if config is not None:
         out.merge_effort("output_config.effort", config.choice("effort", *EFFORT_NAMES))
-        answers.append(answer_format(config, "format", nested=False)[0])
+        answers.append(answer_format(config, "format", nested=False, strict=True)[0])
         config.end()
-    answers.append(answer_format(body, "output_format", nested=False)[0])  # its name in the beta
+    answers.append(answer_format(body, "output_format", nested=False, strict=True)[0])  # its name in the beta
     formats = [answer for answer in answers if answer is not None]
     if len(formats) > 1:
         name = formats[1].name

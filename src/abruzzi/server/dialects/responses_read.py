@@ -115,7 +115,7 @@ def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure, l
 
 def _tool(entry: Fields) -> tuple[dict[str, Any], Schema]:
     entry.kind("type", "function", hint="only functions are tools here")
-    return read_tool(entry, "parameters", strict=True)
+    return read_tool(entry, "parameters")
 
 
 def _text_format(body: Fields) -> tuple[Schema | None, dict[str, Any]]:

@@ -85,15 +85,16 @@ def _tool_name(nested: bool, entry: Fields) -> str:
     return name
 
 
-def answer_format(body: Fields, field: str, nested: bool) -> tuple[Schema | None, dict[str, Any]]:
+def answer_format(body: Fields, field: str, nested: bool, strict: bool = False) -> tuple[Schema | None, dict[str, Any]]:
     """response_format, text.format and their like: the schema of the answer, and what to repeat of
     the request.
 
-    nested: the schema stands in an object json_schema of its own, as in chat."""
-    return body.parsed(field, partial(_answer_format, nested)) or (None, {"type": "text"})
+    nested: the schema stands in an object json_schema of its own, as in chat. strict: what its absence means: where
+    it is false, parts that cannot be enforced are left out and said."""
+    return body.parsed(field, partial(_answer_format, nested, strict)) or (None, {"type": "text"})
 
 
-def _answer_format(nested: bool, fields: Fields) -> tuple[Schema | None, dict[str, Any]]:
+def _answer_format(nested: bool, strict_by_default: bool, fields: Fields) -> tuple[Schema | None, dict[str, Any]]:
     kinds = ("text", "json_object", "json_schema")
     kind = fields.kind("type", *kinds, hint="text, json_object or json_schema")
     if kind == "text":
@@ -109,7 +110,7 @@ def _answer_format(nested: bool, fields: Fields) -> tuple[Schema | None, dict[st
     if nested:
         inner.end()
     echo = {"type": "json_schema", **labels, "strict": strict, "schema": schema}
-    return Schema(schema, inner.name("schema"), strict is False), echo
+    return Schema(schema, inner.name("schema"), not (strict_by_default if strict is None else strict)), echo
 
 
 def with_answer(structure: Structure, answer: Schema | None, params: SamplingParams, stop_field: str) -> Structure:
