@@ -18,6 +18,7 @@ from abruzzi.engine.grammar.patterns import Others, Unenforced, others, rewritte
 MAX_DEPTH = 64
 MAX_MULTIPLE = 4096  # the compiler builds an automaton of about this many states for each
 MAX_LITERAL = 8192
+MAX_LEAST = 4000  # characters or items; a completion is searched for in 4096 bytes (ending.py)
 # `format` only annotates (JSON Schema 2020-12, 7.2.1); these are enforced all the same.
 FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")  # the compiler's
@@ -264,8 +265,18 @@ def _literal_fault(value: Any, _: Any) -> str | None:
     return None
 
 
+def _size_fault(least: float, _: Any) -> str | None:
+    return (
+        f"{least:g} is more than can be completed; at most {MAX_LEAST} is taken"
+        if least > MAX_LEAST
+        else None
+    )
+
+
 _RULES: dict[str, Callable[[Any, Mapping[str, Any]], str | None]] = {
     "pattern": _pattern_fault,
+    "minLength": _size_fault,
+    "minItems": _size_fault,
     "minimum": _bound_fault,
     "maximum": _bound_fault,
     "exclusiveMaximum": _bound_fault,
