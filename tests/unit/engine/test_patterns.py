@@ -204,7 +204,7 @@ PATTERNS = st.builds(
 TEXTS = st.text(st.sampled_from(CHARS), max_size=4)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PATTERNS, st.lists(TEXTS, min_size=1, max_size=12), st.integers(0, 2**32))
 @example('^[^"]*$', ['a"b'], 0)
 @example(r"^(?:[\x00-\x09]|[\x0a-\x1f])$", ['"', "\\"], 0)
@@ -257,7 +257,7 @@ OBJECTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(OBJECTS, st.integers(0, 2**32), st.booleans())
 @example(
     {"type": "object", "patternProperties": {'^[^"]*$': {"type": "integer"}}, "additionalProperties": False}, 1, False
@@ -279,3 +279,13 @@ def test_what_is_finished_under_a_schema_of_odd_strings_is_valid(schema: Any, se
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 jsonschema.Draft202012Validator(schema).validate(value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "begun", "ending"),
+    [('^"[^"]*"$', '"\\"a b', '\\""'), (r"^a+\\$", '"aa', '\\\\"'), (r"^[^\\]+\n$", '"é x', '\\n"')],
+)
+def test_an_ending_that_needs_an_escape_is_found(pattern: str, begun: str, ending: str) -> None:
+    text = JsonGrammar(vocabulary(), {"type": "string", "pattern": pattern}).begin()
+    assert all([text.accept(vocabulary().id_of[bytes([b])]) for b in begun.encode()])
+    assert text.ending() == ending.encode()

@@ -26,7 +26,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 MAX_BYTES = 4096  # a longer completion is not searched for
-_MAX_STEPS = 20_000  # grammar states visited in one search
+_MAX_STEPS = 6_000  # grammar states visited in one search
 _MAX_OPEN = 100  # brackets
 _TEXT_BEAM, _NUMBER_BEAM = 24, 512  # width of the beam search
 _FEW = 12  # up to so many possible bytes, all are tried; of more, one of each look-alike
@@ -239,18 +239,17 @@ def _may_end(allowed: bytes, grammar: ByteGrammar) -> bool:
 def _some_of(allowed: bytes, escaped: bool) -> bytes:
     """All bytes where they are few; else every mark, and one each of small letters, capitals, digits, others."""
     usual = bytes(b for b in allowed if b not in _SPACE) or allowed
-    plain = bytes(b for b in usual if b != _BACKSLASH) or usual
-    if len(plain) <= _FEW or escaped:
-        return plain
+    if escaped or len(usual) <= _FEW:
+        return usual
     kept, seen = bytearray(), set[str]()
-    for byte in plain:
+    for byte in usual:
         char = chr(byte)
         mark = byte < 0x80 and not char.isalnum()
         kind = char if mark else "0" if char.isdigit() else "a" if char.islower() else "A" if byte < 0x80 else "é"
         if kind not in seen:
             seen.add(kind)
             kept.append(byte)
-    return bytes(sorted(kept, key=lambda b: not chr(b).isalnum()))
+    return bytes(sorted(kept, key=lambda b: (b == _BACKSLASH, not chr(b).isalnum())))  # an escape costs a byte more
 
 
 def _go(grammar: ByteGrammar, scanner: Scanner, data: bytes) -> _Found | None:
