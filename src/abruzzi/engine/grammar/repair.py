@@ -266,11 +266,7 @@ def _literal_fault(value: Any, _: Any) -> str | None:
 
 
 def _size_fault(least: float, _: Any) -> str | None:
-    return (
-        f"{least:g} is more than can be completed; at most {MAX_LEAST} is taken"
-        if least > MAX_LEAST
-        else None
-    )
+    return f"{least:g} is more than can be completed; at most {MAX_LEAST} is taken" if least > MAX_LEAST else None
 
 
 _RULES: dict[str, Callable[[Any, Mapping[str, Any]], str | None]] = {
