@@ -113,6 +113,7 @@ def test_the_smallest_part_is_left_out_and_named(schema: Any, pointers: list[str
         {"type": "string", "format": "int32"},
         {"type": "object", "properties": {"a": {"type": "integer"}}, "$defs": {"unused": {"type": "date", "not": {}}}},
         {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
+        {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
         {"type": "array", "uniqueItems": False},
         {"properties": {"type": {"type": "string"}, "not": {"type": "integer"}, "if": {"const": 1}}},
         {"enum": [{"not": 1, "type": "date"}]},

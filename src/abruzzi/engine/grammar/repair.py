@@ -231,6 +231,13 @@ def _bound_fault(value: float, _: Any) -> str | None:
     return f"the bound {value:g} is beyond what numbers are compared by" if abs(value) > _EXACT else None
 
 
+def _inclusive_fault(value: float, node: Mapping[str, Any]) -> str | None:
+    """The largest integer of 64 bits is where the compiler stops anyway: right, too."""
+    if node.get("type") == "integer" and value == 2**63 - 1:
+        return None
+    return _bound_fault(value, node)
+
+
 def _exclusive_fault(low: float, node: Mapping[str, Any]) -> str | None:
     high = node.get("exclusiveMaximum", node.get("maximum"))
     if _number(high) and high < low + 1:
@@ -273,8 +280,8 @@ _RULES: dict[str, Callable[[Any, Mapping[str, Any]], str | None]] = {
     "pattern": _pattern_fault,
     "minLength": _size_fault,
     "minItems": _size_fault,
-    "minimum": _bound_fault,
-    "maximum": _bound_fault,
+    "minimum": _inclusive_fault,
+    "maximum": _inclusive_fault,
     "exclusiveMaximum": _bound_fault,
     "exclusiveMinimum": _exclusive_fault,
     "multipleOf": _step_fault,
