@@ -314,7 +314,11 @@ class UserError(ValueError):
 
 
 class ContextFull(UserError):
-    """A prompt that leaves no room to answer."""
+    """A prompt that leaves no room to answer. prompt_tokens, max_context: in tokens, where they are known."""
+
+    def __init__(self, message: str, prompt_tokens: int | None = None, max_context: int | None = None) -> None:
+        super().__init__(message)
+        self.prompt_tokens, self.max_context = prompt_tokens, max_context
 
 
 class GenerateFn(Protocol):

@@ -54,6 +54,12 @@ def serve(
     unconstrained: bool = typer.Option(
         False, "--unconstrained", help="Calls as the model writes them, unless a request demands a form."
     ),
+    lenient_fields: bool = typer.Option(
+        False, "--lenient-fields", help="Drop fields that are not known here, and name them in X-Abruzzi-Dropped."
+    ),
+    ignore_hosted_tools: bool = typer.Option(
+        False, "--ignore-hosted-tools", help="Leave out tools that only their vendor can run (web_search)."
+    ),
     max_sequences: int = typer.Option(512, "--max-queue", min=1, help="Generations that may run or wait; then 429."),
     max_turns: int = typer.Option(20_000, "--max-turns", min=1, help="Sampled turns to remember."),
     usd_per_hour: float = typer.Option(
@@ -82,6 +88,8 @@ def serve(
             strict_reasoning=strict_reasoning,
             reasoning_field=reasoning_field,
             constrained=not unconstrained,
+            lenient_fields=lenient_fields,
+            ignore_hosted_tools=ignore_hosted_tools,
         )
         return _run(service, _page(service, model, usd_per_hour), listener, host, key, tuple(allowed_host or ()), grace)
 

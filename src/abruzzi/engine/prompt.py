@@ -36,7 +36,9 @@ def room_behind(prompt: Sequence[int], vocab_size: int, max_context: int) -> int
     if len(prompt) >= max_context:
         raise ContextFull(
             f"the prompt has {len(prompt)} tokens but the context holds {max_context} with at least one to "
-            "answer; hint: shorten the prompt or the files you gave"
+            "answer; hint: shorten the prompt or the files you gave",
+            len(prompt),
+            max_context,
         )
     return max_context - len(prompt)
 

@@ -8,7 +8,7 @@ starts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,15 +31,17 @@ from abruzzi.server.dialects.responses_read import read_response
 from abruzzi.server.dialects.responses_write import ResponsesEncoder
 from abruzzi.server.dialects.tokens import ids_json, read_ids, read_text
 from abruzzi.server.errors import ApiError, error_body
-from abruzzi.server.fields import Fields
+from abruzzi.server.fields import Dropped, Fields
 from abruzzi.server.generation import Generation
 from abruzzi.server.guard import Guard
+from abruzzi.server.path_hint import path_hint
 from abruzzi.server.request import ChatRequest
 from abruzzi.server.service import Service
 from abruzzi.server.sse import Encoder, EventStream, encoded, to_json, unless_gone
 
 T = TypeVar("T")
 LOG = logging.getLogger("abruzzi.server")
+DROPPED_HEADER = "X-Abruzzi-Dropped"  # fields and items that were taken without effect
 CLIENT_GONE = 499  # nobody reads it; it is for the log
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
@@ -80,7 +82,8 @@ def make_app(
         for method, table in (("POST", posts), ("GET", gets))
         for path, handler in table.items()
     ]
-    handlers = {HTTPException: _http_exception, ApiError: _api_error}
+    methods = {path: method for method, table in (("POST", posts), ("GET", gets)) for path in table}
+    handlers = {HTTPException: partial(_http_exception, methods), ApiError: _api_error}
     app = Starlette(routes=[*own, *routes], exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, host, api_key, hosts, open_paths)
@@ -99,6 +102,10 @@ def _border(service: Service, path: str, handler: Handler) -> Callable[[Request]
         except Exception:
             LOG.exception("%s failed", path)
             response = _error(request, ApiError(500, "internal error; hint: the server's log says more"))
+        dropped: Dropped | None = getattr(request.state, "dropped", None)
+        if dropped is not None and dropped.names:
+            response.headers[DROPPED_HEADER] = dropped.header()
+            service.metrics.dropped.update(dropped.counts)
         service.metrics.answered(path, response.status_code)
         return response
 
@@ -191,6 +198,8 @@ async def _detokenize(service: Service, request: Request) -> Response:
 async def _models(service: Service, request: Request) -> Response:
     """OpenAI's list with Anthropic's fields beside it, or one model."""
     name = request.path_params.get("model")
+    if name == "":
+        raise ApiError(404, "a model without a name; hint: GET /v1/models lists them", None, "wrong_route")
     cards = [_model_card(service, served) for served in service.settings.names]
     if name is not None:
         service.require_model(name)
@@ -276,9 +285,18 @@ def _api_error(request: Request, error: Exception) -> Response:
     return _error(request, error)
 
 
-def _http_exception(request: Request, error: Exception) -> Response:
+def _http_exception(paths: Mapping[str, str], request: Request, error: Exception) -> Response:
+    """What the router says: no such path, or not with this method. paths: of our routes, with their methods."""
     assert isinstance(error, HTTPException)
-    what = {404: "there is nothing at", 405: f"{request.method} is not possible at"}.get(
-        error.status_code, error.detail
-    )
-    return _error(request, ApiError(error.status_code, f"{what} {request.url.path!r:.100}", None, "wrong_route"))
+    path, hint = request.url.path, "GET /openapi.json lists what there is"
+    if error.status_code == 405:
+        what = f"{request.method} is not possible at"
+        allowed = (error.headers or {}).get("Allow", "")
+        hint = f"use {allowed}" if allowed else hint
+    elif error.status_code == 404:
+        what, hint = "there is nothing at", path_hint(path, paths) or hint
+    else:
+        what = error.detail
+    message = f"{what} {path!r:.100}; hint: {hint}"
+    failed = ApiError(error.status_code, message, None, "wrong_route", extra_headers=error.headers)
+    return _error(request, failed)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from abruzzi.server.compression import decoded
 from abruzzi.server.errors import ApiError
-from abruzzi.server.fields import Fields, read_all
+from abruzzi.server.fields import Dropped, Fields, read_all
 from abruzzi.server.guard import presented_key
 from abruzzi.server.json_scan import too_many
 from abruzzi.server.offload import SMALL
 from abruzzi.server.service import Service
+from abruzzi.server.strict_json import strict_json
 
 T = TypeVar("T")
 MAX_VALUES = 500_000  # of a body's JSON; an agent's whole conversation has some thousands
@@ -27,10 +27,12 @@ async def read_body(service: Service, request: Request) -> Any:
 
 
 async def read_fields(service: Service, request: Request, read: Callable[[Fields], T]) -> T:
-    """What a reader makes of the body, off the event loop where it is large. Raises ApiError."""
+    """What a reader makes of the body, off the event loop where it is large. What it drops is named in a header of the
+    answer (request.state.dropped). Raises ApiError."""
     data = await _received(service, request)
     body = await _built(service, data)
-    return await service.offload.run(len(data), lambda: read_all(Fields(body), read))
+    dropped = request.state.dropped = Dropped(service.settings.lenient_fields)
+    return await service.offload.run(len(data), lambda: read_all(Fields(body, dropped=dropped), read))
 
 
 async def _received(service: Service, request: Request) -> bytearray:
@@ -42,7 +44,7 @@ async def _received(service: Service, request: Request) -> bytearray:
     data = bytearray()
     try:
         async with asyncio.timeout(service.settings.body_seconds):
-            async for piece in request.stream():
+            async for piece in decoded(request.stream(), request.headers, limit):
                 data += piece
                 if len(data) > limit:
                     raise too_large
@@ -69,32 +71,7 @@ async def _built(service: Service, data: bytearray) -> Any:
 
 
 def _load(data: bytearray) -> Any:
-    text = data.decode("utf-8")
-    if len(data) <= SMALL:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-    # The parser is one call that keeps the interpreter's lock, unless it calls Python: each call may pass the lock on.
-    return json.loads(
-        text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_object
-    )
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {text:.40} is too large for a double")
-    return number
-
-
-def _whole(text: str) -> int:
-    return int(text)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(pairs)
+    return strict_json(data.decode("utf-8"), yields=len(data) > SMALL)
 
 
 def scope_of(service: Service, request: Request) -> bytes:

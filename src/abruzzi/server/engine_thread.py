@@ -18,7 +18,7 @@ from abruzzi.engine.constraint import Constraint
 from abruzzi.engine.scheduler import Occupancy
 from abruzzi.engine.sequence import Sequence as EngineSequence
 from abruzzi.engine.sequence import Token
-from abruzzi.server.errors import ApiError
+from abruzzi.server.errors import ApiError, not_submitted
 from abruzzi.server.outbox import Outbox
 from abruzzi.tokenizer import Tokenizer
 from abruzzi.types import FinishReason, SamplingParams
@@ -253,7 +253,7 @@ class EngineThread:
         try:
             sequence = self.llm.submit(ids, params, constraint)
         except ValueError as error:
-            self._tell([_News(stream, error=ApiError(400, str(error)))])
+            self._tell([_News(stream, error=not_submitted(error))])
             return
         except Exception as error:  # of this request alone
             self.failures += 1

@@ -1,35 +1,63 @@
 """Request validation: a JSON object read field by field. A field that nobody read is an error.
 
 Types are checked and never coerced: "5" is not 5, true is not 1. null counts as absent, as in
-OpenAI's API. Every read states the field's JSON Schema beside its check. request_schema.py runs the
-same readers on a subclass that notes these schemas: so a field is told once, and GET /openapi.json
-follows.
+OpenAI's API, also in a field that nobody knows. Where other people keep their books (items of a
+history, declarations of tools) unknown fields are ignored: `ignore_rest`. Every read states the
+field's JSON Schema beside its check. request_schema.py runs the same readers on a subclass that notes
+these schemas: so a field is told once, and GET /openapi.json follows.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from abruzzi.server.errors import ApiError, unsupported
 from abruzzi.types import brief
 
 T = TypeVar("T")
 JsonSchema = dict[str, Any]
+MAX_NAMES = 20  # of dropped fields in a header
+
+
+class Dropped:
+    """What was taken without effect, for the answer's header and the metrics.
+
+    lenient: also fields that nobody read. names: of them, in order. counts: how many, by kind."""
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient, self.names, self.counts = lenient, list[str](), Counter[str]()
+
+    def add(self, name: str, kind: str) -> None:
+        """One field or item, under its name in the request."""
+        self.counts[kind] += 1
+        if name not in self.names:
+            self.names.append(name)
+
+    def header(self) -> str:
+        """The value of the response header; "" for nothing."""
+        shown = [name.encode("ascii", "backslashreplace").decode()[:100] for name in self.names[:MAX_NAMES]]
+        more = len(self.names) - len(shown)
+        return ", ".join("".join(c if " " <= c <= "~" else "?" for c in name) for name in shown) + (
+            f", and {more} more" if more else ""
+        )
 
 
 class Fields:
     """Reads one JSON object field by field; `end` raises for fields nobody read.
 
-    where: its name in messages. Which fields a reader reads may depend on `kind` and `given` alone:
-    these are what the schema branches on. A rule about two fields (this one needs that one) asks
-    `has`."""
+    where: its name in messages. dropped: shared by all objects of a request. Which fields a reader
+    reads may depend on `kind` and `given` alone: these are what the schema branches on. A rule about
+    two fields (this one needs that one) asks `has`."""
 
-    def __init__(self, value: object, where: str = "") -> None:
+    def __init__(self, value: object, where: str = "", dropped: Dropped | None = None) -> None:
         if not isinstance(value, dict):
             raise wrong(where or "the body", "a JSON object", value)
         self._value, self._where, self._read = value, where, set[str]()
+        self._open = False
+        self.dropped = Dropped() if dropped is None else dropped
 
     def name(self, field: str) -> str:
         """The field's full name."""
@@ -38,6 +66,24 @@ class Fields:
     def has(self, field: str) -> bool:
         """Whether it was given with a value other than null."""
         return self._value.get(field) is not None
+
+    def peek(self, field: str) -> Any:
+        """The value, without reading the field: to say something better of it, or to leave it out."""
+        return self._value.get(field)
+
+    def was_read(self, field: str) -> bool:
+        """Whether somebody has read it."""
+        return field in self._read
+
+    def ignore_rest(self) -> None:
+        """Fields that nobody reads are other people's bookkeeping here: ignored."""
+        self._open = True
+
+    def drop(self, field: str, kind: str, value: object = None) -> None:
+        """Note that a field is taken without effect, or only this value of it."""
+        self._read.add(field)
+        shown = "" if value is None else f"={brief(value)}"
+        self.dropped.add(f"{self.name(field)}{shown}", kind)
 
     def raw(self, field: str, schema: JsonSchema, need: bool = False, missing: str = "") -> Any:
         """The value as it is, for the reader to check as `schema` says; None when absent.
@@ -51,11 +97,20 @@ class Fields:
 
     def end(self) -> None:
         """Raises ApiError when a field was not read."""
-        left = [f for f in self._value if f not in self._read]
-        if left:
+        if self._open:
+            return
+        left = [f for f, value in self._value.items() if f not in self._read and value is not None]
+        if left and self.dropped.lenient:
+            for field in left:
+                self.dropped.add(self.name(brief(field)[1:-1]), "field")
+        elif left:
             name = self.name(brief(left[0])[1:-1])
             raise ApiError(
-                400, f"unknown field {name}; hint: this server ignores nothing, so drop it", name, "unknown_field"
+                400,
+                f"unknown field {name}; hint: this server ignores nothing that could matter; leave it out, "
+                "or start the server with --lenient-fields",
+                name,
+                "unknown_field",
             )
 
     # what the schema branches on
@@ -185,7 +240,7 @@ class Fields:
     def object(self, field: str, need: bool = False) -> Fields | None:
         """An object whose fields are always the same ones; the reader ends it."""
         value = self.raw(field, {"type": "object"}, need)
-        return None if value is None else type(self)(value, self.name(field))
+        return None if value is None else self._nested(value, self.name(field))
 
     def required_object(self, field: str) -> Fields:
         """An object that must be there; the reader ends it."""
@@ -196,7 +251,7 @@ class Fields:
     def parsed(self, field: str, read: Callable[[Fields], T]) -> T | None:
         """What `read` makes of an object, which may be of one `kind` or another."""
         value = self.raw(field, {"type": "object"})
-        return None if value is None else read_all(type(self)(value, self.name(field)), read)
+        return None if value is None else read_all(self._nested(value, self.name(field)), read)
 
     def parsed_or(self, field: str, allowed: Sequence[str], read: Callable[[Fields], T], hint: str) -> str | T | None:
         """One of these strings, or what `read` makes of an object. hint: for anything else."""
@@ -214,7 +269,7 @@ class Fields:
         value = self._typed(field, list, "a list", {"type": "array"})
         if need and not value:
             raise required(missing or self.name(field))
-        return [read_all(type(self)(v, f"{self.name(field)}[{n}]"), read) for n, v in enumerate(value or [])]
+        return [read_all(self._nested(v, f"{self.name(field)}[{n}]"), read) for n, v in enumerate(value or [])]
 
     def text_or_each(
         self, field: str, read: Callable[[Fields], T], parts: str, need: bool = False, least: int = 0
@@ -232,6 +287,9 @@ class Fields:
         return self.each(field, read)
 
     # parts
+
+    def _nested(self, value: object, where: str) -> Self:
+        return type(self)(value, where, self.dropped)
 
     def _typed(self, field: str, kind: type, want: str, schema: JsonSchema) -> Any:
         value = self.raw(field, schema)

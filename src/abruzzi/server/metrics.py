@@ -43,6 +43,7 @@ class Metrics:
         self.thought_ends: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.schemas: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self.generations = 0
         self.aborts = 0
         self.ttft = Histogram(TTFT_BOUNDS)
@@ -94,6 +95,7 @@ class Metrics:
         counter("thoughts_total", "Choices by what ended their thought.", by("ended_by", self.thought_ends))
         counter("reasoning_effort_total", "Requests by effort.", by("effort", self.efforts))
         counter("schemas_total", "Schemas of requests by what became of them.", by("outcome", self.schemas))
+        counter("dropped_total", "Parts of requests that were taken without effect.", by("kind", self.dropped))
         counter("tokens_total", "Tokens by kind; cached is part of prompt.", by("kind", self.tokens))
         counter("sequences_open", "Sequences that run or wait.", {"": open_sequences}, "gauge")
         counter("sequences_running", "Sequences in the batch.", {"": load.running}, "gauge")

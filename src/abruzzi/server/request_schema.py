@@ -44,7 +44,7 @@ class RecordingFields(Fields):
             name: noted if isinstance(noted, dict) else self._optional(name, noted.schema())
             for name, noted in self._properties.items()
         }
-        closed = {"additionalProperties": False} if self._ended else {}
+        closed = {"additionalProperties": ABSENT} if self._ended and not self._open else {}
         return {"type": "object", "required": list(self._required), "properties": properties, **closed}
 
     def end(self) -> None:
@@ -52,6 +52,12 @@ class RecordingFields(Fields):
 
     def has(self, field: str) -> bool:
         return False
+
+    def peek(self, field: str) -> Any:
+        return None
+
+    def was_read(self, field: str) -> bool:
+        return field in self._properties
 
     def raw(self, field: str, schema: JsonSchema, need: bool = False, missing: str = "") -> Any:
         self._note(field, schema, need)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from abruzzi.engine.answer import Asked, call_openers, parser_after
 from abruzzi.engine.budget import require_closable, thinking_tokens
+from abruzzi.engine.sampler import seed_of
 from abruzzi.server.engine_thread import Engine, EngineThread
-from abruzzi.server.errors import ApiError
+from abruzzi.server.errors import ApiError, ContextExceeded
 from abruzzi.server.generation import Choice, End, Generation
 from abruzzi.server.memory.history import History, Restorer
 from abruzzi.server.memory.seal import SampledTurn, Seal, content_hash, wire_id
@@ -40,7 +41,9 @@ class Settings:
     """names: what the model is called, the first one in answers. isa: what the kernels run on, for /health.
 
     temperature: of requests that name none. reasoning_field: under which name(s) thoughts are sent. constrained:
-    False leaves calls as the model writes them where a request demands no form, to measure how often it errs."""
+    False leaves calls as the model writes them where a request demands no form, to measure how often it errs.
+    lenient_fields: fields that no reader knows are dropped and named in a header. ignore_hosted_tools: so are tools
+    that only their vendor can run."""
 
     names: tuple[str, ...]
     isa: str = "unknown"
@@ -51,6 +54,8 @@ class Settings:
     max_body: int = 32 * 2**20
     body_seconds: float = 30.0
     ping_seconds: float = 15.0
+    lenient_fields: bool = False
+    ignore_hosted_tools: bool = False
     started: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -112,7 +117,7 @@ class Service:
         many as leave room for an answer."""
         most = self.llm.max_context - 1 if most is None else most
         if least > most:
-            raise _overflow(f"at least {least}", self.llm.max_context)
+            raise ContextExceeded(least, self.llm.max_context, at_least=True)
 
     def least_tokens(self, text: str) -> int:
         """A lower bound of the tokens of a text, from its length."""
@@ -136,7 +141,9 @@ class Service:
         for schema in schemas:
             _ = schema.key  # kept with it: dumped here, so that the event loop need not
         ids, sampled = self._render(request, history)
-        return Prompt(history, tuple(ids), tuple(sampled), generation_prefix(self.tok, self.thinks(request)))
+        begun = self._begun(request)
+        header = generation_prefix(self.tok, self.thinks(request)) if begun is None else begun
+        return Prompt(history, tuple(ids), tuple(sampled), header)
 
     def _require_fit(self, messages: Sequence[Message], most: int | None, restored: bool = False) -> None:
         """Of messages that may still be turns of ours, what their layout may have changed does not count."""
@@ -153,23 +160,38 @@ class Service:
 
     def history(self, scope: bytes, request: ChatRequest) -> History:
         """The request's messages with their sampled ids put back."""
-        return self._restorer.resolve(scope, request.messages, request.seals, request.tools, request.preserve_thinking)
+        history = self._restorer.resolve(
+            scope, request.messages, request.seals, request.tools, request.preserve_thinking
+        )
+        history.prefill = request.prefill
+        return history
 
     def _render(self, request: ChatRequest, history: History) -> tuple[list[int], list[bool]]:
         """Prompt ids, and of each whether the model sampled it. Raises ApiError for messages that make no
         conversation."""
         tools = list(request.tools) if request.may_call else []
+        begun = self._begun(request)
         try:
             rendered = render(
                 self.tok,
                 history.messages,
                 tools or None,
                 preserve_thinking=request.preserve_thinking,
-                thinking=self.thinks(request),
+                thinking=begun is not None or self.thinks(request),
             )
         except ValueError as error:
             raise ApiError(400, str(error), "messages", "invalid_value") from None
+        rendered.add(begun or (), False)
         return rendered.ids, rendered.sampled
+
+    def _begun(self, request: ChatRequest) -> tuple[int, ...] | None:
+        """The ids of a prefill, behind the assistant's header: its thought, closed, and its text."""
+        if request.prefill is None:
+            return None
+        thought, text = request.prefill.reasoning_content or "", request.prefill.content or ""
+        markers = self.tok.marker_ids
+        closed = (*markers.open_thought, *self.tok.encode(thought), *markers.close_thought)
+        return (*closed, *self.tok.encode(text))
 
     async def start(self, scope: bytes, request: ChatRequest, id_prefix: str, call_prefix: str = "call_") -> Generation:
         """Compile what the answer must look like and submit a request; its choices run from now on.
@@ -180,7 +202,13 @@ class Service:
         grammar = await self._grammar(request)
         asked = self._asked(request, prompt.ids, prompt.header, grammar)
         self.engine.require_room(request.n)  # others came while this one was read
-        generation = Generation(wire_id(id_prefix), self._choices(asked, request.n, call_prefix))
+        try:
+            choices = self._choices(asked, request.n, call_prefix)
+        except ApiError as error:
+            if request.prefill is None or error.param != "prompt_token_ids":
+                raise
+            raise ApiError(400, f"the last message cannot be continued: {error}", "messages", error.code) from None
+        generation = Generation(wire_id(id_prefix), choices)
         if grammar is not None and grammar.dropped:
             generation.headers[DROPPED_HEADER] = dropped_header(grammar.dropped)
         if prompt.history is not None:
@@ -213,6 +241,8 @@ class Service:
 
     def thinks(self, request: ChatRequest) -> bool:
         """Whether the answer begins with a thought."""
+        if request.prefill is not None:
+            return bool(request.prefill.reasoning_content)
         return self.llm.thinking if request.thinking is None else request.thinking
 
     def _limit(self, prompt: Sequence[int], params: SamplingParams) -> int:
@@ -221,7 +251,7 @@ class Service:
             raise ApiError(400, "the prompt is empty; expected at least one token", "prompt", "invalid_value")
         room = self.llm.max_context - len(prompt)
         if room < 1:
-            raise _overflow(str(len(prompt)), self.llm.max_context)
+            raise ContextExceeded(len(prompt), self.llm.max_context)
         return room if params.max_tokens is None else min(params.max_tokens, room)
 
     def _asked(
@@ -254,9 +284,9 @@ class Service:
         return header
 
     def _choices(self, asked: Asked, n: int, call_prefix: str = "call_") -> list[Choice]:
-        """n choices; with a seed, the k-th draws with seed + k."""
+        """n choices; with a seed, each draws with its own: no sample of one seed is a sample of the next seed."""
         seed = asked.params.seed
-        seeds = [None if seed is None else seed + k for k in range(n)]
+        seeds = [None if seed is None else seed_of(seed, k) for k in range(n)]
         each = [replace(asked, params=replace(asked.params, seed=s)) for s in seeds]
         return [Choice(self.engine, one, call_prefix) for one in each]
 
@@ -268,7 +298,8 @@ class Service:
         def on_end(choice: Choice, end: End) -> None:
             ended[0] += 1
             self.metrics.ended(end)
-            if history is not None and end.error is None:
+            kept = end.error is None and (history is None or history.prefill is None or end.stop is None)
+            if history is not None and kept:
                 self.store.put(scope, _turn(history, choice, end), [c.id for c in end.message.tool_calls])
 
         def on_close() -> None:
@@ -292,20 +323,12 @@ def _size(request: ChatRequest) -> int:
     return 100 * len(request.messages) + weight((calls, request.tools), SMALL + 1)
 
 
-def _overflow(count: str, most: int) -> ApiError:
-    return ApiError(
-        400,
-        f"the prompt has {count} tokens but the context holds {most} with at least one "
-        f"to answer (prompt_tokens={count}, max_context={most}); hint: shorten it",
-        "messages",
-        "context_length_exceeded",
-    )
-
-
 def _turn(history: History, choice: Choice, end: End | None) -> SampledTurn:
     """The turn to remember; only its thought while it goes on (end None), and when a stop string cut the answer:
     what was cut off was sampled, but never said."""
-    said = content_hash(None, ()) if end is None else content_hash(end.message.content, end.message.tool_calls)
+    prefill = "" if history.prefill is None else history.prefill.content or ""
+    text = None if end is None else prefill + (end.message.content or "")  # clients keep both as one message
+    said = content_hash(text, () if end is None else end.message.tool_calls)
     if end is None or end.stop is not None:
         return SampledTurn(history.prefix, said, *choice.thought_ids(), whole=False)
     ids = end.message.ids or ()

@@ -267,7 +267,7 @@ def test_every_generated_id_has_its_log_probability(llm: LLM) -> None:
         ({"response_schema": {"type": "object"}, "stop": ("x",)}, "stop would cut what response_schema demands"),
         ({"tool_choice": "required", "stop_token_ids": (5,)}, "stop_token_ids would cut what tool_choice demands"),
         ({"response_schema": {"type": "string", "pattern": "(?=x)"}}, "response_schema cannot be enforced"),
-        ({"tools": [STRICT]}, r"tools\[0\].function.parameters cannot be enforced.*strict=false"),
+        ({"tools": [STRICT]}, r"tools\[0\].function.parameters of the tool .* cannot be enforced: .*strict=true"),
         ({"effort": "enormous"}, "effort='enormous'; expected one of minimal, low"),
     ],
 )

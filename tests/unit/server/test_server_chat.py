@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abruzzi.engine.sampler import seed_of
 from tests.unit.server.scripted_engine import CALCULATOR, TOK, call, chunks, ids, saying, serving
 
 USER: Any = [{"role": "user", "content": "What is 12 + 30?"}]
@@ -162,7 +163,7 @@ def test_n_choices_have_their_own_seeds_and_ids() -> None:
         body = {"messages": USER, "n": 3, "seed": 5, "tools": [CALCULATOR]}
         answer = server.post("/v1/chat/completions", body).json()
         assert [c["message"]["content"] for c in answer["choices"]] == ["one", "two", "Let me see."]
-        assert [s.params.seed for s in server.llm.submitted] == [5, 6, 7]
+        assert [s.params.seed for s in server.llm.submitted] == [5, seed_of(5, 1), seed_of(5, 2)]
         assert answer["usage"]["completion_tokens"] == sum(len(ids(t)) for t in ("one[end]", "two[end]", TWO_CALLS))
         stream = chunks(server.post("/v1/chat/completions", {**body, "stream": True}))
         assert [put_together(stream, at)["content"] for at in range(3)] == ["Let me see."] * 3

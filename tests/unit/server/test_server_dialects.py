@@ -311,6 +311,9 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
         assert server.post("/v1/messages", {}, origin="https://evil.example").json()["type"] == "error"
 
 
+CLAUDE_CALL = {"type": "tool_use", "id": "toolu_1", "name": "calc", "input": {}}
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
@@ -346,7 +349,7 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
             "context_management.edits[0].keep",
         ),
         ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools[0].type"),
-        ("/v1/messages", {"messages": [QUESTION, {"role": "assistant", "content": "The"}]}, "messages"),
+        ("/v1/messages", {"messages": [QUESTION, {"role": "assistant", "content": [CLAUDE_CALL]}]}, "messages"),
         (
             "/v1/messages",
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
@@ -355,13 +358,13 @@ def test_counting_tokens_and_errors_in_anthropics_shape() -> None:
         ("/v1/messages", {"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ("/v1/messages", {"temperature": 1.5}, "temperature"),
         ("/v1/responses", {"previous_response_id": "resp_1"}, "previous_response_id"),
-        ("/v1/responses", {"store": True}, "store"),
-        ("/v1/responses", {"truncation": "auto"}, "truncation"),
+        ("/v1/responses", {"store": "yes"}, "store"),
+        ("/v1/responses", {"truncation": "middle"}, "truncation"),
         ("/v1/responses", {"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ("/v1/responses", {"text": {"format": {"type": "grammar"}}}, "text.format.type"),
         ("/v1/responses", {"tool_choice": "required"}, "tool_choice"),
-        ("/v1/responses", {"include": ["web_search_call.results"]}, "include"),
-        ("/v1/responses", {"reasoning": {"summary": "concise"}}, "reasoning.summary"),
+        ("/v1/responses", {"include": ["message.output_text.logprobs"]}, "include"),
+        ("/v1/responses", {"reasoning": {"summary": "rhymed"}}, "reasoning.summary"),
         ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ("/v1/responses", {"input": []}, "input"),
     ],

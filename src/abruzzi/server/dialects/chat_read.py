@@ -1,7 +1,8 @@
-"""POST /v1/chat/completions, read: OpenAI's chat, field by field. Nothing is ignored."""
+"""POST /v1/chat/completions, read: OpenAI's chat, field by field."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from abruzzi.server.dialects.chat_write import ChatOutput
@@ -10,19 +11,21 @@ from abruzzi.server.dialects.common import (
     MAX_N,
     MAX_STOP_CHARS,
     MAX_STOPS,
-    NOT_HERE,
     by_name,
     fingerprint,
     include_usage,
     joined_text,
     model_name,
-    no_penalties,
+    own_tool,
     read_thinking_object,
     read_tool,
     sampling,
 )
+from abruzzi.server.dialects.foreign_parts import result_part
+from abruzzi.server.dialects.neutral import read_neutral
+from abruzzi.server.dialects.prefill import split_prefill
 from abruzzi.server.dialects.structure_read import answer_format, any_tool, openai_choice, with_answer
-from abruzzi.server.errors import ApiError
+from abruzzi.server.errors import ApiError, unsupported
 from abruzzi.server.fields import Fields, required
 from abruzzi.server.request import ChatRequest, Thinking
 from abruzzi.server.service import Service
@@ -38,7 +41,7 @@ PROMPT = "messages (or prompt_token_ids, not both)"
 FUNCTION = {
     "type": "object",
     "required": ["name"],
-    "properties": {"name": {"type": "string", "minLength": 1}, "arguments": {"type": ["string", "object"]}},
+    "properties": {"name": {"type": "string", "minLength": 1}, "arguments": {"type": ["string", "object", "null"]}},
 }
 
 
@@ -52,8 +55,8 @@ def read_chat(service: Service, body: Fields, from_ids: bool = True) -> tuple[Ch
     if not from_ids:
         body.only("prompt_token_ids", hint="these are ids already")
     thinking = read_thinking(body)
-    prompt_ids, messages = _prompt(service, body, exact)
-    tools, may_call, structure = _tools(body)
+    prompt_ids, messages, prefill = _prompt(service, body, exact, thinking)
+    tools, may_call, structure = _tools(service, body)
     if exact:
         may_call = may_call or not body.has("tool_choice")
         for name in ("tools", "reasoning_effort", "chat_template_kwargs", "thinking"):
@@ -82,6 +85,7 @@ def read_chat(service: Service, body: Fields, from_ids: bool = True) -> tuple[Ch
         structure=with_answer(structure, answer, params, "stop"),
         n=body.integer("n", 1, MAX_N) or 1,
         prompt_ids=prompt_ids,
+        prefill=prefill,
     )
     stream = body.boolean("stream") or False
     output = ChatOutput(
@@ -130,59 +134,109 @@ def read_thinking(body: Fields) -> Thinking:
     return out.check()
 
 
-def _prompt(service: Service, body: Fields, exact: bool) -> tuple[tuple[int, ...] | None, tuple[Message, ...]]:
-    """Exact prompt ids, or messages."""
+def _prompt(
+    service: Service, body: Fields, exact: bool, thinking: Thinking
+) -> tuple[tuple[int, ...] | None, tuple[Message, ...], Message | None]:
+    """Exact prompt ids; or messages, and the beginning of the answer where the last one is that."""
     if not exact:
-        return None, tuple(body.each("messages", _message, need=True, missing=PROMPT))
+        messages = body.each("messages", _message, need=True, missing=PROMPT)
+        marked = any(begins for _, begins in messages[:-1])
+        if marked:
+            raise ApiError(400, "only the last message can begin the answer", "messages", "invalid_value")
+        before, last = tuple(message for message, _ in messages), messages[-1][1]
+        return (None, *split_prefill(before, thinking, "messages")) if _continues(body, last) else (None, before, None)
+    for name in ("continue_final_message", "add_generation_prompt"):
+        body.only(name, name[0] == "a", hint="prompt_token_ids are used as they are")
     ids = body.token_ids("prompt_token_ids", service.tok.vocab_size, need=True)
     if body.raw("messages", {"enum": [[]]}):
         raise required(PROMPT)
-    return ids, ()
+    return ids, (), None
 
 
-def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure]:
+def _continues(body: Fields, marked: bool | None) -> bool:
+    """Whether a last message of the assistant is continued: yes, unless vLLM's two fields ask for a turn of its own.
+
+    marked: what that message says itself (`prefix`, `partial`); None where the last one is not the assistant's."""
+    goes_on, new_turn = body.boolean("continue_final_message"), body.boolean("add_generation_prompt")
+    if (goes_on and new_turn) or (marked and goes_on is False):
+        raise ApiError(
+            400,
+            "the last message cannot be continued and a new turn begun; hint: leave add_generation_prompt out",
+            "add_generation_prompt" if new_turn else "continue_final_message",
+            "contradiction",
+        )
+    if marked is None and (goes_on or new_turn is False):
+        name = "continue_final_message" if goes_on else "add_generation_prompt"
+        raise unsupported(name, bool(goes_on), "only a last message of the assistant can be continued")
+    return bool(marked or goes_on or (goes_on is None and not new_turn))
+
+
+def _tools(service: Service, body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure]:
     """The tools, whether the model may call them, and how."""
-    tools, schemas = by_name(body.each("tools", _tool))
+    read = body.each("tools", partial(_tool, service))
+    tools, schemas = by_name([tool for tool in read if tool is not None])
     structure = any_tool(schemas, body.boolean("parallel_tool_calls") is not False)
     chosen = openai_choice(structure, body, nested=True)
     return tools, chosen is not None and bool(chosen.arguments), chosen or Structure()
 
 
-def _tool(entry: Fields) -> tuple[dict[str, Any], Schema]:
-    entry.only("type", "function", hint="only functions are tools here")
+def _tool(service: Service, entry: Fields) -> tuple[dict[str, Any], Schema] | None:
+    if not own_tool(service, entry, "function", switches={}):
+        return None
+    entry.ignore_rest()
     function = entry.required_object("function")
     out = read_tool(function, "parameters")
     function.end()
     return out
 
 
-def _message(fields: Fields) -> Message:
+def _message(fields: Fields) -> tuple[Message, bool | None]:
+    """The message; of an assistant's, whether it says itself that it begins the answer, else None."""
+    fields.ignore_rest()  # clients keep their books in a history: ids, LiteLLM's and OpenRouter's fields
     role = fields.kind("role", "system", "developer", "user", "assistant", "tool")
-    content = joined_text(fields.text_or_each("content", _text_part, "text parts"))
+    read_part = {"assistant": _assistant_part, "tool": _result_part}.get(role, _text_part)
+    content = joined_text(fields.text_or_each("content", read_part, "text parts"))
     name = fields.text("name")
-    fields.only("refusal", hint="this model has no refusals")
+    fields.only("refusal", "", hint="this model has no refusals")
     fields.only("audio", hint="text only")
+    fields.only("images", [], hint="text only")
     fields.only("function_call", hint="use tool_calls")
-    fields.only("annotations", [], hint="text only")
-    fields.label("provider_specific_fields", dict)  # LiteLLM's copy of our fields
-    calls, thought = (), None
+    calls, thought, begins = (), None, None
     if role == "assistant":
         calls = tuple(fields.each("tool_calls", _call))
         thought, content = _thought(fields, content)
+        # DeepSeek's and Mistral's name of a prefill, and Moonshot's.
+        begins = any([fields.boolean("prefix"), fields.boolean("partial")])
+    else:
+        fields.only("tool_calls", [], hint="only the assistant calls")
     call_id = fields.text("tool_call_id") if role == "tool" else None
-    return Message(role, content, thought, calls, call_id, name)
+    return Message(role, content, thought, calls, call_id, name), begins
 
 
 def _text_part(part: Fields) -> str:
+    part.ignore_rest()
     part.only("type", "text", hint="this model reads text only")
-    part.label("cache_control", dict)  # every prefix is cached anyway
     return part.required_text("text")
 
 
+def _result_part(part: Fields) -> str:
+    return result_part(part, "text")
+
+
+def _assistant_part(part: Fields) -> str:
+    """Text or a refusal; a thought kept as a part is skipped, as it comes under a name of its own as well."""
+    part.ignore_rest()
+    kinds = ("text", "refusal", "thinking", "redacted_thinking", "reasoning")
+    kind = part.kind("type", *kinds, hint="this model reads text only", default="text")
+    return part.required_text(kind) if kind in ("text", "refusal") else ""
+
+
 def _call(fields: Fields) -> ToolCall:
-    fields.raw("index", {})  # clients send back what the stream gave them; the order says the same
+    fields.ignore_rest()
     fields.only("type", "function", hint="only functions are tools here")
     call_id, function = fields.text("id"), fields.raw("function", FUNCTION, need=True)
+    if isinstance(function, dict) and function.get("arguments") is None:
+        function = {**function, "arguments": ""}
     try:
         return ToolCall.from_openai({"id": call_id, "type": "function", "function": function})
     except ValueError as error:
@@ -204,6 +258,9 @@ def _thought(fields: Fields, content: str | None) -> tuple[str | None, str | Non
         )
     if thoughts:
         return next(iter(thoughts.values())), content
+    blocks = "".join(fields.each("thinking_blocks", _thinking_block))  # LiteLLM's copy of it
+    if blocks:
+        return blocks, content
     head, opened, rest = (content or "").partition(THOUGHT_OPEN)
     if opened and not head.strip() and THOUGHT_CLOSE in rest:
         thought, _, content = rest.partition(THOUGHT_CLOSE)
@@ -212,10 +269,14 @@ def _thought(fields: Fields, content: str | None) -> tuple[str | None, str | Non
 
 
 def _detail(detail: Fields) -> str:
-    kind = detail.kind("type", "reasoning.text", "reasoning.summary", hint="expected reasoning.text")
-    for name in ("id", "format", "index", "signature"):
-        detail.raw(name, {})  # other servers' bookkeeping
-    return detail.text("text" if kind == "reasoning.text" else "summary") or ""
+    """Of OpenRouter's list; encrypted thoughts and what else there is hold no text."""
+    detail.ignore_rest()
+    return detail.text("text") or detail.text("summary") or ""
+
+
+def _thinking_block(block: Fields) -> str:
+    block.ignore_rest()
+    return block.text("thinking") or ""
 
 
 def _max_tokens(body: Fields) -> int | None:
@@ -229,14 +290,7 @@ def _max_tokens(body: Fields) -> int | None:
 
 def _no_effect(body: Fields) -> None:
     """Fields that may only say what happens anyway, and labels that change no answer."""
-    no_penalties(body)
-    body.only("repetition_penalty", 1, hint=NOT_HERE)
-    body.only("modalities", ["text"], hint="text only")
-    body.only("store", False, hint="nothing is stored for you")
-    body.only("service_tier", "auto", "default", hint="there is one tier")
-    body.only("verbosity", "medium", hint=NOT_HERE)
     for name in ("user", "safety_identifier", "prompt_cache_key"):
         body.label(name, str)
     body.label("metadata", dict)
-    for name in ("audio", "prediction", "web_search_options", "functions", "function_call"):
-        body.only(name, hint=NOT_HERE)
+    read_neutral(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from abruzzi import __version__
@@ -15,7 +16,6 @@ from abruzzi.server.structure import Schema
 from abruzzi.types import SamplingParams
 
 EFFORT_NAMES = ("none", *EFFORTS)
-NOT_HERE = "this server does not have it"
 MAX_N = 16
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1000
@@ -41,7 +41,9 @@ def sampling(
     top_logprobs: int = 0,
 ) -> SamplingParams:
     """The sampling fields of every dialect (in some, seed, top_k, min_p are extensions)."""
-    temperature, top_p = body.number("temperature", 0, max_temperature), body.number("top_p", 0, 1, above=True)
+    temperature, top_p = body.number("temperature", 0, max_temperature), body.number("top_p", 0, 1)
+    if top_p == 0:  # the likeliest token alone
+        temperature, top_p = 0.0, 1.0
     return SamplingParams(
         temperature=default_temperature if temperature is None else temperature,
         top_p=1.0 if top_p is None else top_p,
@@ -70,6 +72,7 @@ def read_tool(fields: Fields, parameters_field: str) -> tuple[dict[str, Any], Sc
     absent. Where `strict` is true, a part of the schema that cannot be enforced is an error. Else,
     also where it is absent, only that part is left out and said: agents declare tools with
     keywords that no grammar has (propertyNames)."""
+    fields.ignore_rest()
     function: dict[str, Any] = {"name": fields.required_text("name", filled=True)}
     description = fields.text("description")
     if description is not None:
@@ -94,6 +97,24 @@ def by_name(tools: list[tuple[dict[str, Any], Schema]]) -> tuple[tuple[dict[str,
     return tuple(tool for tool, _ in tools), {name: schema for name, (_, schema) in zip(names, tools)}
 
 
+def own_tool(service: Service, entry: Fields, *kinds: str, switches: Mapping[str, str], named: bool = False) -> str:
+    """The type of a declared tool; "" for a hosted one that is left out (--ignore-hosted-tools).
+
+    kinds: those that run at the client; the first is meant where none is said (named: the type must be said).
+    switches: how clients stop sending a hosted tool, by how its type begins. Raises ApiError."""
+    kind = entry.peek("type")
+    if isinstance(kind, str) and kind not in kinds:
+        if service.settings.ignore_hosted_tools:
+            entry.drop("type", "hosted_tool", kind)
+            entry.ignore_rest()
+            return ""
+        switch = next((how for start, how in switches.items() if kind.startswith(start)), "")
+        hint = f"{switch or f'declare a tool of your own ({kinds[0]})'}; or start the server with --ignore-hosted-tools"
+    else:
+        hint = f"expected {' or '.join(kinds)}"
+    return entry.kind("type", *kinds, hint=hint, default=None if named else kinds[0])
+
+
 def joined_text(content: str | list[str] | None) -> str | None:
     """Text, or text parts put together."""
     return "".join(content) if isinstance(content, list) else content
@@ -106,17 +127,11 @@ def include_usage(body: Fields, stream: bool) -> bool:
         return False
     asked = options.boolean("include_usage") or False
     options.only("include_obfuscation", False, hint="nothing is padded here")
+    options.only("continuous_usage_stats", False, hint="usage comes once, at the end")
     options.end()
-    if body.has("stream_options") and not stream:
+    if asked and not stream:
         raise ApiError(400, "stream_options is only allowed with stream=true", "stream_options", "invalid_value")
     return asked
-
-
-def no_penalties(body: Fields) -> None:
-    """OpenAI's penalties and logit_bias, which may only say that there are none."""
-    for name in ("frequency_penalty", "presence_penalty"):
-        body.only(name, 0, hint=NOT_HERE)
-    body.only("logit_bias", {}, hint=NOT_HERE)
 
 
 # answers

@@ -19,10 +19,10 @@ from abruzzi.server.dialects.common import (
     fingerprint,
     include_usage,
     model_name,
-    no_penalties,
     sampling,
     timings_of,
 )
+from abruzzi.server.dialects.neutral import read_neutral
 from abruzzi.server.errors import ApiError, openai_error, unsupported
 from abruzzi.server.fields import Fields, JsonSchema, wrong
 from abruzzi.server.generation import Batch, End, Generation
@@ -59,17 +59,17 @@ def read_completion(service: Service, body: Fields) -> Completion:
     prompts = _prompts(service, body)
     stream = body.boolean("stream") or False
     max_tokens = body.integer("max_tokens", 1)
-    logprobs = body.integer("logprobs", 0, 5)
+    # false is chat's way to say none
+    logprobs = body.raw("logprobs", {}) if body.peek("logprobs") is False else body.integer("logprobs", 0, 5)
+    logprobs = None if logprobs is False else logprobs
     echo = body.boolean("echo") or False
     if echo and logprobs is not None:
         _require_memory(service, prompts)
     n, best_of = body.integer("n", 1, MAX_N) or 1, body.integer("best_of", 1, MAX_N)
     if best_of not in (None, n):
         raise unsupported("best_of", best_of, "choose among n yourself")
-    body.only("suffix", "", hint="this model does not fill gaps")
-    no_penalties(body)
     body.label("user", str)
-    return Completion(
+    asked = Completion(
         model=model,
         prompts=prompts,
         params=sampling(
@@ -88,6 +88,8 @@ def read_completion(service: Service, body: Fields) -> Completion:
         include_usage=include_usage(body, stream),
         fingerprint=fingerprint(service.settings.isa),
     )
+    read_neutral(body)
+    return asked
 
 
 def _require_memory(service: Service, prompts: tuple[tuple[int, ...], ...]) -> None:

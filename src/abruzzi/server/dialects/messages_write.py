@@ -8,6 +8,7 @@ usage.input_tokens leaves out what came from the cache, as in Anthropic's API.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,11 @@ from abruzzi.types import ContentDelta, ReasoningDelta, ToolCallDelta, ToolCallS
 
 @dataclass(frozen=True, slots=True)
 class MessagesOutput:
-    """Options of the answer's form."""
+    """Options of the answer's form. omit_thought: a thought is its signature alone."""
 
     model: str
     stream: bool = False
+    omit_thought: bool = False
 
 
 class MessagesEncoder:
@@ -46,7 +48,8 @@ class MessagesEncoder:
         for item in batch.events:
             if isinstance(item, ReasoningDelta):
                 out += self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-                out += self._delta(type="thinking_delta", thinking=item.text)
+                if not self._out.omit_thought:
+                    out += self._delta(type="thinking_delta", thinking=item.text)
             elif isinstance(item, ContentDelta):
                 out += self._block("text", {"type": "text", "text": ""})
                 out += self._delta(type="text_delta", text=item.text)
@@ -75,7 +78,8 @@ class MessagesEncoder:
         blocks: list[dict[str, Any]] = []
         if message.reasoning_content:
             signature = self._generation.seal(self._choice, end)
-            blocks.append({"type": "thinking", "thinking": message.reasoning_content, "signature": signature})
+            shown = "" if self._out.omit_thought else message.reasoning_content
+            blocks.append({"type": "thinking", "thinking": shown, "signature": signature})
         if message.content:
             blocks.append({"type": "text", "text": message.content})
         blocks += [
@@ -123,12 +127,13 @@ def _event(kind: str, **fields: Any) -> bytes:
     return event({"type": kind, **fields}, kind)
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 
@@ -141,7 +146,15 @@ def _stop_reason(end: End) -> str:
 def _input(arguments: str) -> dict[str, Any]:
     """Arguments as the object that this dialect needs; broken JSON is kept under BROKEN_JSON."""
     try:
-        value = json.loads(arguments) if arguments.strip() else {}
+        value = json.loads(arguments, parse_float=_finite, parse_constant=_finite) if arguments.strip() else {}
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {BROKEN_JSON: arguments}
+
+
+def _finite(number: str) -> float:
+    """Raises ValueError for what JSON cannot hold: the model may write 1e999, and it would be read as Infinity."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(number)
+    return value

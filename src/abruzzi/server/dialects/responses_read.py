@@ -14,16 +14,18 @@ from abruzzi.server.dialects.common import (
     EFFORT_NAMES,
     MAX_STOP_CHARS,
     MAX_STOPS,
-    NOT_HERE,
     by_name,
     joined_text,
     model_name,
+    own_tool,
     read_tool,
     sampling,
 )
-from abruzzi.server.dialects.responses_write import ResponseOutput
+from abruzzi.server.dialects.foreign_parts import result_part
+from abruzzi.server.dialects.neutral import NOT_HERE, read_neutral
+from abruzzi.server.dialects.prefill import split_prefill
+from abruzzi.server.dialects.responses_write import ResponseOutput, joined_name
 from abruzzi.server.dialects.structure_read import answer_format, any_tool, openai_choice, with_answer
-from abruzzi.server.errors import unsupported
 from abruzzi.server.fields import Fields
 from abruzzi.server.request import ChatRequest, Thinking
 from abruzzi.server.service import Service
@@ -31,6 +33,24 @@ from abruzzi.server.structure import Schema, Structure
 from abruzzi.types import Message, ToolCall
 
 ENCRYPTED = "reasoning.encrypted_content"
+# What else may be included belongs to items that this server never makes.
+NEVER_MADE = (
+    *("web_search_call.action.sources", "web_search_call.results", "file_search_call.results"),
+    *("code_interpreter_call.outputs", "computer_call_output.output.image_url", "message.input_image.image_url"),
+)
+# Types of tools that OpenAI runs: how Codex stops sending them.
+SWITCHES = {
+    "web_search": 'in Codex: codex -c web_search="disabled"',
+    "image_generation": "in Codex: codex --disable image_generation",
+    "tool_search": "in Codex: codex --disable tool_search",
+    "custom": "declare it as a function; in Codex: codex -c include_apply_patch_tool=false",
+}
+# Items of hosted tools, from a conversation with another server: left out and counted.
+HOSTED = (
+    *("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_list_tools"),
+    *("mcp_call", "mcp_approval_request", "mcp_approval_response", "tool_search_call", "tool_search_output"),
+    "compaction",
+)
 
 
 def read_response(service: Service, body: Fields) -> tuple[ChatRequest, ResponseOutput]:
@@ -42,7 +62,8 @@ def read_response(service: Service, body: Fields) -> tuple[ChatRequest, Response
     if instructions:
         history.messages.append(Message("system", instructions))
     history.read(body)
-    tools, may_call, structure, tools_echo = _tools(body)
+    messages, prefill = split_prefill(history.messages, thinking, "input")
+    tools, may_call, structure, tools_echo, namespaces = _tools(service, body)
     answer, format_echo = _text_format(body)
     params = sampling(
         body,
@@ -53,7 +74,7 @@ def read_response(service: Service, body: Fields) -> tuple[ChatRequest, Response
     )
     request = ChatRequest(
         model=model,
-        messages=tuple(history.messages),
+        messages=messages,
         seals=history.seals,
         tools=tools,
         params=params,
@@ -62,8 +83,9 @@ def read_response(service: Service, body: Fields) -> tuple[ChatRequest, Response
         preserve_thinking=thinking.preserve,
         may_call=may_call,
         structure=with_answer(structure, answer, params, "stop"),
+        prefill=prefill,
     )
-    encrypted = ENCRYPTED in body.words("include", ENCRYPTED)
+    encrypted = ENCRYPTED in body.words("include", ENCRYPTED, *NEVER_MADE)
     echo = {
         "instructions": instructions,
         "max_output_tokens": params.max_tokens,
@@ -79,7 +101,7 @@ def read_response(service: Service, body: Fields) -> tuple[ChatRequest, Response
         "top_p": params.top_p,
         "truncation": "disabled",
     }
-    output = ResponseOutput(model, body.boolean("stream") or False, encrypted, summary, echo)
+    output = ResponseOutput(model, body.boolean("stream") or False, encrypted, summary, echo, namespaces)
     _no_effect(body)
     return request, output
 
@@ -92,7 +114,11 @@ def _reasoning(body: Fields) -> tuple[Thinking, dict[str, Any], bool]:
     if reasoning is not None:
         effort = reasoning.choice("effort", *EFFORT_NAMES)
         out.merge_effort("reasoning.effort", effort)
-        summary = reasoning.choice("summary", "auto", "detailed")
+        summary = reasoning.choice("summary", "auto", "detailed", "concise", "none")
+        if summary == "concise":  # the thought is sent whole
+            reasoning.drop("summary", "value", summary)
+            summary = "detailed"
+        summary = None if summary == "none" else summary
         reasoning.only("generate_summary", hint="use summary")
         reasoning.end()
         echo = {"effort": effort, "summary": summary}
@@ -101,21 +127,58 @@ def _reasoning(body: Fields) -> tuple[Thinking, dict[str, Any], bool]:
     return out.check(), echo, summary is not None
 
 
-def _tools(body: Fields) -> tuple[tuple[dict[str, Any], ...], bool, Structure, list[dict[str, Any]]]:
-    """The tools, whether the model may call them, how, and their echo."""
-    tools, schemas = by_name(body.each("tools", _tool))
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """One entry of `tools`: a function, or a namespace of them. echo: as the response repeats it."""
+
+    tools: list[tuple[dict[str, Any], Schema]]
+    echo: dict[str, Any]
+    namespace: str = ""
+
+
+Tools = tuple[tuple[dict[str, Any], ...], bool, Structure, list[dict[str, Any]], dict[str, str]]
+
+
+def _tools(service: Service, body: Fields) -> Tools:
+    """The tools, whether the model may call them, how, their echo, and of those in a namespace which one it is."""
+    declared = [entry for entry in body.each("tools", partial(_tool, service)) if entry is not None]
+    tools, schemas = by_name([tool for entry in declared for tool in entry.tools])
     structure = any_tool(schemas, body.boolean("parallel_tool_calls") is not False)
     chosen = openai_choice(structure, body, nested=False)
-    echo = [
-        {"type": "function", "strict": not schema.lenient, **tool["function"]}
-        for tool, schema in zip(tools, schemas.values())
-    ]
-    return tools, chosen is not None and bool(chosen.arguments), chosen or Structure(), echo
+    namespaces = {t["function"]["name"]: e.namespace for e in declared if e.namespace for t, _ in e.tools}
+    echo = [entry.echo for entry in declared]
+    return tools, chosen is not None and bool(chosen.arguments), chosen or Structure(), echo, namespaces
 
 
-def _tool(entry: Fields) -> tuple[dict[str, Any], Schema]:
-    entry.kind("type", "function", hint="only functions are tools here")
-    return read_tool(entry, "parameters")
+def _tool(service: Service, entry: Fields) -> _Declared | None:
+    kind = own_tool(service, entry, "function", "namespace", switches=SWITCHES, named=True)
+    if kind == "namespace":
+        return _namespace(service, entry)
+    return _function(entry) if kind else None
+
+
+def _function(entry: Fields) -> _Declared:
+    tool, schema = read_tool(entry, "parameters")
+    return _Declared([(tool, schema)], {"type": "function", "strict": not schema.lenient, **tool["function"]})
+
+
+def _namespace(service: Service, entry: Fields) -> _Declared:
+    """Codex's group of functions: to the model each is `namespace.name`, on the wire both stand apart."""
+    entry.ignore_rest()
+    name, about = entry.required_text("name", filled=True), entry.text("description")
+    inner = [tool for tool in entry.each("tools", partial(_inner_tool, service)) if tool is not None]
+    tools = []
+    for tool, schema in (each for one in inner for each in one.tools):
+        function = {**tool["function"], "name": joined_name(name, tool["function"]["name"])}
+        if about:
+            function["description"] = f"{about}\n{function.get('description', '')}".rstrip()
+        tools.append(({**tool, "function": function}, schema))
+    echo = {"type": "namespace", "name": name, "description": about, "tools": [one.echo for one in inner]}
+    return _Declared(tools, echo, name)
+
+
+def _inner_tool(service: Service, entry: Fields) -> _Declared | None:
+    return _function(entry) if own_tool(service, entry, "function", switches=SWITCHES) else None
 
 
 def _text_format(body: Fields) -> tuple[Schema | None, dict[str, Any]]:
@@ -124,19 +187,20 @@ def _text_format(body: Fields) -> tuple[Schema | None, dict[str, Any]]:
     if text is None:
         return None, {"type": "text"}
     answer = answer_format(text, "format", nested=False)
-    text.only("verbosity", "medium", hint=NOT_HERE)
+    verbosity = text.choice("verbosity", "low", "medium", "high")
+    if verbosity not in (None, "medium"):  # a wish that this model was not trained to follow
+        text.drop("verbosity", "value", verbosity)
     text.end()
     return answer
 
 
 def _no_effect(body: Fields) -> None:
     """Fields that may only say what happens anyway, and labels that change no answer."""
-    body.only("store", False, hint="nothing is stored; send the items back as input")
-    body.only("background", False, hint=NOT_HERE)
-    body.only("truncation", "disabled", hint="nothing is ever cut off")
-    body.only("service_tier", "auto", "default", hint="there is one tier")
+    if body.boolean("store"):  # this API's default, which costs the answer nothing: `store` in it says false
+        body.drop("store", "value", True)
     body.only("top_logprobs", 0, hint="log-probabilities come with /v1/chat/completions and /v1/completions")
-    for name in ("previous_response_id", "conversation", "prompt", "max_tool_calls", "context_management"):
+    body.only("context_management", [], hint=NOT_HERE)
+    for name in ("previous_response_id", "conversation", "prompt", "max_tool_calls"):
         body.only(name, hint="nothing is stored; send the items back as input" if name[:1] in "pc" else NOT_HERE)
     options = body.object("stream_options")
     if options is not None:
@@ -145,6 +209,7 @@ def _no_effect(body: Fields) -> None:
     for name in ("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"):
         body.label(name, str)
     body.label("client_metadata", dict)  # Codex says which session and turn this is
+    read_neutral(body)
 
 
 @dataclass(slots=True)
@@ -167,18 +232,16 @@ class _History:
         self._turn = _Turn()
 
     def read(self, body: Fields) -> None:
-        """input: a text, or items. Raises ApiError when it is empty or ends with the assistant."""
+        """input: a text, or items. Raises ApiError when it is empty."""
         items = body.text_or_each("input", self._item, "items", need=True, least=1)
         if isinstance(items, str):
             self.messages.append(Message("user", items))
-        if self._turn.began:
-            raise unsupported("input", "an assistant's item at the end", "the answer cannot be begun for the model")
+        self._flush()
 
     def _item(self, item: Fields) -> None:
+        item.ignore_rest()  # bookkeeping comes back with our own items: id, status, phase
         kinds = ("message", "reasoning", "function_call", "function_call_output")
-        kind = item.kind("type", *kinds, hint=f"expected {', '.join(kinds)}", default="message")
-        for name in ("id", "status", "phase"):
-            item.raw(name, {})  # bookkeeping that comes back with our own items
+        kind = item.kind("type", *kinds, *HOSTED, hint=f"expected {', '.join(kinds)}", default="message")
         if kind == "message":
             self._message(item)
         elif kind == "reasoning":
@@ -186,11 +249,15 @@ class _History:
         elif kind == "function_call":
             self._turn.began = True
             name, call_id = item.required_text("name", filled=True), item.required_text("call_id", filled=True)
+            name = joined_name(item.text("namespace") or "", name)
             self._turn.calls.append(ToolCall(name, item.required_text("arguments"), call_id))
-        else:
+        elif kind == "function_call_output":
             self._flush()
             call_id = item.required_text("call_id", filled=True)
-            self.messages.append(Message("tool", _required_text(item, "output"), tool_call_id=call_id))
+            output = joined_text(item.text_or_each("output", _result_part, "parts", need=True)) or ""
+            self.messages.append(Message("tool", output, tool_call_id=call_id))
+        else:
+            item.drop("type", "hosted_item", kind)
 
     def _message(self, item: Fields) -> None:
         role = item.required_choice("role", "user", "assistant", "system", "developer")
@@ -230,8 +297,11 @@ def _required_text(item: Fields, field: str) -> str:
     return joined_text(text) or ""
 
 
+def _result_part(part: Fields) -> str:
+    return result_part(part, "input_text", "output_text", "text")
+
+
 def _part(kinds: tuple[str, ...], part: Fields) -> str:
+    part.ignore_rest()
     part.kind("type", *kinds, hint=f"expected {' or '.join(kinds)}")
-    part.only("annotations", [], hint="text only")
-    part.only("logprobs", [], hint="they are not read")
     return part.required_text("text")

@@ -21,13 +21,27 @@ KINDS = {"reasoning": "rs_", "message": "msg_", "function_call": "fc_"}
 
 @dataclass(frozen=True, slots=True)
 class ResponseOutput:
-    """Options of the answer's form. echo: what the response repeats of the request."""
+    """Options of the answer's form. echo: what the response repeats of the request. namespaces: of a function that
+    was declared in one, by the name that the model knows (`joined_name`)."""
 
     model: str
     stream: bool = False
     encrypted: bool = False
     summary: bool = False
     echo: dict[str, Any] = field(default_factory=dict)
+    namespaces: dict[str, str] = field(default_factory=dict)
+
+    def split_name(self, name: str) -> dict[str, str]:
+        """`name`, and `namespace` where the function has one."""
+        namespace = self.namespaces.get(name)
+        if namespace is None:
+            return {"name": name}
+        return {"name": name[len(joined_name(namespace, "")) :], "namespace": namespace}
+
+
+def joined_name(namespace: str, name: str) -> str:
+    """The name of a function in a namespace, as the model knows it."""
+    return f"{namespace}.{name}" if namespace else name
 
 
 class ResponsesEncoder:
@@ -56,7 +70,9 @@ class ResponsesEncoder:
                 out += self._begin("message") + self._piece(item.text)
             elif isinstance(item, ToolCallStart):
                 out += self._done("completed")
-                out += self._begin("function_call", call_id=self._choice.call_ids[item.position], name=item.name)
+                out += self._begin(
+                    "function_call", call_id=self._choice.call_ids[item.position], **self._out.split_name(item.name)
+                )
             elif isinstance(item, ToolCallDelta):
                 out += self._piece(item.text)
             elif isinstance(item, ToolCallEnd):
@@ -85,7 +101,7 @@ class ResponsesEncoder:
         if message.content:
             self._items.append(self._whole(self._empty("message"), message.content, cut, end))
         for call in message.tool_calls:
-            item = self._empty("function_call", call_id=call.id, name=call.name)
+            item = self._empty("function_call", call_id=call.id, **self._out.split_name(call.name))
             last = call is message.tool_calls[-1]
             self._items.append(self._whole(item, call.arguments, cut if last else "completed", end))
         return self._response(_status(end), end)

@@ -28,11 +28,12 @@ STATES = ("kept", "restored", "absent", "expired")
 class History:
     """A restored history. messages: ready to render. prefix: the hash of them all.
 
-    states: of each assistant turn, by its place."""
+    states: of each assistant turn, by its place. prefill: the beginning of the answer, if the client sent one."""
 
     messages: tuple[Message, ...]
     prefix: bytes
     states: dict[int, str] = field(default_factory=dict)
+    prefill: Message | None = None
 
     def header(self) -> str:
         """The states as the value of a response header."""
