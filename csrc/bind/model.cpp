@@ -190,8 +190,8 @@ void bind_model(nb::module_& m) {
           "add_layer",
           [](Model& model, Vector input_norm, Vector post_norm, const nb::dict& attention,
              std::variant<DenseWeights, MoeWeights> mlp) {
-            model.add_layer({copy(input_norm), copy(post_norm), attention_weights(model.shape(), {attention}),
-                             std::move(mlp)});
+            model.add_layer(
+                {copy(input_norm), copy(post_norm), attention_weights(model.shape(), {attention}), std::move(mlp)});
           },
           nb::kw_only(), nb::arg("input_norm"), nb::arg("post_norm"), nb::arg("attention"), nb::arg("mlp"))
       .def("forward", &forward, nb::arg("ids").noconvert(), nb::arg("chunks").noconvert(),
