@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,45 @@ class _Hangs(BaseHTTPRequestHandler):
         pass
 
 
+def obey_ctrl_c() -> None:
+    """In a child: what a terminal gives it. Whoever runs the tests may ignore SIGINT (nohup, a background job)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("run - <&-", "stdin is closed"),
+        ("chat <&-", "stdin is closed"),
+        ("run hi >&-", "stdout is closed"),
+        ("ls >&- <&-", "stdout is closed"),
+        ("tasks --help > /dev/full", "No space left"),
+        ("run - < /dev/null", "prompt is empty"),
+        ("run - <<< $'\\xff'", "stdin is not text in UTF-8"),
+    ],
+)
+def test_closed_and_broken_streams_are_named(line: str, says: str) -> None:
+    command = " ".join(shlex.quote(a) for a in ABRUZZI)
+    done = subprocess.run(["bash", "-c", f"{command} {line}"], capture_output=True, text=True, timeout=120)
+    assert done.returncode in (1, 2) and says in done.stderr, done.stderr
+    assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>&- <&-"])
+def test_a_closed_stderr_does_not_lose_the_answer(closed: str) -> None:
+    command = " ".join(shlex.quote(a) for a in ABRUZZI)
+    done = subprocess.run(["bash", "-c", f"{command} --version {closed}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("abruzzi ")
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from abruzzi.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--port", "0"]
+    env = {**os.environ, "ABRUZZI_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 1 and "pip install 'abruzzi[serve]'" in done.stderr, done.stderr
+
+
 def test_ctrl_c_in_mid_stream_ends_with_130() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Hangs) as http:
         http.daemon_threads, http.block_on_close = True, False
@@ -217,7 +257,7 @@ def test_ctrl_c_in_mid_stream_ends_with_130() -> None:
         url = f"http://127.0.0.1:{http.server_port}"
         master, slave = pty.openpty()
         command = [*ABRUZZI, "run", "--model", url, "--served-model", "x", "Hi"]
-        process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave)
+        process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=obey_ctrl_c)
         os.close(slave)
         shown = b""
         while b"Hello" not in shown:  # the answer has begun to stream; however long the process took to start

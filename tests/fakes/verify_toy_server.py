@@ -104,7 +104,8 @@ class Endpoint:
             if self.broken("dies_of_context") and body.get("stream"):
                 self.dead = True
             if not self.broken("context_cut"):
-                raise Refused(f"{len(prompt)} tokens exceed the context of {CONTEXT}")
+                said = f"This model's maximum context length is {CONTEXT} tokens, but the prompt has {len(prompt)}"
+                raise Refused("that is too much" if self.broken("overflow_unclear") else said)
 
     def _lenient(self, name: str, value: Any) -> bool:
         if self.broken("types_accepted") and (name, value) == ("temperature", "hot"):
@@ -116,6 +117,8 @@ class Endpoint:
             raise Refused(f"message {message!r} has no known role")
         if not isinstance(message.get("content"), (str, type(None))):
             raise Refused("content must be text")
+        if self.broken("bookkeeping_refused") and "thinking_blocks" in message:
+            raise Refused("unknown field 'thinking_blocks'")
         if self.broken("foreign_ids_refused"):
             for call in message.get("tool_calls") or []:
                 if not call["id"].startswith("call_"):

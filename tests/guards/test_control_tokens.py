@@ -10,6 +10,8 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "abruzzi"
 FORMATS = ("tokenizer/formats/k2.py",)  # one for each family
+# What other people's servers leave in their text: there is no tokenizer behind an endpoint to ask.
+FOREIGN = ("agent/think_tags.py",)
 LITERAL = re.compile(r"<\|[a-z_]+\|>|</?think>|\[(?:BOS|EOS|EOT|PAD|UNK)\]")
 
 
@@ -19,7 +21,7 @@ def control_tokens(source: str) -> list[str]:
 
 def test_only_formats_write_control_tokens_down() -> None:
     found = {str(p.relative_to(SRC)) for p in SRC.rglob("*.py") if control_tokens(p.read_text(encoding="utf-8"))}
-    assert found - set(FORMATS) == set(), "ask tok.format or tok.marker_ids"
+    assert found - set(FORMATS) == set(FOREIGN), "ask tok.format or tok.marker_ids"
     assert set(FORMATS) <= found
 
 

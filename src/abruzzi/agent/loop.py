@@ -14,13 +14,24 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from abruzzi.tools import Tool, ToolError, ToolOk, call_tool
-from abruzzi.types import ChatModel, ContextFull, Event, Message, MessageEnd, SamplingParams, ToolCall, Usage
+from abruzzi.types import (
+    ChatModel,
+    ContentDelta,
+    ContextFull,
+    Event,
+    Message,
+    MessageEnd,
+    SamplingParams,
+    ToolCall,
+    Usage,
+)
+
+StopReason = Literal["answer", "max_steps", "max_seconds", "length", "aborted", "no_answer", "error"]
 
 NOT_RUN = ToolError("not run: the generation was cut off before its end", "not run (cut off)")
 # Finish reasons of a generation whose last call may be half a call.
-CUT_OFF = ("length", "abort")
-
-StopReason = Literal["answer", "max_steps", "max_seconds", "length", "aborted", "no_answer", "error"]
+_CUT_REASONS: dict[str, StopReason] = {"length": "length", "abort": "aborted", "error": "error"}
+CUT_OFF = tuple(_CUT_REASONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +58,31 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of a run. messages: what to append to the history, all of the turn."""
+    """The last event of a run. messages: what to append to the history, all of the turn, every call with its result.
+
+    error: what ended it where a generation failed (stop_reason error, or length where the context was full); answer
+    then holds what had been said of the answer by then."""
 
     stop_reason: StopReason
     answer: str
     messages: tuple[Message, ...]
     steps: int
     usage: Usage
+    error: Exception | None = None
+
+    def check(self) -> None:
+        """Raise what ended the run, for a caller to whom only a whole turn is one. A context that the tools' results
+        filled is no error: whoever asked too much from the start can shorten it, whoever asked for tools cannot."""
+        if self.error is not None and (self.stop_reason == "error" or self.steps == 1):
+            raise self.error
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a run. finish: the turn so far."""
+
+    def __init__(self, finish: Finish) -> None:
+        super().__init__()
+        self.finish = finish
 
 
 AgentEvent = StepStart | Event | ToolResult | Finish
@@ -64,17 +93,36 @@ class _Turn:
     messages: list[Message] = field(default_factory=list)
     usage: Usage = Usage()
     steps: int = 0
+    end: MessageEnd | None = None  # of the step that is under way
+    said: list[str] = field(default_factory=list)  # of the answer, by the generation that is under way
+
+    def begin_step(self) -> StepStart:
+        self.steps += 1
+        self.end = None
+        self.said.clear()
+        return StepStart(self.steps)
 
     def take(self, event: Event | ToolResult) -> None:
         """Keep what an event adds to the history and to the bill."""
         if isinstance(event, MessageEnd):
+            self.end = event
             self.messages.append(event.message)
             self.usage = _add(self.usage, event.usage)
         elif isinstance(event, ToolResult):
             self.messages.append(Message("tool", event.result.message, tool_call_id=event.call.id))
+        elif isinstance(event, ContentDelta):
+            self.said.append(event.text)
 
     def finish(self, reason: StopReason, answer: str = "") -> Finish:
         return Finish(reason, answer, tuple(self.messages), self.steps, self.usage)
+
+    def broken_off(self, reason: StopReason, error: Exception | None) -> Finish:
+        """The turn as far as it came, with a result for each call that was not run."""
+        answered = {m.tool_call_id for m in self.messages if m.role == "tool"}
+        calls = [] if self.end is None else self.end.message.tool_calls
+        left = [Message("tool", NOT_RUN.message, tool_call_id=c.id) for c in calls if c.id not in answered]
+        answer = "".join(self.said) if self.end is None else ""
+        return replace(self.finish(reason, answer), messages=(*self.messages, *left), error=error)
 
 
 def run(
@@ -87,10 +135,11 @@ def run(
 ) -> Iterator[AgentEvent]:
     """Work on the last user message of `history` until the model answers or a limit is hit.
 
-    Yields every event as it happens; the last one is a Finish whose stop_reason says why it ended:
-    answer; max_steps / max_seconds; length (the generation hit its token limit); aborted (somebody ended
-    it); no_answer (it ended with neither text nor a call). A tool call that fails is an error result for the
-    model to read."""
+    Yields every event as it happens; the last one is always a Finish whose stop_reason says why it ended:
+    answer; max_steps / max_seconds; length (the generation hit its token limit, or the context was full);
+    aborted (somebody ended it); no_answer (it ended with neither text nor a call); error (the generation failed:
+    Finish.error). A tool call that fails is an error result for the model to read. Ctrl-C alone is raised, as
+    Interrupted, which holds the turn so far."""
     turn, started = _Turn(), clock()
     while True:
         if turn.steps >= limits.max_steps:
@@ -99,29 +148,40 @@ def run(
         if limits.max_seconds is not None and clock() - started >= limits.max_seconds:
             yield turn.finish("max_seconds")
             return
-        turn.steps += 1
-        yield StepStart(turn.steps)
-        end: MessageEnd | None = None
-        try:
-            for event in step(model, [*history, *turn.messages], tools, params, clock):
-                turn.take(event)
-                if isinstance(event, MessageEnd):
-                    end = event
-                yield event
-        except ContextFull:
-            if turn.steps == 1:
-                raise  # what was asked is too long, and whoever asked can shorten it
-            yield turn.finish("length")  # what tools said filled it: the turn so far is kept
+        yield turn.begin_step()
+        events = step(model, [*history, *turn.messages], tools, params, clock)
+        while True:
+            # Only the model's own errors are caught: not those of whoever reads these events.
+            try:
+                event = next(events, None)
+            except ContextFull as error:
+                yield turn.broken_off("length", error)
+                return
+            except Exception as error:
+                yield turn.broken_off("error", error)
+                return
+            except KeyboardInterrupt as interrupt:
+                raise Interrupted(turn.broken_off("aborted", None)) from interrupt
+            if event is None:
+                break
+            turn.take(event)
+            yield event
+        finish = _ending(turn)
+        if finish is not None:
+            yield finish
             return
-        assert end is not None, "a ChatModel must end its stream with MessageEnd"
-        if end.message.tool_calls and end.finish_reason not in CUT_OFF:
-            continue
-        answer = end.message.content or ""
-        if end.finish_reason in CUT_OFF:
-            yield turn.finish("length" if end.finish_reason == "length" else "aborted", answer)
-        else:
-            yield turn.finish("answer" if answer.strip() else "no_answer", answer)
-        return
+
+
+def _ending(turn: _Turn) -> Finish | None:
+    """How the step that is over ends the run; None where the model called tools and is to read their results."""
+    end = turn.end
+    if end is None:
+        return turn.broken_off("error", RuntimeError("a ChatModel must end its stream with MessageEnd"))
+    cut = _CUT_REASONS.get(end.finish_reason)
+    if end.message.tool_calls and cut is None:
+        return None
+    answer = end.message.content or ""
+    return turn.finish(cut or ("answer" if answer.strip() else "no_answer"), answer)
 
 
 def step(

@@ -17,7 +17,7 @@ import json
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
@@ -110,8 +110,9 @@ class Config(ABC):
         """Keys without a field, which other readers want and which follow from the fields."""
         return {}
 
-    def leaves_out(self, stored_name: str) -> bool:
-        """Whether a checkpoint may hold this tensor although the model does not use it, by rule."""
+    def leaves_out(self, stored_name: str, beside: Container[str] = ()) -> bool:
+        """Whether a checkpoint may hold this tensor although the model does not use it, by its exact name.
+        beside: the names of all stored tensors."""
         return False
 
     # reading and writing
@@ -140,8 +141,11 @@ class Config(ABC):
                 "(config.json, *.safetensors, tokenizer files)"
             )
         try:
-            given = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            text = file.read_text(encoding="utf-8-sig")
+            if text.startswith("version https://git-lfs"):
+                raise ValueError(f"{file} is a git-lfs pointer, the file itself was not fetched; hint: git lfs pull")
+            given = json.loads(text)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{file} is not valid JSON: {error}; hint: fetch or write it again") from error
         try:
             return cls.from_dict(given)

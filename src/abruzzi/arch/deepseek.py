@@ -19,7 +19,7 @@ first is dense. Its kv_b is [64 (128 + 128), 512]; a token caches 512 + 64 numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,6 +36,17 @@ ABSORB_UP_TO = 8
 
 _ARCHITECTURES = ("DeepseekV3ForCausalLM",)
 _LAYER = "model.layers.{l}"
+_IN_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.(.+)")
+_ROTARY_TABLE = re.compile(
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"
+)
+# A layer of multi-token prediction (DeepSeek-V3 report, section 2.2): its own tensors around a block like the others.
+_PREDICTION = re.compile(
+    r"((enorm|hnorm|eh_proj|embed_tokens|shared_head\.(norm|head)|input_layernorm|post_attention_layernorm"
+    r"|self_attn\.(q_proj|q_a_proj|q_a_layernorm|q_b_proj|kv_a_proj_with_mqa|kv_a_layernorm|kv_b_proj|o_proj)"
+    r"|mlp\.(gate|((experts\.\d+|shared_experts)\.)?(gate|up|down)_proj))"
+    r"\.weight(_packed|_scale|_shape|_scale_inv)?)|mlp\.gate\.e_score_correction_bias"
+)
 
 
 @family("deepseek_v3", "kimi_k2")
@@ -125,14 +136,21 @@ class DeepseekConfig(Config):
         )
         yield from gated_mlp("shared_experts", f"{at}.shared_experts", hidden, self.n_shared_experts * inner, sparse)
 
-    def leaves_out(self, stored_name: str) -> bool:
-        """Layers of multi-token prediction, and the rotary frequencies that old checkpoints carry although they
-        follow from the config."""
-        layer = re.match(r"model\.layers\.(\d+)\.", stored_name)
+    def leaves_out(self, stored_name: str, beside: Container[str] = ()) -> bool:
+        """Layers of multi-token prediction, and the rotary tables that old checkpoints carry although they follow from
+        the config. Where the config announces no such layer, its `eh_proj` tells it from a layer that config.json
+        forgot, and its tensors are known by name."""
+        if _ROTARY_TABLE.fullmatch(stored_name):
+            return True
+        layer = _IN_LAYER.fullmatch(stored_name)
         if layer is None:
             return False
-        beyond = int(layer[1]) - self.num_hidden_layers
-        return 0 <= beyond < self.num_nextn_predict_layers or stored_name.endswith(".self_attn.rotary_emb.inv_freq")
+        number = int(layer[1])
+        if number < self.num_hidden_layers:
+            return False
+        if number - self.num_hidden_layers < self.num_nextn_predict_layers:
+            return True
+        return f"model.layers.{number}.eh_proj.weight" in beside and _PREDICTION.fullmatch(layer[2]) is not None
 
     def is_moe_layer(self, layer: int) -> bool:
         """Layers before `first_k_dense_replace` have one dense MLP; the others have experts."""

@@ -91,6 +91,11 @@ def read_int4(block: Mapping[str, Any]) -> Int4Scheme:
     ignore = block.get("ignore") or ()
     if not isinstance(ignore, (list, tuple)) or not all(isinstance(rule, str) for rule in ignore):
         raise ValueError(f"quantization_config.ignore={ignore!r} has the wrong type; expected a list of text")
+    for rule in ignore:
+        try:
+            _names(rule, "")
+        except re.error as error:
+            raise ValueError(f"quantization_config.ignore: {rule!r} is no pattern ({error})") from error
     return Int4Scheme(GROUP, tuple(ignore))
 
 

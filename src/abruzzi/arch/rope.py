@@ -97,7 +97,7 @@ def read_rope(given: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:
     kind = said.get("rope_type", said.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise ValueError(f"{key}: rope type {kind!r} is not supported; expected 'default' or 'yarn'")
-    known = {*_NAMES, *_YARN_KEYS, *_YARN_FIXED} if kind == "yarn" else _NAMES
+    known = {*_NAMES, *_YARN_KEYS, *_YARN_FIXED, "attention_factor"} if kind == "yarn" else _NAMES
     if surplus := set(said) - known:
         raise ValueError(f"{key}: {', '.join(sorted(surplus))} is not supported with rope type {kind!r}")
     return theta, _read_yarn(key, said) if kind == "yarn" else None
@@ -136,7 +136,13 @@ def _read_yarn(key: str, block: Mapping[str, Any]) -> YarnScaling:
     for name, value in numbers.items():
         if not _is_number(value) or value < 0:
             raise ValueError(f"{key}.{name}={value!r}; expected a number, 0 or more")
-    return YarnScaling(**numbers)
+    yarn = YarnScaling(**numbers)
+    stated, follows = block.get("attention_factor"), attention_factor(yarn)
+    if stated is not None and not (_is_number(stated) and math.isclose(stated, follows, rel_tol=1e-6)):
+        raise ValueError(
+            f"{key}.attention_factor={stated!r} is not supported; expected {follows!r}, as follows from mscale"
+        )
+    return yarn
 
 
 def _is_number(value: Any) -> bool:

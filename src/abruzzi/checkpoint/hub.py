@@ -8,8 +8,10 @@ code are never fetched. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,11 +23,17 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abruzzi.network import client_for, through
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Of the top folder only: below it lie the same weights in other formats (original/, onnx/).
 _WANTED = ("*.safetensors", "*.json", "tiktoken.model", "chat_template.jinja", "*.md", "*LICENSE*", "NOTICE*")
+_NEEDED = ("*.safetensors", "*.json", "tiktoken.model", "chat_template.jinja")  # to run it
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _PIECE = 1 << 20
 
@@ -47,25 +55,35 @@ class Cached:
 
 
 def is_name(model: str) -> bool:
-    """Whether this looks like org/name (and is no directory here)."""
-    return _NAME.fullmatch(model) is not None and not Path(model).exists()
+    """Whether this looks like org/name or org/name@revision (and is no directory here)."""
+    return _NAME.fullmatch(model.partition("@")[0]) is not None and not Path(model).exists()
 
 
-def pull(name: str, revision: str = "main", report: Report | None = None) -> Path:
-    """Fetch what is missing of a checkpoint; its directory in the cache.
+def pull(name: str, revision: str | None = None, report: Report | None = None) -> Path:
+    """Fetch what is missing of a checkpoint; its directory in the cache. name: org/name, or org/name@revision.
 
     Raises ValueError for a name of a wrong shape and for a repository without safetensors, HubError (with a
-    hint) for everything that goes wrong on the way. What had arrived by then is kept."""
-    from huggingface_hub import HfApi, snapshot_download
+    hint) for everything that goes wrong on the way. What had arrived by then is kept. Under HF_HUB_OFFLINE, what is
+    there completely is given."""
+    from huggingface_hub import HfApi, constants, set_client_factory, snapshot_download
 
+    name, _, named = name.partition("@")
+    if named and revision and named != revision:
+        raise ValueError(f"{name}@{named} with --revision {revision}; expected one revision")
+    revision = named or revision or "main"
     _check(name)
+    if constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(FileNotFoundError):
+            return find(f"{name}@{revision}")
+    set_client_factory(_client)
     with _explained(name):
         api = HfApi()
         commit = api.model_info(name, revision=revision).sha
         tree = api.list_repo_tree(name, revision=commit, recursive=True)
         files: list[Any] = [f for f in tree if hasattr(f, "blob_id")]  # folders have none
-        wanted = [f for f in files if any(fnmatch(f.path, pattern) for pattern in _WANTED)]
-        _check_contents(name, [f.path for f in files])
+        chosen = _wanted([f.path for f in files])
+        wanted = [f for f in files if f.path in chosen]
+        _check_contents(name, [f.path for f in files], chosen)
         blobs = _repo_folder(name) / "blobs"
         large = [f for f in wanted if f.lfs is not None and not (blobs / f.lfs.sha256).exists()]
         _check_disk(name, blobs, large)
@@ -75,16 +93,80 @@ def pull(name: str, revision: str = "main", report: Report | None = None) -> Pat
 
 
 def find(name: str) -> Path:
-    """The directory of a model that was pulled; no network. Raises FileNotFoundError with a hint."""
+    """The directory of a model that was pulled, org/name or org/name@revision; no network.
+
+    Without a revision: main, or the only one that is there. Raises FileNotFoundError with a hint."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
+    name, _, revision = name.partition("@")
+    _check(name)
+    commit = _commit(name, revision)
+    again = f"`abruzzi pull {name}{f' --revision {revision}' if revision else ''}` goes on with it"
+    folder = _repo_folder(name) / "snapshots" / commit
+    # What a snapshot has decides, not what another tool left out of it.
+    needed: list[str] = [*_NEEDED]
+    if folder.is_dir() and _is_whole(folder):
+        needed = [f.name for f in folder.iterdir()]
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(name, revision=commit, local_files_only=True, allow_patterns=needed))
     except IncompleteSnapshotError as error:
-        raise FileNotFoundError(f"{name} is not complete; hint: `abruzzi pull {name}` goes on with it") from error
+        raise FileNotFoundError(f"{name} is not complete; hint: {again}") from error
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(f"{name} is not on this machine; hint: abruzzi pull {name}") from error
+
+
+def _commit(name: str, revision: str) -> str:
+    """The commit in the cache that a branch, tag, commit or its beginning names; "" = main, or the only one."""
+    folder = _repo_folder(name)
+    files = [f for f in (folder / "refs").rglob("*") if f.is_file()]
+    refs = {str(f.relative_to(folder / "refs")): f.read_text().strip() for f in files}
+    commits = [f.name for f in (folder / "snapshots").iterdir()] if (folder / "snapshots").is_dir() else []
+    named = {ref: commit for ref, commit in refs.items() if commit in commits}
+    if not commits:
+        at = f" --revision {revision}" if revision else ""
+        raise FileNotFoundError(f"{name} is not on this machine; hint: abruzzi pull {name}{at}")
+    asked = revision or "main"
+    begun = [c for c in commits if len(asked) >= 6 and c.startswith(asked)]
+    if asked in named or len(begun) == 1:
+        return named.get(asked) or begun[0]
+    if not revision and len(commits) == 1:
+        return commits[0]
+    there = sorted([*named, *(c[:12] for c in commits if c not in named.values())])
+    raise FileNotFoundError(
+        f"{name} is here, but not its revision {asked}; hint: --model {name}@{there[0]} (there: {', '.join(there)}), "
+        f"or abruzzi pull {name} --revision {asked}"
+    )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot has what a run needs: shape, weights to the last shard, and a tokenizer."""
+    names = {f.name for f in folder.iterdir() if f.exists()}
+    if "config.json" not in names or names.isdisjoint({"tokenizer.json", "tiktoken.model"}):
+        return False
+    if _INDEX not in names:
+        return "model.safetensors" in names
+    try:
+        return set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()) <= names
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return True  # broken, not incomplete: the reader says how
+
+
+def _wanted(paths: list[str]) -> set[str]:
+    """The files of a repository to fetch: of weights only those that readers read, if they have the usual names."""
+    top = {p for p in paths if "/" not in p and any(fnmatch(p, pattern) for pattern in _WANTED)}
+    if any(_WEIGHTS.fullmatch(p) for p in top):
+        top = {p for p in top if not p.endswith(".safetensors") or _WEIGHTS.fullmatch(p)}
+    return top
+
+
+def _client() -> Any:
+    """The HTTP client of huggingface_hub, but for its proxies."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils._http import hf_request_event_hook
+
+    hooks = {"request": [hf_request_event_hook]}
+    return client_for(constants.ENDPOINT, event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
 def cached() -> list[Cached]:
@@ -115,8 +197,8 @@ def _check(name: str) -> None:
         raise ValueError(f"{name!r} is no model of a hub; expected org/name, for instance moonshotai/Kimi-K2-Thinking")
 
 
-def _check_contents(name: str, paths: list[str]) -> None:
-    if any(fnmatch(p, "*.safetensors") for p in paths):
+def _check_contents(name: str, paths: list[str], wanted: set[str]) -> None:
+    if any(p.endswith(".safetensors") for p in wanted):
         return
     pickles = [p for p in paths if any(fnmatch(p, pattern) for pattern in _PICKLES)]
     why = f"only pickles ({pickles[0]}), which can run code" if pickles else "no weights"
@@ -137,7 +219,6 @@ def _check_disk(name: str, blobs: Path, files: list[Any]) -> None:
 
 def _fetch(name: str, commit: str, path: str, blob: Path, size: int, report: Report | None) -> None:
     """One file into the blobs, going on with its part file."""
-    import httpx2
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
@@ -150,7 +231,10 @@ def _fetch(name: str, commit: str, path: str, blob: Path, size: int, report: Rep
         if start < size:
             url = hf_hub_url(name, path, revision=commit)
             headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
-            with httpx2.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
+            with (
+                client_for(url, follow_redirects=True, timeout=60) as http,
+                http.stream("GET", url, headers=headers) as answer,
+            ):
                 answer.raise_for_status()
                 if answer.status_code != 206 and start:  # the server knows no ranges: from the beginning
                     part.truncate(0)
@@ -233,7 +317,8 @@ def _explained(name: str) -> Iterator[None]:
         raise HubError(f"HF_HUB_OFFLINE is set, so {name} cannot be fetched; hint: unset it") from error
     except (HfHubHTTPError, httpx2.HTTPError) as error:
         text = " ".join(str(error).split())[:160] or type(error).__name__
+        way = through(constants.ENDPOINT)
         raise HubError(
-            f"{constants.ENDPOINT} did not give {name} ({type(error).__name__}: {text}); hint: what has arrived is "
-            "kept, so pull again; HF_ENDPOINT chooses another hub"
+            f"{constants.ENDPOINT} did not give {name}{way} ({type(error).__name__}: {text}); hint: what has arrived "
+            "is kept, so pull again; HF_ENDPOINT chooses another hub"
         ) from error

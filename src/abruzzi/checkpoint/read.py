@@ -13,6 +13,9 @@ directories beside the checkpoint (write.py); they are not read, but named when 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,8 +25,9 @@ import numpy as np
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.tensors import Tensor
 from abruzzi.checkpoint.layout import StoredSpec, TensorSpec, expected_tensors, int4_parts, stored_tensors
-from abruzzi.checkpoint.safetensors_file import SafetensorsFile
+from abruzzi.checkpoint.safetensors_file import SafetensorsFile, stands_in
 from abruzzi.quant.int4 import Int4Matrix
+from abruzzi.types import brief
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -58,7 +62,16 @@ class Checkpoint:
         shards = _open_shards(folder, stored_tensors(config), config)
         self.files = [shard.path for shard in shards]
         self._where = {name: shard for shard in shards for name in shard.entries}
-        self.skipped = tuple(name for name in self._where if config.leaves_out(name))
+        self.skipped = tuple(name for name in self._where if config.leaves_out(name, self._where))
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every id that ends a generation: config.json's, and those that generation_config.json adds.
+
+        Raises ValueError for a generation_config.json that cannot be read, or names an id beyond the vocabulary."""
+        return tuple(
+            dict.fromkeys((*self.config.eos_token_ids, *_generation_ends(self.folder, self.config.vocab_size)))
+        )
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -159,6 +172,23 @@ def first_non_finite(array: np.ndarray) -> list[int] | None:
     return None
 
 
+def _generation_ends(folder: Path, vocab_size: int) -> list[int]:
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return []
+    try:
+        said: Any = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is not valid JSON ({type(error).__name__}); hint: fetch it again, or remove it"
+        ) from None
+    given = said.get("eos_token_id") if isinstance(said, dict) else None
+    ids = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        raise ValueError(f"{file}: eos_token_id={brief(given)}; expected ids below {vocab_size}; hint: fetch it again")
+    return ids
+
+
 def _hint_for_absent(folder: Path) -> str:
     if folder.is_file():
         return "that is a file; give the directory that holds it"
@@ -180,21 +210,84 @@ def _open_shards(folder: Path, stored: dict[str, StoredSpec], config: ModelConfi
             broken[name] = f"{name} is not there, although {INDEX} names it; hint: download not complete?"
         except ValueError as error:
             broken[name] = str(error).replace(str(folder / name), name, 1)
-    problems = [*broken.values(), *_misplaced(shards, weight_map, set(broken))]
     where = {name: shard for shard in shards for name in shard.entries}
+    misfits = _Misfits(broken=[*broken.values()], misplaced=_misplaced(shards, weight_map, set(broken)))
     if weight_map or not broken:
         listing = INDEX if weight_map else SINGLE
-        problems += [f"{n} is missing from {listing}" for n in stored if n not in where and n not in weight_map]
+        misfits.missing += [f"{n} is missing from {listing}" for n in stored if n not in where and n not in weight_map]
     for shard in shards:
-        problems += _unfit(shard, stored, config)
-    if problems:
-        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        hint = "; hint: files of two checkpoints mixed, or a download that is not complete?"
-        raise ValueError(
-            f"{folder} cannot be read as its config.json says: {'; '.join(problems[:_LISTED])}{more}"
-            f"{'' if broken else hint}"
-        )
+        misfits.look(shard, stored, config, where)
+    misfits.refuse(folder, stored, where)
     return shards
+
+
+@dataclass(slots=True)
+class _Misfits:
+    """What does not fit between files and config.json, by kind, since each kind has a cause of its own."""
+
+    broken: list[str] = field(default_factory=list)
+    misplaced: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+
+    def look(
+        self, shard: SafetensorsFile, stored: dict[str, StoredSpec], config: ModelConfig, where: Container[str]
+    ) -> None:
+        """Tensors of one file that the model does not have, or has with another shape or dtype."""
+        for name, entry in shard.entries.items():
+            spec, at = stored.get(name), shard.path.name
+            if spec is None:
+                if not config.leaves_out(name, where):
+                    self.extra.append(f"{name} in {at} is not part of this model")
+                continue
+            if entry.shape != spec.shape:
+                self.shapes.append(f"{name} in {at} has shape {list(entry.shape)}, expected {list(spec.shape)}")
+            if entry.dtype not in spec.dtypes:
+                self.dtypes.append(f"{name} in {at} is {entry.dtype}, expected {' or '.join(spec.dtypes)}")
+
+    def refuse(self, folder: Path, stored: Container[str], where: Iterable[str]) -> None:
+        """Raises ValueError where there are any."""
+        kinds = (self.broken, self.misplaced, self.missing, self.extra, self.shapes, self.dtypes)
+        problems = [problem for kind in kinds for problem in kind]
+        if not problems:
+            return
+        # Some of each kind: a thousand of one must not hide another.
+        room = max(1, _LISTED // sum(bool(kind) for kind in kinds))
+        shown = [problem for kind in kinds for problem in kind[: max(room, _LISTED - len(problems) + len(kind))]]
+        more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+        hints = "" if self.broken else f"; hint: {self._hint(stored, where)}"
+        raise ValueError(f"{folder} cannot be read as its config.json says: {'; '.join(shown)}{more}{hints}")
+
+    def _hint(self, stored: Container[str], where: Iterable[str]) -> str:
+        prefix = next((p for n in where if (p := _prefix(n, stored))), None)
+        if prefix:
+            return f"the names begin with {prefix!r}: weights of a wrapper (multimodal?), not of this model alone"
+        hints = []
+        if any("_scale_inv" in problem for problem in self.extra):
+            hints.append("weight_scale_inv belongs to FP8 weights, convert them to bf16 first")
+        elif self.missing and self.extra:
+            hints.append("missing and surplus: config.json of another model, or of another quantization?")
+        elif self.missing:
+            hints.append("missing: a download that is not complete, or a config.json with more layers or experts?")
+        elif self.extra:
+            hints.append("surplus: a config.json with fewer layers or experts than the weights have?")
+        if self.shapes:
+            hints.append("other shapes: config.json of another size of this model?")
+        if self.dtypes:
+            hints.append("another dtype: convert the checkpoint to bf16, or is quantization_config missing?")
+        if self.misplaced:
+            hints.append(f"misplaced: files of two checkpoints mixed, or an old {INDEX}?")
+        return "; ".join(hints)
+
+
+def _prefix(name: str, stored: Container[str]) -> str | None:
+    """What stands in front of a name that the model knows without it."""
+    if name in stored:
+        return None
+    places = (match.start() for match in re.finditer(r"model\.", name) if match.start())
+    return next((name[:place] for place in places if name[place:] in stored), None)
 
 
 def _misplaced(shards: list[SafetensorsFile], weight_map: dict[str, str], broken: set[str]) -> list[str]:
@@ -212,23 +305,6 @@ def _misplaced(shards: list[SafetensorsFile], weight_map: dict[str, str], broken
         if file not in broken and where.get(name) != file:
             found = f"; it is in {where[name]}" if name in where else ""
             problems.append(f"{name} is not in {file}, where {INDEX} says it is{found}")
-    return problems
-
-
-def _unfit(shard: SafetensorsFile, stored: dict[str, StoredSpec], config: ModelConfig) -> list[str]:
-    """Tensors of one file that the model does not have, or has with another shape or dtype."""
-    problems: list[str] = []
-    for name, entry in shard.entries.items():
-        if config.leaves_out(name):
-            continue
-        spec, at = stored.get(name), shard.path.name
-        if spec is None:
-            problems.append(f"{name} in {at} is not part of this model")
-            continue
-        if entry.shape != spec.shape:
-            problems.append(f"{name} in {at} has shape {list(entry.shape)}, expected {list(spec.shape)}")
-        if entry.dtype not in spec.dtypes:
-            problems.append(f"{name} in {at} is {entry.dtype}, expected {' or '.join(spec.dtypes)}")
     return problems
 
 
@@ -254,6 +330,8 @@ def _file_names(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
+    if complaint := stands_in(index):
+        raise ValueError(complaint)
     try:
         given: Any = json.loads(index.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

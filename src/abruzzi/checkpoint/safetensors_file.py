@@ -37,6 +37,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _METADATA = "__metadata__"
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
+# What lies in the place of a file that was not fetched: its first bytes, and what to say of it.
+_STAND_INS = (
+    (_GIT_LFS, "is a git-lfs pointer: the file itself was not fetched; hint: `git lfs pull` in its directory"),
+    (b"<", "is a web page, not safetensors; hint: an error page or a login was saved in its place, fetch it again"),
+    (b"PK\x03\x04", "is a zip archive (a pickle of torch?), not safetensors; hint: convert it to safetensors"),
+    (b"GGUF", "is a GGUF file, not safetensors; hint: fetch the checkpoint in Hugging Face layout"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +57,25 @@ class Entry:
     end: int
 
 
+def stands_in(path: Path) -> str | None:
+    """What a file is that lies in another one's place (a git-lfs pointer, a web page), with a hint; None = no such."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    # Eight bytes of header length, of which the format allows 100 MB, then a JSON object.
+    if len(head) > 8 and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES:
+        return None
+    said = next((said for first, said in _STAND_INS if head.startswith(first)), None)
+    return None if said is None else f"{path} {said}"
+
+
 class SafetensorsFile:
     """A mapped file. Raises ValueError that names the file for whatever is wrong with it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         size = path.stat().st_size
+        if complaint := stands_in(path):
+            raise ValueError(complaint)
         if size < 8:
             raise ValueError(f"{path} has {size} bytes and no safetensors header; hint: truncated? fetch it again")
         with path.open("rb") as file:

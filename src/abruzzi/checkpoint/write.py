@@ -123,7 +123,10 @@ def _stored_config(config: ModelConfig, dtype: str, int4: bool | None) -> ModelC
     raw = config.to_dict()
     # transformers 4 writes and reads torch_dtype; 5 writes dtype and reads both.
     keys = [key for key in ("dtype", "torch_dtype") if key in raw] or ["torch_dtype"]
-    return replace(config, raw={**raw, **dict.fromkeys(keys, dtype)})
+    raw |= dict.fromkeys(keys, dtype)
+    if raw.get("quantization_config", "") is None:
+        del raw["quantization_config"]  # transformers 5 takes the key for a quantized model, whatever it says
+    return replace(config, raw=raw)
 
 
 def _refuse_target(target: Path, overwrite: bool) -> None:

@@ -40,8 +40,8 @@ def checkpoint_path(model: str) -> Path:
     if not (path / "config.json").is_file():
         given = f"model {model!r} is not there" if not path.exists() else f"{path} holds no config.json"
         raise FileNotFoundError(
-            f"{given}; hint: --model takes `nano`, a directory in Hugging Face layout, org/name after "
-            "`abruzzi pull org/name`, or the http(s) URL of an OpenAI-compatible server"
+            f"{given}; hint: --model takes `nano`, a directory in Hugging Face layout, org/name or "
+            "org/name@revision after `abruzzi pull`, or the http(s) URL of an OpenAI-compatible server"
         )
     return path
 
@@ -80,7 +80,7 @@ def choose(
 
 def _is_hub_name(model: str) -> bool:
     """Whether the hub's cache is the place to look: org/name, and no directory of that name here."""
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if "/" not in model.partition("@")[0] or model.startswith((".", "/", "~")):
         return False
     from abruzzi.checkpoint import hub
 

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 def pull(
     name: str = NAME,
-    revision: str = typer.Option("main", "--revision", help="A branch, tag or commit."),
+    revision: str = typer.Option(None, "--revision", help="A branch, tag or commit; run it as org/name@revision."),
     as_json: bool = AS_JSON,
 ) -> int:
     # The library's own bars would stand beside ours, and on a pipe.

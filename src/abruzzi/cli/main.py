@@ -9,10 +9,17 @@ from __future__ import annotations
 import os
 import sys
 
+from abruzzi.cli import interrupts  # first: from here on Ctrl-C ends with 130
+
+# isort: split
 import typer
 
 from abruzzi import __version__
+from abruzzi.cli import streams
 from abruzzi.cli.exit_codes import ERROR, INTERRUPTED, OK
+
+# What a package that is not installed belongs to.
+EXTRAS = {"starlette": "serve", "uvicorn": "serve", "torch": "train", "reasoning_gym": "tasks"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +46,16 @@ def root(
 def main() -> None:
     """The console script. Turns errors into one line and an exit code."""
     try:
+        code = _run()
+        interrupts.leave_at_once()
+    except KeyboardInterrupt:  # once more, while the first was dealt with
+        code = INTERRUPTED
+    sys.exit(INTERRUPTED if interrupts.seen() else code)
+
+
+def _run() -> int:
+    try:
+        streams.occupy()
         _register(app)
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -46,11 +63,11 @@ def main() -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has left (`| head`): not an error, but nothing more may be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except Exception as error:
-        code = _explain(error)
-    sys.exit(code if isinstance(code, int) else OK)
+        code = INTERRUPTED if interrupts.seen() else _explain(error)
+    streams.give_up_stdout()
+    return code if isinstance(code, int) else OK
 
 
 def _register(app: typer.Typer) -> None:
@@ -74,7 +91,10 @@ def _explain(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError)):
+    extra = EXTRAS.get((error.name or "").partition(".")[0]) if isinstance(error, ImportError) else None
+    if extra:
+        text = f"this needs {getattr(error, 'name', '')}, which is not installed; hint: pip install 'abruzzi[{extra}]'"
+    elif not isinstance(error, (ValueError, OSError)):
         text = f"unexpected {type(error).__name__}: {text}; hint: ABRUZZI_DEBUG=1 shows where"
     print(f"abruzzi: {text}", file=sys.stderr)
     return ERROR

@@ -13,8 +13,9 @@ import typer
 
 from abruzzi.agent.loop import Finish, Limits, ToolResult
 from abruzzi.agent.loop import run as run_agent
+from abruzzi.cli import streams
 from abruzzi.cli.choose import PRECISION, WEIGHTS, Chosen, choose
-from abruzzi.cli.exit_codes import LIMIT, OK
+from abruzzi.cli.exit_codes import ERROR, LIMIT, OK
 from abruzzi.cli.terminal import Terminal
 from abruzzi.tools import Tool
 from abruzzi.types import Message, MessageEnd, SamplingParams
@@ -93,10 +94,12 @@ def run(
             recorder.see(event)
             if not as_json:
                 terminal.show(event)
-    if as_json:
+    if as_json and recorder.ends:
         print(json.dumps(recorder.as_json(chosen), ensure_ascii=False))
-    else:
+    elif recorder.ends:
         terminal.summary(recorder.line())
+    assert recorder.finish is not None
+    recorder.finish.check()
     return recorder.exit_code()
 
 
@@ -128,9 +131,21 @@ def chat(
             recorder.see(event)
             terminal.show(event)
         assert recorder.finish is not None
+        if not recorder.finish.messages:
+            history.pop()  # nothing came of it: it can be asked again
         history.extend(recorder.finish.messages)
-        terminal.summary(recorder.line())
+        if recorder.ends:
+            terminal.summary(recorder.line())
+        if recorder.finish.error is not None:
+            _tell_failure(recorder.finish)
     return OK
+
+
+def _tell_failure(finish: Finish) -> None:
+    """A failed turn ends a conversation only where nobody sits in front of it."""
+    if not sys.stdin.isatty() or not isinstance(finish.error, (ValueError, OSError)):
+        finish.check()
+    print(f"abruzzi: {' '.join(str(finish.error).split())}", file=sys.stderr)
 
 
 class Recorder:
@@ -151,6 +166,8 @@ class Recorder:
 
     def exit_code(self) -> int:
         assert self.finish is not None
+        if self.finish.stop_reason == "error":
+            return ERROR
         return OK if self.finish.stop_reason in ("answer", "no_answer") else LIMIT
 
     def as_json(self, chosen: Chosen) -> dict[str, Any]:
@@ -167,6 +184,7 @@ class Recorder:
             ],
             "finish_reason": last.finish_reason,
             "stop_reason": self.finish.stop_reason,
+            **({} if self.finish.error is None else {"error": " ".join(str(self.finish.error).split())}),
             "usage": {
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
@@ -210,6 +228,8 @@ def _params(
 
 
 def _ask() -> str | None:
+    if sys.stdin is None:
+        raise streams.ClosedError("stdin is closed, so there is nobody to talk to; hint: abruzzi run PROMPT")
     try:
         text = input("> " if sys.stdin.isatty() else "")
     except EOFError:
@@ -242,7 +262,7 @@ def _example(number: int, prompt: str | None, table: Path | None, files: Path | 
 def _question(prompt: str | None) -> str:
     if prompt is None:
         raise typer.BadParameter("a prompt is missing; hint: abruzzi run --examples")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = streams.read_stdin() if prompt == "-" else prompt
     if not text.strip():
         raise typer.BadParameter("the prompt is empty; hint: abruzzi run --examples")
     return text

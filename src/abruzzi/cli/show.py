@@ -68,7 +68,7 @@ def doctor(as_json: bool = AS_JSON) -> int:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": cores(),
         "memory_gb": _memory_gb(),
     }
     problems = []
@@ -111,7 +111,8 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use; macOS knows no affinity."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from abruzzi.cli.exit_codes import LIMIT, OK
+from abruzzi.cli.exit_codes import INTERRUPTED, LIMIT, OK
+from abruzzi.cli.show import cores
 
 if TYPE_CHECKING:
     from abruzzi.model import K2Model
@@ -85,7 +86,7 @@ def train(
         given = sft.material(data, source, sft.number_in(settings, "row_length"))
         sft.show(given, show, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
         return OK
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or cores())
     if "RANK" in os.environ:  # set by torchrun
         join_processes()
     first = int(os.environ.get("RANK", "0")) == 0
@@ -114,6 +115,8 @@ def train(
         checkpoint = str(out / "checkpoint") if finished else None
         print(json.dumps(report.summary(finished) | {"out": str(out), "checkpoint": checkpoint}))
     # torchrun takes every status but 0 for a crash and would print one; "finished" says what it was.
+    if trainer.interrupted and not finished and "RANK" not in os.environ:
+        return INTERRUPTED
     return OK if finished or "RANK" in os.environ else LIMIT
 
 
@@ -262,7 +265,7 @@ def _hardware(trainer: Trainer, usd_per_hour: float | None) -> dict[str, Any]:
         unit, units, name = "gpu", trainer.processes, torch.cuda.get_device_name()
     else:
         held = torch.get_num_threads() * trainer.processes
-        unit, units, name = "core", min(held, len(os.sched_getaffinity(0))), _processor()
+        unit, units, name = "core", min(held, cores()), _processor()
     if usd_per_hour is not None:
         price = HourPrice(unit, usd_per_hour, "given by --usd-per-hour", time.strftime("%Y-%m-%d"))
     elif unit == "core":

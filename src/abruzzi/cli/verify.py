@@ -20,7 +20,8 @@ HELP = """Check an OpenAI-compatible endpoint: tool calls, thinking, streams, to
 
 Exit code 0 when it is ok, 1 when not. Fails show the request and what came back (--json, --html).
 
-Example: abruzzi verify --base-url http://127.0.0.1:8420 --suite quick --html report.html
+Example: abruzzi verify --base-url http://127.0.0.1:8420 --suite quick --json > report.json
+abruzzi verify --from report.json --html report.html
 """
 COLOUR = {"pass": "green", "fail": "red", "unsupported": "yellow"}
 
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    base_url: str = typer.Option(..., "--base-url", metavar="URL", help="With or without /v1."),
+    base_url: str = typer.Option(None, "--base-url", metavar="URL", help="With or without /v1."),
     served_model: str = typer.Option(None, "--served-model", metavar="NAME", help="Default: the only one offered."),
     api_key: str = typer.Option(None, "--api-key", help="Default: OPENAI_API_KEY."),
     suite: str = typer.Option("full", "--suite", help="quick or full."),
@@ -46,13 +47,19 @@ def verify(
     timeout: float = typer.Option(120.0, "--timeout", min=1, help="Seconds to wait for a piece of an answer."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write a self-contained page."),
+    kept: Path = typer.Option(None, "--from", metavar="FILE", help="Show a report that --json wrote; ask nobody."),
 ) -> int:
     from abruzzi.verify import run as run
-    from abruzzi.verify.report import to_html
     from abruzzi.verify.wire import Wire
 
     if html is not None and not html.parent.is_dir():
         raise ValueError(f"--html {html}: there is no directory {html.parent}")
+    if kept is not None:
+        if base_url is not None:
+            raise ValueError("--from shows a report, --base-url makes one; give one of them")
+        return _show(_read(kept), as_json, html)
+    if base_url is None:
+        raise typer.BadParameter("--base-url is missing; hint: or --from FILE, to show a report that was kept")
     wire = Wire(base_url, api_key or os.environ.get("OPENAI_API_KEY"), timeout=timeout)
     try:
         report = run.verify(
@@ -69,6 +76,22 @@ def verify(
         )
     finally:
         wire.close()
+    return _show(report, as_json, html)
+
+
+def _read(file: Path) -> Report:
+    """A report that --json wrote. Raises OSError, or ValueError with the file's name."""
+    from abruzzi.verify.run import from_json
+
+    try:
+        return from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--from {file}: {error}") from error
+
+
+def _show(report: Report, as_json: bool, html: Path | None) -> int:
+    from abruzzi.verify.report import to_html
+
     if html is not None:
         html.write_text(to_html(report), encoding="utf-8")
     if as_json:
@@ -108,9 +131,10 @@ def _table(report: Report) -> None:
         )
     console.print(table)
     said = report.to_json()
+    of_model = f" (and {said['failed_by_model']} by the model, not the server)" if report.of_model else ""
     console.print(
         f"\n{safe(report.model)} at {safe(report.base_url)}: {'ok' if report.ok else 'not ok'}; "
-        f"{said['passed']} passed, {said['failed']} failed, {said['unsupported']} unsupported; "
+        f"{said['passed']} passed, {said['failed']} failed{of_model}, {said['unsupported']} unsupported; "
         f"schema_accuracy {percent(report.schema_accuracy)}, tool_call_f1 {percent(report.tool_call_f1)}",
         style="green" if report.ok else "red",
     )

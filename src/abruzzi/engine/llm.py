@@ -102,7 +102,7 @@ class LLM:
         Raises FileNotFoundError or ValueError with a hint."""
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
-            config = checkpoint.config
+            config = replace(checkpoint.config, eos_token_id=checkpoint.end_ids or None)
             tok = tokenizer.load(path)
             if tok.vocab_size > config.vocab_size:
                 raise ValueError(

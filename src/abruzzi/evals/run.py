@@ -126,6 +126,7 @@ def _try(
             elif isinstance(event, Finish):
                 finish = event
     assert finish is not None
+    finish.check()  # a server that is down has no accuracy
     return Sample(
         task_id=task.id,
         family=task.family,

@@ -73,6 +73,8 @@ class Shards(nano.Shards):
     """nano's shards, made by as many processes as there are cores but two."""
 
     def __init__(self, tokenizer_json: str) -> None:
-        workers = max(1, len(os.sched_getaffinity(0)) - 2)
+        workers = max(
+            1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) - 2
+        )
         super().__init__(tokenizer_json, ahead=2 * workers)
         self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing
@@ -18,6 +19,8 @@ from abruzzi.server.generation import Batch, End, Generation
 from abruzzi.types import ContentDelta, ParserEvent, ReasoningDelta, ToolCallDelta
 
 Answer = TypeVar("Answer")
+# JSON escapes VT, FF, FS, GS and RS anyway; these three it does not.
+_SEPARATORS = re.compile("[\u0085\u2028\u2029]")
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -153,8 +156,14 @@ async def client_gone(receive: Receive) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """Compact UTF-8. A lone surrogate, which UTF-8 cannot hold, is written as JSON's escape."""
-    return _JSON.encode(value).encode("utf-8", "backslashreplace")
+    """Compact UTF-8. A lone surrogate, which UTF-8 cannot hold, is written as JSON's escape; so are the
+    characters at which many readers of event streams (all that use `splitlines`) wrongly end a line."""
+    text = _JSON.encode(value)
+    return (text if text.isascii() else _SEPARATORS.sub(_escaped, text)).encode("utf-8", "backslashreplace")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found.group()):04x}"
 
 
 def event(value: Any, name: str | None = None) -> bytes:

@@ -205,7 +205,7 @@ def _supported_model(data: Any, where: str) -> dict[str, Any]:
         if model.get(key):
             raise ValueError(f"{where}: model.{key}={model[key]!r} is not supported; expected byte-level BPE without")
     normalizer = data.get("normalizer")
-    if normalizer is not None:
+    if not _keeps_text(normalizer):
         kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
         raise ValueError(f"{where}: normalizer {kind!r} changes text and is not supported; expected none")
     kinds = _pre_tokenizers(data.get("pre_tokenizer"))
@@ -214,6 +214,14 @@ def _supported_model(data: Any, where: str) -> dict[str, Any]:
         named = ", ".join(odd or kinds) or "none"
         raise ValueError(f"{where}: pre-tokenizer {named} is not supported; expected byte-level splits that keep text")
     return model
+
+
+def _keeps_text(normalizer: Any) -> bool:
+    """Whether it is none: null, or a sequence of nothing."""
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "Sequence":
+        return normalizer is None
+    steps = normalizer.get("normalizers")
+    return isinstance(steps, list) and all(map(_keeps_text, steps))
 
 
 def _pre_tokenizers(given: Any) -> list[str]:

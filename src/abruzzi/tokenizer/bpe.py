@@ -190,6 +190,9 @@ def load(path: str | Path) -> Tokenizer:
     if not folder.is_dir():
         raise ValueError(f"no such directory: {folder}; hint: give the directory that holds tokenizer.json")
     settings = _read_json(folder / "tokenizer_config.json")
+    for file in (folder / "tokenizer.json", folder / "tiktoken.model", folder / "tokenizer_config.json"):
+        if file.is_file() and _begins(file, b"version https://git-lfs"):
+            raise ValueError(f"{file} is a git-lfs pointer: the file itself was not fetched; hint: git lfs pull")
     if (folder / "tokenizer.json").is_file():
         # Kimi's cuts belong to Kimi's own file; in a tokenizer.json they must be asked for.
         tok = _load_json(folder / "tokenizer.json", _defaults(folder, settings, ChatDefaults(cut_long_runs=False)))
@@ -199,6 +202,11 @@ def load(path: str | Path) -> Tokenizer:
         raise ValueError(f"{folder} holds neither tokenizer.json nor tiktoken.model; hint: download not complete?")
     _require_fit(folder, tok.vocab_size)
     return tok
+
+
+def _begins(file: Path, first: bytes) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(first)) == first
 
 
 def from_json(text: str, defaults: ChatDefaults = ChatDefaults(), where: str = "tokenizer.json") -> Tokenizer:

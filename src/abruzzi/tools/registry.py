@@ -12,7 +12,7 @@ from pathlib import Path
 
 from abruzzi.tools.calculator import Calculator
 from abruzzi.tools.files import Files
-from abruzzi.tools.table import Table
+from abruzzi.tools.table import Table, decoded
 from abruzzi.tools.tool import Tool
 
 
@@ -58,4 +58,4 @@ def tools_to_serve(built_in: Sequence[BuiltIn] = BUILT_IN) -> list[Tool]:
 
 
 def _table(path: Path) -> Table:
-    return Table.from_csv(path.read_text(encoding="utf-8"), name=path.stem)
+    return Table.from_csv(decoded(path.read_bytes(), str(path)), name=path.stem)

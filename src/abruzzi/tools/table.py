@@ -7,8 +7,11 @@ always said.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
+import itertools
 import re
 import sqlite3
 import time
@@ -74,8 +77,12 @@ class Table:
         """One table from CSV with a header line; columns of numbers become numbers.
 
         Raises ValueError with the line number for an empty or ragged file."""
-        lines = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))
-        lines = [line for line in lines if line]
+        text = text.removeprefix("\ufeff")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+        try:
+            lines = [line for line in reader if line]
+        except csv.Error as problem:
+            raise ValueError(f"CSV line {reader.line_num}: {problem}; hint: is it a table of text?") from problem
         if not lines:
             raise ValueError("the CSV is empty; expected a header line with column names")
         columns = [_column(c, i) for i, c in enumerate(lines[0])]
@@ -147,6 +154,58 @@ class Table:
         if "not authorized" in text or "prohibited" in text or "readonly" in text:
             return f"only SELECT on these tables is allowed: {self.describe()}"
         return f"{text}. Tables: {self.describe()}"
+
+
+def decoded(data: bytes, where: str) -> str:
+    """The text of a CSV file: UTF-8, or UTF-16 and UTF-32 by their mark, else what Western Excel writes (cp1252).
+
+    Raises ValueError for bytes that are no text."""
+    marked = (encoding for mark, encoding in _MARKS if data.startswith(mark))
+    encoding = next(marked, None) or _encoding_without_mark(data)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where} is no text in {encoding}: {error.reason} at byte {error.start}; hint: save it as CSV in UTF-8"
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"{where} holds zero bytes, so it is no text; hint: save it as CSV in UTF-8")
+    return text
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's mark does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def _encoding_without_mark(data: bytes) -> str:
+    even, odd = data[:4000:2].count(0), data[1:4000:2].count(0)
+    if max(even, odd) * 4 > len(data[:4000]):  # every other byte is zero: UTF-16 of Latin letters
+        return "utf-16-le" if odd > even else "utf-16-be"
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        # cp1252 leaves five bytes out, which Latin-1 takes for control characters.
+        return "latin-1" if any(byte in data for byte in b"\x81\x8d\x8f\x90\x9d") else "cp1252"
+    return "utf-8"
+
+
+def _delimiter(text: str) -> str:
+    """Comma, semicolon, tab or bar: whichever splits the first records into equally many fields, the most of them;
+    where none does, whichever splits the header. Found by reading, not by counting characters: a quoted one is none."""
+    widths: dict[str, list[int]] = {}
+    for candidate in ",;\t|":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=candidate)
+        with contextlib.suppress(csv.Error):
+            widths[candidate] = [len(record) for record in itertools.islice(filter(None, reader), 20)]
+    even = {c: w[0] for c, w in widths.items() if len(set(w)) == 1 and w[0] > 1}
+    header = {c: w[0] for c, w in widths.items() if w and w[0] > 1}
+    found = even or header
+    return max(found, key=found.__getitem__) if found else ","
 
 
 def _shown(columns: list[str], rows: list[tuple[Value, ...]]) -> ToolOk:

@@ -114,6 +114,7 @@ class Trainer:
         # not in it.
         self.seconds = self.flop = 0.0
         self._stop = False
+        self.interrupted = False  # by SIGINT, which is a person's
         self._position = (0, 0)  # shard, row in it: the next row to be read
 
     def train(self, time_limit: float | None = None, on_step: Callable[[dict[str, Any]], None] | None = None) -> bool:
@@ -138,8 +139,9 @@ class Trainer:
                 signal.signal(s, handler)
         return self.step >= self.config.steps
 
-    def _ask_to_stop(self, *_: Any) -> None:
+    def _ask_to_stop(self, number: int, _: Any) -> None:
         self._stop = True
+        self.interrupted = self.interrupted or number == signal.SIGINT
 
     def _is_logged(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step == self.config.steps

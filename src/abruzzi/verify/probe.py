@@ -8,7 +8,7 @@ nothing to judge). Unsupported is never counted as passed. Accepting a field and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,26 @@ class Result:
     examples: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Result:
+        """What `to_json` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        if said["status"] not in ("pass", "fail", "unsupported") or said["judges"] not in ("server", "model"):
+            raise ValueError(f"status {said['status']!r}, judges {said['judges']!r}")
+        check = Check(
+            said["name"], said["group"], said["title"], _not_run, judges=said["judges"], required=bool(said["required"])
+        )
+        return cls(
+            check,
+            said["status"],
+            said["passed"],
+            said["total"],
+            said["reason"],
+            dict(said["skipped"]),
+            list(said["notes"]),
+            list(said["examples"]),
+            float(said["seconds"]),
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.check.name,
@@ -95,6 +115,10 @@ class Result:
             "seconds": round(self.seconds, 3),
             "examples": self.examples,
         }
+
+
+def _not_run(_: Probe) -> None:
+    raise RuntimeError("a check that was read from a report cannot be run")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ def to_html(report: Report) -> str:
     numbers = {
         "passed": said["passed"],
         "failed": said["failed"],
+        "failed by the model": said["failed_by_model"],
         "unsupported": said["unsupported"],
         "schema_accuracy": percent(report.schema_accuracy),
         "tool_call_f1": percent(report.tool_call_f1),
@@ -67,7 +68,7 @@ def percent(part: float | None) -> str:
 
 def _result(r: Result) -> str:
     opened = " open" if r.status == "fail" else ""
-    judges = "" if r.check.judges == "server" else ' <span class="dim">(judges the model as well)</span>'
+    judges = "" if r.check.judges == "server" else ' <span class="dim">(judges the model, not the server)</span>'
     lines = [f'<p class="dim">{escape(text)}</p>' for text in ([r.reason] if r.reason else []) + r.notes]
     lines += [f'<p class="dim">not judged: {n} × {escape(why)}</p>' for why, n in r.skipped.items()]
     lines += [_example(e) for e in r.examples]

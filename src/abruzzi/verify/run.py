@@ -39,8 +39,15 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing failed, and all that is required is there."""
-        return all(r.status != "fail" and (r.status == "pass" or not r.check.required) for r in self.results)
+        """Nothing of the server's failed, and all that is required is there. What a weak model fails behind a perfect
+        server is told apart (`of_model`)."""
+        server = [r for r in self.results if r.check.judges == "server"]
+        return all(r.status != "fail" and (r.status == "pass" or not r.check.required) for r in server)
+
+    @property
+    def of_model(self) -> tuple[Result, ...]:
+        """Failed checks that judge the model."""
+        return tuple(r for r in self.results if r.status == "fail" and r.check.judges == "model")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,7 +56,8 @@ class Report:
             "suite": self.suite,
             "ok": self.ok,
             "passed": sum(r.status == "pass" for r in self.results),
-            "failed": sum(r.status == "fail" for r in self.results),
+            "failed": sum(r.status == "fail" for r in self.results) - len(self.of_model),
+            "failed_by_model": len(self.of_model),
             "unsupported": sum(r.status == "unsupported" for r in self.results),
             "schema_accuracy": self.schema_accuracy,
             "tool_call_f1": self.tool_call_f1,
@@ -57,6 +65,25 @@ class Report:
             "seconds": round(self.seconds, 1),
             "checks": [r.to_json() for r in self.results],
         }
+
+
+def from_json(said: Any) -> Report:
+    """A report from what `Report.to_json` gave. Raises ValueError for anything else."""
+    try:
+        results = tuple(Result.from_json(check) for check in said["checks"])
+        return Report(
+            base_url=str(said["base_url"]),
+            model=str(said["model"]),
+            suite=str(said["suite"]),
+            results=results,
+            schema_accuracy=said["schema_accuracy"],
+            tool_call_f1=said["tool_call_f1"],
+            requests=int(said["requests"]),
+            seconds=float(said["seconds"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"this is no report of abruzzi verify ({what}); hint: write one with --json") from error
 
 
 def verify(

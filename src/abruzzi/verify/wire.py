@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+
+from abruzzi.agent.endpoint import api_url, bearer
+from abruzzi.agent.event_stream import OddLine, events, split_lines
+from abruzzi.network import client_for
 
 # A rate limit says nothing about the server's correctness: wait for it, but not for ever.
 RATE_LIMIT_TRIES = 4
@@ -81,17 +85,14 @@ class Wire:
         http: httpx2.Client | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base URL {base_url!r} must start with http:// or https://")
-        url = base_url.rstrip("/")
-        self.root = url.removesuffix("/v1")
-        self.base_url = self.root + "/v1"
+        self.base_url = api_url(base_url)
+        self.root = self.base_url.removesuffix("/v1")
         self.log: list[Exchange] = []
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = bearer(api_key)
         # A connection for every request: a server may close one that it kept at any moment, also when the next request
         # is on its way, and would be blamed for no answer.
         limits = httpx2.Limits(max_keepalive_connections=0)
-        self._http = http or httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0), limits=limits)
+        self._http = http or client_for(self.base_url, timeout=httpx2.Timeout(timeout, connect=10.0), limits=limits)
         self._sleep = sleep
 
     def close(self) -> None:
@@ -146,20 +147,22 @@ class Wire:
 
 def _read_events(exchange: Exchange, response: httpx2.Response, leave_after: int | None) -> None:
     lines: list[str] = []
-    for line in response.iter_lines():
-        lines.append(line)
-        if line.startswith("data:"):
-            data = line[5:].strip()
-            event = _json(data)
-            if data == "[DONE]":
-                exchange.done = True
-            elif isinstance(event, dict):
-                exchange.after_done += exchange.done
-                exchange.events.append(event)
-            else:
-                exchange.odd_lines.append(line)
-        elif line.strip() and not line.startswith((":", "event:", "id:", "retry:")):
-            exchange.odd_lines.append(line)
+
+    def kept() -> Iterator[bytes]:
+        for line in split_lines(response.iter_bytes()):
+            lines.append(line.decode("utf-8", "replace"))
+            yield line
+
+    for item in events(kept()):
+        if isinstance(item, OddLine):
+            exchange.odd_lines.append(item.text)
+        elif item.data.strip() == "[DONE]":
+            exchange.done = True
+        elif isinstance(event := _json(item.data), dict):
+            exchange.after_done += exchange.done
+            exchange.events.append(event)
+        else:
+            exchange.odd_lines.append(f"data: {item.data}")
         if leave_after is not None and len(exchange.events) >= leave_after:
             exchange.cut_by_us = True
             break
@@ -170,7 +173,7 @@ def _read_events(exchange: Exchange, response: httpx2.Response, leave_after: int
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from abruzzi import tokenizer
-from abruzzi.agent.loop import Finish, Limits, ToolResult, run
+from abruzzi.agent.client import EndpointError
+from abruzzi.agent.loop import Finish, Interrupted, Limits, ToolResult, run
 from abruzzi.tools import ToolError, ToolOk
 from abruzzi.tools.calculator import Calculator
-from abruzzi.types import ContextFull, Message, MessageEnd, SamplingParams, ToolCall
+from abruzzi.types import ContentDelta, ContextFull, Message, MessageEnd, SamplingParams, ToolCall
 from tests import tiny
 from tests.scripted import ScriptedModel, say
 
@@ -159,5 +160,83 @@ def test_tools_that_fill_the_context_end_the_turn_and_what_was_done_is_kept() ->
     finish, results = play(Small(*calls))
     assert (finish.stop_reason, finish.answer, finish.steps) == ("length", "", 3) and len(results) == 2
     assert [m.role for m in finish.messages] == ["assistant", "tool", "assistant", "tool"]
+    finish.check()
+    full, _ = play(Small(*calls), history=ASK * 4)
+    assert (full.stop_reason, full.messages) == ("length", ())
     with pytest.raises(ContextFull, match="the context holds 8"):
-        play(Small(*calls), history=ASK * 4)
+        full.check()  # what was asked is too long, and whoever asked can shorten it
+
+
+class Failing(ScriptedModel):
+    """Ends its script with an exception, behind a piece of an answer."""
+
+    def __init__(self, *script: MessageEnd, error: BaseException) -> None:
+        super().__init__(*script)
+        self.error = error
+
+    def chat(self, messages, tools=(), params=SamplingParams()):
+        if not self.script:
+            yield ContentDelta("It is 4")
+            raise self.error
+        yield from super().chat(messages, tools, params)
+
+
+CALL = say("", ("calculator", '{"expression": "6 * 7"}'), thought="first the product")
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize(
+    "error",
+    [EndpointError("down"), RuntimeError("kernel"), ValueError("params"), KeyError("x"), MemoryError(), OSError(5)],
+)
+def test_a_generation_that_fails_ends_the_run_with_the_turn_kept(before: int, error: Exception) -> None:
+    finish, results = play(Failing(*[CALL] * before, error=error))
+    assert finish.stop_reason == "error" and finish.error is error and finish.steps == before + 1
+    assert [m.role for m in finish.messages] == ["assistant", "tool"] * before and len(results) == before
+    assert finish.answer == "It is 4" and finish.usage.completion_tokens == 5 * before
+    with pytest.raises(type(error)):
+        finish.check()
+
+
+def test_a_model_that_forgets_its_end_is_an_error_and_keeps_the_turn() -> None:
+    class Endless(ScriptedModel):
+        def chat(self, messages, tools=(), params=SamplingParams()):
+            return super().chat(messages, tools, params) if self.script else iter([ContentDelta("and")])
+
+    finish, _ = play(Endless(CALL))
+    assert finish.stop_reason == "error" and "MessageEnd" in str(finish.error) and len(finish.messages) == 2
+
+
+def test_a_generation_that_the_engine_gave_up_is_an_error() -> None:
+    finish, _ = play(ScriptedModel(CALL, say("half", reason="error")))
+    assert (finish.stop_reason, finish.answer, len(finish.messages)) == ("error", "half", 3)
+
+
+def test_ctrl_c_is_raised_and_holds_the_turn() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        play(Failing(CALL, error=KeyboardInterrupt()))
+    assert isinstance(caught.value, Interrupted)
+    assert [m.role for m in caught.value.finish.messages] == ["assistant", "tool"]
+    assert caught.value.finish.stop_reason == "aborted"
+
+
+def test_ctrl_c_in_a_tool_leaves_no_call_without_a_result() -> None:
+    class Slow(Calculator):
+        def run(self, arguments):
+            if arguments["expression"] == "2":
+                raise KeyboardInterrupt
+            return super().run(arguments)
+
+    calls = [("calculator", f'{{"expression": "{n}"}}') for n in (1, 2, 3)]
+    with pytest.raises(Interrupted) as caught:
+        list(run(ScriptedModel(say("", *calls)), ASK, [Slow()]))
+    asked, *results = caught.value.finish.messages
+    assert [r.tool_call_id for r in results] == [c.id for c in asked.tool_calls]
+    assert results[0].content == "1" and "not run" in (results[2].content or "")
+
+
+def test_an_error_of_the_reader_is_the_readers_own() -> None:
+    events = run(ScriptedModel(CALL), ASK, [Calculator()])
+    next(events)
+    with pytest.raises(ZeroDivisionError):
+        events.throw(ZeroDivisionError())  # type: ignore[attr-defined]

@@ -45,8 +45,8 @@ def copy(originals: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def complaint(folder: Path, kind: type[Exception] = ValueError) -> str:
-    with pytest.raises(kind) as caught, open_checkpoint(folder):
-        pass
+    with pytest.raises(kind) as caught, open_checkpoint(folder) as checkpoint:
+        assert checkpoint.end_ids is not None
     text = str(caught.value)
     assert "\n" not in text and "hint:" in text and folder.name in text
     return text
@@ -146,11 +146,102 @@ def test_prediction_layers_and_old_frequencies_are_skipped_by_rule(tmp_path: Pat
     with open_checkpoint(tmp_path / "m") as checkpoint:
         assert set(checkpoint.skipped) == set(extra) and not set(extra) & set(checkpoint.names())
     replace(config, num_nextn_predict_layers=0, raw={}).save(tmp_path / "m")
-    assert "model.layers.2.eh_proj.weight in model.safetensors is not part of this model" in complaint(tmp_path / "m")
+    with open_checkpoint(tmp_path / "m") as checkpoint:
+        assert set(checkpoint.skipped) == set(extra)
+
+
+PREDICTION = ("enorm", "hnorm", "eh_proj", "embed_tokens", "shared_head.norm", "shared_head.head", "input_layernorm")
+
+
+@pytest.mark.parametrize(
+    ("names", "skipped"),
+    [
+        (["model.rotary_emb.inv_freq"], True),
+        (["model.layers.1.self_attn.rotary_emb.cos_cached", "model.layers.1.self_attn.rotary_emb.sin_cached"], True),
+        ([f"model.layers.2.{n}.weight" for n in PREDICTION], True),
+        (["model.layers.2.eh_proj.weight", "model.layers.2.mlp.experts.3.up_proj.weight_packed"], True),
+        (["model.layers.2.eh_proj.weight", "model.layers.2.mlp.gate.e_score_correction_bias"], True),
+        (["model.layers.2.eh_proj.weight", "model.layers.2.lora.weight"], False),
+        (["model.layers.2.eh_proj.weight", "model.layers.3.input_layernorm.weight"], False),
+        (["model.layers.2.input_layernorm.weight"], False),  # a layer that config.json forgot
+        (["model.layers.1.eh_proj.weight"], False),
+        (["rotary_emb.inv_freq"], False),
+        (["model.rotary_emb.inv_freq.weight"], False),
+    ],
+)
+def test_what_is_known_and_unused_is_known_by_its_exact_name(tmp_path: Path, names: list[str], skipped: bool) -> None:
+    save_checkpoint(tmp_path / "m", CONFIG, weights())
+    change_tensors(tmp_path / "m" / FILE, lambda t: t.update({n: np.ones(4, np.float32) for n in names}))
+    if skipped:
+        with open_checkpoint(tmp_path / "m") as checkpoint:
+            assert set(checkpoint.skipped) == set(names)
+    else:
+        assert f"{names[-1]} in {FILE} is not part of this model" in complaint(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        ("{}", (5,)),
+        ('{"eos_token_id": null}', (5,)),
+        ('{"eos_token_id": 7}', (5, 7)),
+        ('{"eos_token_id": [7, 5, 3]}', (5, 7, 3)),
+    ],
+)
+def test_ends_of_the_generation_config_count(tmp_path: Path, said: str, ends: tuple[int, ...]) -> None:
+    config = replace(CONFIG, eos_token_id=5)
+    save_checkpoint(tmp_path / "m", config, weights(), extra_files={"generation_config.json": said})
+    with open_checkpoint(tmp_path / "m") as checkpoint:
+        assert checkpoint.end_ids == ends and checkpoint.config.eos_token_id == 5
+
+
+def rename(tensors: dict[str, np.ndarray], prefix: str) -> None:
+    for name in list(tensors):
+        tensors[prefix + name] = tensors.pop(name)
+
+
+HINTS: dict[str, tuple[Callable[[dict[str, np.ndarray]], Any], str, list[str]]] = {
+    "missing": (lambda t: t.pop(UP), "a download that is not complete", ["surplus", "shapes", "dtype", "mixed"]),
+    "surplus": (lambda t: t.update({"model.x": t[NORM]}), "fewer layers or experts", ["missing:", "shapes", "dtype"]),
+    "shape": (
+        lambda t: t.update({NORM: np.ones(63, np.float32)}),
+        "another size of this model",
+        ["missing", "surplus"],
+    ),
+    "dtype": (
+        lambda t: t.update({NORM: np.ones(64, np.int8)}),
+        "convert the checkpoint to bf16",
+        ["missing:", "shapes"],
+    ),
+    "fp8": (lambda t: t.update({f"{UP}_scale_inv": t[NORM]}), "belongs to FP8 weights", ["missing:"]),
+    "wrapper": (lambda t: rename(t, "language_model."), "begin with 'language_model.'", ["missing:", "surplus:"]),
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+def test_each_misfit_has_a_hint_of_its_own(case: str, copy: Callable[[str], Path]) -> None:
+    change, says, not_this = HINTS[case]
+    folder = copy("single")
+    change_tensors(folder / FILE, change)
+    hint = complaint(folder).partition("hint: ")[2]
+    assert says in hint and not [word for word in not_this if word in hint], hint
+
+
+def test_many_of_one_kind_do_not_hide_another(copy: Callable[[str], Path]) -> None:
+    folder = copy("single")
+
+    def damage(tensors: dict[str, np.ndarray]) -> None:
+        for name in [n for n in tensors if "experts" in n]:
+            del tensors[name]
+        tensors[NORM] = np.ones(63, np.float32)
+
+    change_tensors(folder / FILE, damage)
+    assert "has shape [63]" in complaint(folder) and " more" in complaint(folder)
 
 
 # what is wrong
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n"
 DAMAGE: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "missing": (
         "single",
@@ -230,7 +321,21 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
         [f"{FILE}: tensor model.layers.", "of ", "truncated or corrupt, fetch it again"],
     ),
     "empty file": ("single", lambda d: (d / FILE).write_bytes(b""), [f"{FILE} has 0 bytes"]),
-    "not safetensors": ("single", lambda d: (d / FILE).write_bytes(b"PK\x03\x04" * 99), [f"{FILE} claims a header of"]),
+    "not safetensors": ("single", lambda d: (d / FILE).write_bytes(b"PK\x03\x04" * 99), [f"{FILE} is a zip archive"]),
+    "noise": ("single", lambda d: (d / FILE).write_bytes(b"\xf7" * 99), [f"{FILE} claims a header of"]),
+    "a page": ("single", lambda d: (d / FILE).write_bytes(b"<!doctype html><html>"), [f"{FILE} is a web page"]),
+    "git-lfs": ("sharded", lambda d: [f.write_text(POINTER) for f in d.glob("*1-of*")], ["git-lfs", "git lfs pull"]),
+    "index git-lfs": ("sharded", lambda d: (d / INDEX).write_text(POINTER), [INDEX, "git-lfs pointer", "git lfs pull"]),
+    "config git-lfs": (
+        "single",
+        lambda d: (d / "config.json").write_text(POINTER),
+        ["git-lfs pointer", "git lfs pull"],
+    ),
+    "end that is no id": (
+        "single",
+        lambda d: (d / "generation_config.json").write_text('{"eos_token_id": "</s>"}'),
+        ["generation_config.json", "eos_token_id='</s>'"],
+    ),
     "index is no JSON": ("sharded", lambda d: (d / INDEX).write_text("{"), [INDEX, "not valid JSON"]),
     "index is a list": ("sharded", lambda d: (d / INDEX).write_text("[]"), [INDEX, "no weight_map"]),
     "index leads out": (

@@ -286,3 +286,13 @@ def test_a_killed_writer_loses_nothing_and_does_not_disturb(step: str, at: int, 
     assert first_number(folder) == (new if (step, at) == ("rename", 3) else old)
     save_checkpoint(folder, CONFIG, weights(seed=1), overwrite=True)
     assert first_number(folder) == new
+
+
+@pytest.mark.parametrize("int4", [False, None])
+def test_a_checkpoint_without_int4_has_no_quantization_config_at_all(tmp_path: Path, int4: bool | None) -> None:
+    """transformers 5 refuses a key whose value is null."""
+    packed = ModelConfig.from_dict(CONFIG.with_int4(Int4Scheme()).to_dict())
+    for config in (packed, replace(packed, quantization_config=None)) if int4 is False else (CONFIG,):
+        save_checkpoint(tmp_path / "m", config, weights(), int4=int4, overwrite=True)
+        written = json.loads((tmp_path / "m" / "config.json").read_text())
+        assert "quantization_config" not in written and ModelConfig.from_dict(written).int4 is None

@@ -161,6 +161,64 @@ def test_pull_then_run_then_rm_and_never_twice(hub: Hub, tmp_path: Path) -> None
     assert code == 1 and "hint: abruzzi pull org/tiny" in err and len(err.splitlines()) == 1
 
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+def show(hub: Hub, home: Path, model: str) -> tuple[int, str]:
+    code, _, err = abruzzi(hub, home, "show", model, **OFFLINE)
+    return code, err
+
+
+def test_a_revision_is_run_by_its_name_or_as_the_only_one(hub: Hub, tmp_path: Path) -> None:
+    """As huggingface_hub#4492: a snapshot without refs/main."""
+    assert abruzzi(hub, tmp_path, "pull", "org/tiny", "--revision", "v1")[0] == 0
+    for name in ("org/tiny", "org/tiny@v1", f"org/tiny@{COMMIT}", f"org/tiny@{COMMIT[:8]}"):
+        assert show(hub, tmp_path, name) == (0, "")
+    code, err = show(hub, tmp_path, "org/tiny@v2")
+    assert code == 1 and "org/tiny@v1" in err and "pull org/tiny --revision v2" in err and len(err.splitlines()) == 1
+    # Another revision of it: then a name alone says main, and main is not there.
+    (repo,) = (p.parent for p in tmp_path.rglob("snapshots"))
+    (repo / "snapshots" / ("ab" * 20)).symlink_to(repo / "snapshots" / COMMIT)
+    code, err = show(hub, tmp_path, "org/tiny")
+    assert code == 1 and "not its revision main" in err and "v1" in err and "abababababab" in err
+    assert show(hub, tmp_path, "org/tiny@v1") == (0, "")
+
+
+def test_offline_a_complete_snapshot_is_enough(hub: Hub, tmp_path: Path) -> None:
+    assert abruzzi(hub, tmp_path, "pull", "org/tiny")[0] == 0
+    code, out, err = abruzzi(hub, tmp_path, "pull", "org/tiny", "--json", **OFFLINE)
+    assert code == 0 and json.loads(out)["model"] == "org/tiny", err
+    folder = Path(json.loads(out)["path"])
+    for spare in ("README.md", "generation_config.json"):
+        (folder / spare).unlink(missing_ok=True)  # as a tool leaves it that fetches only what it needs
+    assert show(hub, tmp_path, "org/tiny") == (0, "")
+    (folder / "tokenizer.json").unlink()
+    code, err = show(hub, tmp_path, "org/tiny")
+    assert code == 1 and "not complete" in err and "abruzzi pull org/tiny" in err
+
+
+def test_the_same_weights_again_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    again = ("original/model.safetensors", "consolidated.safetensors", "model.fp16.safetensors", "onnx/config.json")
+    hub.repos["org/tiny"].update(dict.fromkeys(again, b"x" * 9))
+    code, out, err = abruzzi(hub, tmp_path, "pull", "org/tiny", "--json")
+    assert code == 0, err
+    assert [path for path, _, _ in weights_sent(hub)] == ["model.safetensors"]
+    assert not any((Path(json.loads(out)["path"]) / path).exists() for path in again)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://127.0.0.1:9"])
+def test_no_proxy_stands_between_this_machine_and_itself(hub: Hub, tmp_path: Path, proxy: str) -> None:
+    code, _, err = abruzzi(hub, tmp_path, "pull", "org/tiny", ALL_PROXY=proxy, HTTP_PROXY=proxy)
+    assert code == 0, err
+
+
+def test_a_socks_proxy_without_its_package_is_named(hub: Hub, tmp_path: Path) -> None:
+    code, _, err = abruzzi(
+        hub, tmp_path, "pull", "org/tiny", ALL_PROXY="socks5://127.0.0.1:9", HF_ENDPOINT="http://example.test"
+    )
+    assert code == 1 and "ALL_PROXY=socks5://127.0.0.1:9" in err and "socks" in err and "unexpected" not in err
+
+
 def test_packed_weights_are_listed_with_their_model_and_go_with_it(hub: Hub, tmp_path: Path) -> None:
     assert abruzzi(hub, tmp_path, "pull", "org/tiny")[0] == 0
     keep = {"ABRUZZI_PACKED": "0"}  # of the smallest model, too

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from abruzzi.tools import ToolError, ToolOk
-from abruzzi.tools.table import MAX_CHARS, MAX_ROWS, Table
+from abruzzi.tools.table import MAX_CHARS, MAX_ROWS, Table, decoded
 
 CSV = 'item,price,qty\napple,3,10\nbread,2.5,\n"olive oil",8,2\n'
 
@@ -121,3 +121,52 @@ def test_columns_become_numbers_only_when_all_of_them_are() -> None:
     table = Table.from_csv("\ufeffno 1,x\n007,1e3\n12,2\nabc,\n", "2nd file")
     assert table.describe() == "_2nd_file(no_1, x)"
     assert ask(table, "SELECT typeof(no_1), typeof(x) FROM _2nd_file LIMIT 1").endswith("text|real")
+
+
+ROWS = 'name,city,n\nZoë,München,1\nÅsa,"Malmö, Lund",22\n'
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_csv_is_read_in_whatever_encoding_a_spreadsheet_writes(encoding: str, end: str) -> None:
+    text = decoded(ROWS.replace("\n", end).encode(encoding), "people.csv")
+    table = Table.from_csv(text)
+    assert table.run({"sql": "SELECT city FROM data WHERE name = 'Åsa'"}).message == "Malmö, Lund"
+    assert table.run({"sql": "SELECT sum(n) FROM data"}).message == "23"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "value"),
+    [
+        ("a;b\n1;2,5\n3;4,5\n", ("a", "b"), "2,5"),
+        ("a\tb\n1\tx, y\n", ("a", "b"), "x, y"),
+        ("a|b\n1|2\n", ("a", "b"), "2"),
+        ('a;b\n1;"two\nlines; and more"\n', ("a", "b"), "two\nlines; and more"),
+        ('"a";"b"\n"1";"x""y"\n', ("a", "b"), 'x"y'),
+        ("a,b\n1,x;y\n2,z;w\n", ("a", "b"), "x;y"),
+        ("b\nx;y\n", ("b",), "x;y"),
+    ],
+)
+def test_the_delimiter_splits_every_record_alike(text: str, columns: tuple[str, ...], value: str) -> None:
+    table = Table.from_csv(text)
+    assert table.schema["data"] == columns
+    assert table.run({"sql": "SELECT b FROM data LIMIT 1"}).message == value
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\xff\xfea\x00,", "no text in utf-16"),
+        (b"PK\x03\x04\x00\x00a,b\n1,2\n", "zero bytes"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_file(data: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"^t\.csv.*{says}.*hint: "):
+        decoded(data, "t.csv")
+
+
+def test_a_ragged_table_of_another_delimiter_is_ragged_all_the_same() -> None:
+    with pytest.raises(ValueError, match="CSV line 3 has 3 values; expected 2"):
+        Table.from_csv("a;b\n1;2\n1;2;3\n")

@@ -7,13 +7,16 @@ nothing. The default run plants one fault per check; the others are slow.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from abruzzi.verify import run as verify
 from abruzzi.verify.checks import CHECKS
+from abruzzi.verify.report import to_html
 from abruzzi.verify.run import Report
 from abruzzi.verify.wire import Wire
 from tests.fakes.verify_toy_server import Endpoint
@@ -70,6 +73,8 @@ EXACTLY = {
     "error_out_of_range": ["range_accepted"],
     "error_bad_schema": ["bad_schema_crashes"],
     "error_context": ["context_cut"],
+    "overflow_wording": ["overflow_unclear"],
+    "history_bookkeeping": ["bookkeeping_refused"],
     "alive": ["dies_of_context"],
 }
 ERRORS = {c.name for c in CHECKS if c.name.startswith("error_")}
@@ -81,7 +86,7 @@ REFUSALS = {
     "refuses_return_token_ids": {"usage_ids"},
     "refuses_stop": {"stop"},
     "refuses_response_format": {"json_object", "json_schema", "schema_cases", "schema_large", "error_bad_schema"},
-    "context_unknown": {"error_context"},
+    "context_unknown": {"error_context", "overflow_wording"},
 }
 
 Planted = Callable[..., Endpoint]
@@ -147,7 +152,8 @@ def test_a_fault_turns_exactly_its_check_red(plant: Planted, check: str) -> None
     near = [c.name for c in CHECKS if (c.group == group and c.name != "cancel") or c.name == check]
     report = judge(plant(fault), suite_of(check), only=near)
     assert red(report) == {check}
-    assert not report.ok
+    of_model = next(c for c in CHECKS if c.name == check).judges == "model"
+    assert report.ok is of_model and [r.check.name for r in report.of_model] == [check] * of_model
     (failed,) = [r for r in report.results if r.status == "fail"]
     assert failed.passed < failed.total
     assert failed.examples[0]["problem"] and failed.examples[0]["exchanges"][0]["request"]["path"]
@@ -225,3 +231,13 @@ def test_answers_beside_others(plant: Planted) -> None:
     report = judge(plant("batch_varies"), "full", only=["greedy_repeats"])
     assert red(report) == {"greedy_repeats"}
     assert "beside it" in report.results[0].examples[0]["problem"]
+
+
+def test_a_kept_report_gives_the_same_page(plant: Planted, tmp_path: Path) -> None:
+    report = judge(plant("stop_leaks"), only=["chat", "stop", "seed"])
+    kept = verify.from_json(json.loads(json.dumps(report.to_json())))
+    assert kept.ok is False and kept.to_json() == report.to_json()
+    assert to_html(kept) == to_html(replace(report, seconds=round(report.seconds, 1)))
+    for wrong in ({}, [], None, {"checks": [{}]}, {**report.to_json(), "checks": [{"status": "<b>"}]}):
+        with pytest.raises(ValueError, match="no report of abruzzi verify"):
+            verify.from_json(wrong)

@@ -154,15 +154,16 @@ def run_turn(
             elif isinstance(event, Finish):
                 reason = event.stop_reason
                 usage = {f: getattr(event.usage, f) for f in USAGE}
+                new = list(event.messages)
+                if isinstance(event.error, ApiError):
+                    tell({"type": "error", "message": event.error.message})
+                elif event.error is not None and not isinstance(event.error, Stopped):
+                    raise event.error
             elif isinstance(event, StepStart):
                 tell({"type": "step", "number": event.number})
             elif isinstance(event, ReasoningDelta | ContentDelta):
                 kind = "reasoning" if isinstance(event, ReasoningDelta) else "content"
                 tell({"type": kind, "text": event.text, "tokens": 1})
-    except Stopped:
-        reason = "stopped"
-    except ApiError as error:
-        tell({"type": "error", "message": error.message})
     finally:
         if turn.model.stopped:
             reason = "stopped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from abruzzi.verify.asks import SHORT, response_format
@@ -11,6 +12,7 @@ from abruzzi.verify.wire import Exchange
 
 # A silently accepted mistake may start an endless answer: leave after so long.
 ERROR_TIMEOUT = 60.0
+OVERFLOW = re.compile(r"maximum context length|context_length_exceeded|prompt is too long|exceeds? the context", re.I)
 MAX_CONTEXT_PROBED = {"quick": 16_384, "full": 140_000}
 
 
@@ -124,6 +126,21 @@ def error_context(p: Probe) -> None:
         # Every word is at least one token.
         body = _altered(p, messages=[{"role": "user", "content": "word " * (limit + 64)}], stream=stream)
         _refused(p, f"a prompt longer than the context of {limit} tokens", _send(p, body))
+
+
+@check("errors", "Clients recognise what is said of an overflow", last=True)
+def overflow_wording(p: Probe) -> None:
+    """Agents compact their history when they know the sentence (LiteLLM, LangChain, pi), and die otherwise."""
+    limit = _context_length(p)
+    if limit is None or limit > MAX_CONTEXT_PROBED[p.session.suite]:
+        raise Unsupported("the context's length is not known, or too long to overfill")
+    exchange = _send(p, _altered(p, messages=[{"role": "user", "content": "word " * (limit + 64)}]))
+    if not exchange.refused:
+        raise Unsupported(f"an overflow is not refused ({exchange.outcome()})")
+    said = str(exchange.error["message"] if exchange.error else exchange.text)
+    code = str(exchange.error.get("code")) if exchange.error else ""
+    known = "context_length_exceeded" in (code, *said.split()) or OVERFLOW.search(said) is not None
+    p.ok(known, f"an overflow is told in words that clients do not know: {said[:160]!r}", exchange)
 
 
 def _context_length(p: Probe) -> int | None:

@@ -228,3 +228,16 @@ def reasoning_alias(p: Probe) -> None:
         alias,
         kept,
     )
+
+
+@check("tools", "Clients' own bookkeeping in a history is let through")
+def history_bookkeeping(p: Probe) -> None:
+    """What LiteLLM, Open WebUI and others leave in the messages that they send back."""
+    kept: dict[str, dict[str, Any]] = {
+        "thinking_blocks": {"thinking_blocks": [{"type": "thinking", "thinking": THOUGHT, "signature": "x"}]},
+        "provider_specific_fields": {"provider_specific_fields": {"citations": None}},
+        "null fields": {"refusal": None, "audio": None, "function_call": None},
+    }
+    for what, fields in kept.items():
+        exchange = p.raw(p.body(_loop(fields, {}), tools=TOOLS, max_tokens=1))
+        p.ok(exchange.status == 200, f"{what} in an assistant's message: {exchange.outcome()}", exchange)

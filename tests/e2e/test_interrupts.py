@@ -1,0 +1,93 @@
+"""Ctrl-C ends with 130 wherever it lands: 25 interrupts each of run, chat, pull and train, at random moments.
+
+SIGINT goes out at a moment drawn between the first import of the command line and a little after its end, while
+another process keeps the machine busy. An interrupt that comes after the program's end changes nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+# A byte on the pipe says that our code has begun: before it, Python itself is starting.
+CODE = """
+import os, sys
+from abruzzi.cli import interrupts
+os.write(int(sys.argv.pop(1)), b"x")
+from abruzzi.cli.main import main
+main()
+"""
+TIMES = 25
+COMMANDS = {
+    "run": ["run", "Calculate 69 - 21 + 39."],
+    "chat": ["chat"],
+    "pull": ["pull", "org/tiny"],
+    "train": ["train", "nano", "--set", "steps=3"],
+}
+
+
+def obey_ctrl_c() -> None:
+    """In a child: whoever runs the tests may ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupted(arguments: list[str], after: float, folder: Path) -> tuple[int, str]:
+    """(exit code as a shell tells it, stderr) of the command, interrupted so many seconds after its first import."""
+    ours, its = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(its), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=[its],
+        preexec_fn=obey_ctrl_c,
+        cwd=folder,
+        env={
+            **os.environ,
+            "HF_HOME": str(folder / "hf"),
+            "ABRUZZI_HOME": str(folder),
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+        },
+        text=True,
+    )
+    os.close(its)
+    assert process.stdin is not None
+    process.stdin.write("Calculate 69 - 21 + 39.\n" * 9 if arguments[0] == "chat" else "")
+    process.stdin.flush()
+    os.read(ours, 1)
+    os.close(ours)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    code = process.returncode
+    return (128 - code if code < 0 else code), err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_interrupt_at_any_moment_ends_with_130(name: str, tmp_path: Path) -> None:
+    tiny.write(tmp_path / "m")
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    rng = random.Random(name)
+    try:
+        ends = []
+        for _ in range(TIMES):
+            after = rng.uniform(0, 4.0 if name in ("run", "chat") else 2.0)
+            code, err = interrupted(COMMANDS[name], after, tmp_path)
+            ends.append((code, round(after, 3), err[-300:]))
+    finally:
+        busy.kill()
+        busy.wait()
+    # A command that was over before its signal ends as it would have.
+    over = {"run": 0, "chat": 0, "pull": 1, "train": 0}[name]
+    odd = [end for end in ends if end[0] != 130 and not (end[0] == over and "Traceback" not in end[2])]
+    assert not odd and not [end for end in ends if "Traceback" in end[2]], odd
+    assert sum(end[0] == 130 for end in ends) > TIMES // 3
