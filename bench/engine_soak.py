@@ -2,11 +2,12 @@
 
     python bench/engine_soak.py [--requests 10000] [--model nano] [--seed 0] [--out FILE]
 
-Requests are of all sorts, many under way at once: greedy and sampled, with stop strings and ids, log-probabilities,
-thinking budgets and masks, several samples of a prompt, prompts that share a beginning, prompts that are malformed, and
-some that are aborted at a random step. The cache is small, so that some are preempted. Memory is what the
-process holds itself (anonymous pages) after a collection, every twentieth part of the run; the growth is the slope
-of a line through the second half.
+Requests are of all sorts, many under way at once: greedy and sampled, with stop strings and ids,
+log-probabilities, thinking budgets and masks, several samples of a prompt, prompts that share a
+beginning, prompts that are malformed, and some that are aborted at a random step. The cache is
+small, so that some are preempted. Memory is what the process holds itself (anonymous pages) after a
+collection, every twentieth part of the run; the growth is the slope of a line through the second
+half.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def soak(llm: LLM, requests: int, seed: int) -> Tally:
 
 
 def submit(llm: LLM, rng: random.Random, beginnings: list[list[int]], tally: Tally) -> list[Running]:
-    """One request; several sequences where samples are asked for, none where it is refused as it must be."""
+    """One request; several sequences where samples are asked for, none where it is refused as it
+    must be."""
     prompt = [*rng.choice(beginnings)[: rng.randrange(61)], *(rng.randrange(5, 200) for _ in range(rng.randint(1, 9)))]
     kind = rng.random()
     if kind < 0.05:
@@ -147,7 +149,8 @@ class _Even:
 
 
 def growth(memory: list[tuple[int, int]]) -> float:
-    """Bytes per request: the slope of the least-squares line through the second half of the looks."""
+    """Bytes per request: the slope of the least-squares line through the second half of the
+    looks."""
     count, size = np.array(memory[len(memory) // 2 :], float).T
     return float(np.polyfit(count, size, 1)[0])
 

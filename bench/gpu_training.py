@@ -1,11 +1,13 @@
-"""Training on one GPU: tokens/s of our step beside transformers' DeepseekV3, and of the recipes' own steps.
+"""Training on one GPU: tokens/s of our step beside transformers' DeepseekV3, and of the recipes'
+own steps.
 
     python bench/gpu_training.py --out FILE      # about a minute; needs a CUDA device
 
-First the peer: same weights, same rows of 1,024 tokens, bfloat16 autocast over float32 weights, AdamW (torch's fused
-one), the peer's experts grouped_mm and its attention sdpa, neither side compiled. The two take turns; medians, and the
-losses of the first step. Then whole steps of a recipe as it is (MuonClip, QK-Clip, packed documents) at several rows
-per step. Times are taken after torch.cuda.synchronize().
+First the peer: same weights, same rows of 1,024 tokens, bfloat16 autocast over float32 weights,
+AdamW (torch's fused one), the peer's experts grouped_mm and its attention sdpa, neither side
+compiled. The two take turns; medians, and the losses of the first step. Then whole steps of a
+recipe as it is (MuonClip, QK-Clip, packed documents) at several rows per step. Times are taken
+after torch.cuda.synchronize().
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ def stepper(trainer: Trainer, rows: Iterator[Row]) -> Callable[[], float]:
 
 
 def the_peer() -> Any:
-    """transformers; it looks for a package `kernels`, which must not be the bench beside this file."""
+    """transformers; it looks for a package `kernels`, which must not be the bench beside this
+    file."""
     here = [p for p in sys.path if Path(p).resolve() == Path(__file__).resolve().parent]
     sys.path[:] = [p for p in sys.path if p not in here]
     import transformers

@@ -1,7 +1,7 @@
 """How long `import abruzzi` takes, as the promise is under 100 ms and no numpy or torch.
 
-Whole processes, so that nothing is cached in memory but the page cache; the empty interpreter is the
-peer in the same run. Prints JSON. Run: python bench/import_time.py
+Whole processes, so that nothing is cached in memory but the page cache; the empty interpreter is
+the peer in the same run. Prints JSON. Run: python bench/import_time.py
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python bench/kernels.py [--out FILE]
 
-One thread. Matrices are streamed over more memory than any cache holds, as the experts of a large model are; the
-bandwidth of reading and the peak of 8-bit products are measured in the same run. Peers: torch's bfloat16 product
-of as many tokens (four times the bytes of INT4); for RMSNorm torch's own, and the NumPy twin.
-Ratios carry over to other machines, absolute figures do not.
+One thread. Matrices are streamed over more memory than any cache holds, as the experts of a large
+model are; the bandwidth of reading and the peak of 8-bit products are measured in the same run.
+Peers: torch's bfloat16 product of as many tokens (four times the bytes of INT4); for RMSNorm
+torch's own, and the NumPy twin. Ratios carry over to other machines, absolute figures do not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def product(kind: str, inputs: str, tokens: int, rng: np.random.Generator, limits: dict[str, float], torch: Any) -> Any:
-    """One kind of weights, streamed; inputs "float32" or "int8". Peer: torch's bfloat16 product of as many tokens."""
+    """One kind of weights, streamed; inputs "float32" or "int8". Peer: torch's bfloat16 product of
+    as many tokens."""
     rows, width = SHAPE
     size = ops.pack_random(kind, rows, width, 0).nbytes
     count = max(2, STREAM_BYTES // size // (1 if tokens < 16 else 16))

@@ -1,4 +1,5 @@
-"""What every bench record says of the machine and the code: commit, CPU, instruction set, threads."""
+"""What every bench record says of the machine and the code: commit, CPU, instruction set,
+threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""MuonClip against AdamW at equal tokens: both tuned, fresh seeds, and how many tokens Muon needs for AdamW's loss.
+"""MuonClip against AdamW at equal tokens: both tuned, fresh seeds, and how many tokens Muon needs
+for AdamW's loss.
 
     python bench/muon_against_adamw.py --out bench/records/DATE_muon_against_adamw/result.json   # 10 minutes, one core
 
@@ -77,7 +78,8 @@ def one(runs: Runs, rows: Data, steps: int, seed: int, **changes: Any) -> dict[s
 
 
 def tuned(name: str, run: Any, rates: tuple[float, ...]) -> tuple[dict[str, Any], float]:
-    """Loss by rate, widened by factors of two until the best rate has a worse one on both sides (or diverged)."""
+    """Loss by rate, widened by factors of two until the best rate has a worse one on both sides (or
+    diverged)."""
     tried = {rate: run(rate) for rate in rates}
     while True:
         # NaN counts as worst; min alone would not
@@ -90,7 +92,8 @@ def tuned(name: str, run: Any, rates: tuple[float, ...]) -> tuple[dict[str, Any]
 
 
 def tokens_needed(result: dict[str, Any], seed: str) -> float | None:
-    """Share of the tokens at which Muon's final loss equals AdamW's of the same seed; None outside what was run."""
+    """Share of the tokens at which Muon's final loss equals AdamW's of the same seed; None outside
+    what was run."""
     target = result["adamw"][seed]["loss"]
     points = [(float(share), runs[seed]["loss"]) for share, runs in result["muon_shares"].items()]
     points = sorted([*points, (1.0, result["muon"][seed]["loss"])])

@@ -3,10 +3,10 @@
     python bench/muon_cost.py --size 1.3M --out bench/records/DATE_muon_cost/1.3M.json     # a minute or two, two cores
     python bench/muon_cost.py --plot bench/records/DATE_muon_cost                          # the curve of all sizes
 
-Same model, rows and dtype as bench/training_speed.py; one process with two threads. Every point is two trainers that
-take turns (ABAB), one with MuonClip and QK-Clip at tau 100, one with AdamW for everything: medians of seconds per
-step. Gradients of a step come in microbatches of 4,096 tokens. Newton-Schulz costs the same whatever the tokens, so
-the share falls as one over them.
+Same model, rows and dtype as bench/training_speed.py; one process with two threads. Every point is
+two trainers that take turns (ABAB), one with MuonClip and QK-Clip at tau 100, one with AdamW for
+everything: medians of seconds per step. Gradients of a step come in microbatches of 4,096 tokens.
+Newton-Schulz costs the same whatever the tokens, so the share falls as one over them.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def trainer(size: str, dtype: str, rows: int, out: Path, **changes: Any) -> tupl
 
 
 def crossing(points: dict[str, Any]) -> int | None:
-    """Tokens per step at which the cost is what is wanted: cost = c / tokens, c from the largest cost measured
-    well (at `AT` or the nearest below)."""
+    """Tokens per step at which the cost is what is wanted: cost = c / tokens, c from the largest
+    cost measured well (at `AT` or the nearest below)."""
     tokens = max((int(t) for t in points if int(t) <= AT), default=None)
     return None if tokens is None else round(points[str(tokens)]["cost"] * tokens / WANTED)
 

@@ -1,16 +1,18 @@
-"""nano's accuracy: families, splits, modes (thinking x tools) with 95 % Wilson intervals; and whether thinking matters.
+"""nano's accuracy: families, splits, modes (thinking x tools) with 95 % Wilson intervals; and
+whether thinking matters.
 
     python bench/nano_accuracy.py [--model DIR] [--n 50] [--out FILE] [--trained-samples N] [--processes P]
     python bench/nano_accuracy.py --n 40 --only-thinking-with-tools --splits trained held_out
     python bench/nano_accuracy.py --budgets 0 16 32 64 128 256 --plot FILE.png
 
-Greedy. Seeds are not those of training; with --trained-samples N, questions that occur word for word
-among the first N training samples are left out as well. Tokens are counted by the engine.
+Greedy. Seeds are not those of training; with --trained-samples N, questions that occur word for
+word among the first N training samples are left out as well. Tokens are counted by the engine.
 
-"shuffled" is a control: the model thinks, the words of its thought are put in a random order (numbers stay whole), and
-it goes on from there. It is a control at the time of answering: no model was trained on such thoughts, so what it
-loses against not thinking at all says how much it relies on a thought, not only what the thought is worth.
-A budget closes each thought after so many tokens; with tools it counts for every thought of a question.
+"shuffled" is a control: the model thinks, the words of its thought are put in a random order
+(numbers stay whole), and it goes on from there. It is a control at the time of answering: no model
+was trained on such thoughts, so what it loses against not thinking at all says how much it relies
+on a thought, not only what the thought is worth. A budget closes each thought after so many tokens;
+with tools it counts for every thought of a question.
 """
 
 from __future__ import annotations
@@ -185,7 +187,8 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def kind_of(task: Task) -> str:
-    """The family; chains are told apart, since linked facts want a plan and sums want arithmetic."""
+    """The family; chains are told apart, since linked facts want a plan and sums want
+    arithmetic."""
     if task.family != "chains":
         return task.family
     return "chains: linked facts" if any(re.match(r"first\.", t) for t in task.templates) else "chains: sums"

@@ -1,11 +1,13 @@
-"""How fast nano answers on one core: decode tok/s beside transformers, and process start to first token.
+"""How fast nano answers on one core: decode tok/s beside transformers, and process start to first
+token.
 
     python bench/nano_decode.py [--model DIR] [--tokens 200] [--out FILE]
 
-Decode: greedy continuation of one prompt with a fixed number of tokens, both sides bound to the same core,
-turns taken, medians; the peer is transformers' DeepseekV3 with its KV cache in bfloat16 and in float32, whichever
-is faster counts. First token: whole processes of `abruzzi run`, from fork to the first byte of the thought
-on a terminal (a pty), also with the page cache dropped where that is allowed.
+Decode: greedy continuation of one prompt with a fixed number of tokens, both sides bound to the
+same core, turns taken, medians; the peer is transformers' DeepseekV3 with its KV cache in bfloat16
+and in float32, whichever is faster counts. First token: whole processes of `abruzzi run`, from fork
+to the first byte of the thought on a terminal (a pty), also with the page cache dropped where that
+is allowed.
 """
 
 from __future__ import annotations
@@ -153,7 +155,8 @@ def first_token(model: str, question: str) -> float:
 
 
 def drop_page_cache() -> bool:
-    """Forget what is cached of every file, so that the next start reads from disk. True where allowed."""
+    """Forget what is cached of every file, so that the next start reads from disk. True where
+    allowed."""
     try:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3\n")

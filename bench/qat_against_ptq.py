@@ -1,13 +1,15 @@
-"""INT4 by quantization-aware training against rounding afterwards: loss and KL, forks of the same run.
+"""INT4 by quantization-aware training against rounding afterwards: loss and KL, forks of the same
+run.
 
     python bench/qat_against_ptq.py --out bench/records/DATE_qat_against_ptq/result.json     # 6 minutes of one core
 
-Per seed one run in float up to the fork; from there the same rows twice, once in float and once with routed experts
-rounded to INT4 in the forward pass (optimizers start anew at the fork, in all branches). Compared on the validation
-rows: the float branch, the float branch rounded afterwards (PTQ), the other branch rounded (QAT). KL is from the
-float branch's distribution to each of the INT4 models', nats per token; QAT's holds the difference of two training
-paths as well, so a control is given: a float branch whose weights got noise of 1e-4 relative at the fork. Groups of 32
-weights, scale absmax / 7, routed experts only, as in K2-Thinking. It goes on where it was stopped.
+Per seed one run in float up to the fork; from there the same rows twice, once in float and once
+with routed experts rounded to INT4 in the forward pass (optimizers start anew at the fork, in all
+branches). Compared on the validation rows: the float branch, the float branch rounded afterwards
+(PTQ), the other branch rounded (QAT). KL is from the float branch's distribution to each of the
+INT4 models', nats per token; QAT's holds the difference of two training paths as well, so a control
+is given: a float branch whose weights got noise of 1e-4 relative at the fork. Groups of 32 weights,
+scale absmax / 7, routed experts only, as in K2-Thinking. It goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def one(runs: Runs, rows: Data, seed: int, steps: int, forked: int) -> dict[str,
 
 
 def branches(rows: Data, seed: int, steps: int, forked: int) -> dict[str, Any]:
-    """Train to the fork at the full rate, then each branch with the rate falling over its whole length."""
+    """Train to the fork at the full rate, then each branch with the rate falling over its whole
+    length."""
     trunk_steps = steps - forked
     rates = {"lr_muon": RATE, "lr_adamw": ADAMW_RATE}
     trunk = train(run_config(trunk_steps, seed, decay=1, **rates), rows).model

@@ -1,4 +1,5 @@
-"""INT4 by quantization-aware training against rounding afterwards, on a nano that has been trained for hours.
+"""INT4 by quantization-aware training against rounding afterwards, on a nano that has been trained
+for hours.
 
     cp -r RUN FLOAT      # with state.pt as it was when rounding began: the last state before steps - qat_steps
     abruzzi train nano_cpu --out FLOAT --resume --set steps=N ... --set qat_steps=0    # the same rows, in float
@@ -6,13 +7,15 @@
 
     python bench/qat_fork.py --bits 3 --train --qat RUN --float FLOAT    # RUN: a copy of FLOAT as it was at the fork
 
-With --bits fewer than 4, where rounding costs something, --train first takes RUN from the fork to FLOAT's last step
-with so many bits in the forward pass. Such weights are run in bfloat16; nothing exports them.
+With --bits fewer than 4, where rounding costs something, --train first takes RUN from the fork to
+FLOAT's last step with so many bits in the forward pass. Such weights are run in bfloat16; nothing
+exports them.
 
-Both runs end at the same step and learning rate; they differ in whether the routed experts were rounded in the forward
-pass after the fork. Compared: the float run as it is, the float run rounded (PTQ), the other run rounded (QAT). Loss
-in nats per sampled token on rows that no run saw, with 95 % intervals by resampling rows; KL from the float run; and
-tasks, thinking + tools, run by the engine on exported checkpoints.
+Both runs end at the same step and learning rate; they differ in whether the routed experts were
+rounded in the forward pass after the fork. Compared: the float run as it is, the float run rounded
+(PTQ), the other run rounded (QAT). Loss in nats per sampled token on rows that no run saw, with 95
+% intervals by resampling rows; KL from the float run; and tasks, thinking + tools, run by the
+engine on exported checkpoints.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(run: Path, plain: Path) -> None:
-    """Take `run` on to the end of `plain`, on the same rows at the same rate, rounding all the way."""
+    """Take `run` on to the end of `plain`, on the same rows at the same rate, rounding all the
+    way."""
     said = json.loads((plain / "run.json").read_text(encoding="utf-8"))["config"]
     config = RunConfig(**{**said, "model": ModelConfig.from_dict(said["model"]), "qat_steps": said["steps"]})
     shards = nano.Shards((run / "tokenizer.json").read_text(encoding="utf-8"))
@@ -135,7 +139,8 @@ def interval(totals: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
 def tasks(
     config: ModelConfig, text: str, plain: K2Model, aware: K2Model, splits: list[Split], n: int, bits: int
 ) -> dict[str, Any]:
-    """Thinking + tools, solved by the engine: the float run unrounded and rounded, the other rounded."""
+    """Thinking + tools, solved by the engine: the float run unrounded and rounded, the other
+    rounded."""
     files = tokenizer.chat_files(tokenizer.from_json(text, nano.DEFAULTS), max_context=nano.CONTEXT)
     scores: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(2) as pool:

@@ -2,9 +2,10 @@
 
     python bench/qk_clip_runs.py --out bench/records/DATE_qk_clip/result.json      # 6 minutes of one core
 
-MuonClip at a rate that lets attention logits grow (twice the tuned one, no weight decay), the clip off and at two small
-taus, same seeds. Recorded: the largest logit of every logged step, heads clipped, validation loss. K2's tau of 100 is
-never reached by models of this size in so few steps, hence smaller ones. It goes on where it was stopped.
+MuonClip at a rate that lets attention logits grow (twice the tuned one, no weight decay), the clip
+off and at two small taus, same seeds. Recorded: the largest logit of every logged step, heads
+clipped, validation loss. K2's tau of 100 is never reached by models of this size in so few steps,
+hence smaller ones. It goes on where it was stopped.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""How long a start takes: with nothing kept, with the packed weights being written, and with them on the disk.
+"""How long a start takes: with nothing kept, with the packed weights being written, and with them
+on the disk.
 
     python bench/second_start.py --shape mini|moonlight --folder DIR [--keep] [--out FILE]
 
-A checkpoint of the shape with random weights (INT4 experts, the rest bfloat16) is written into DIR, then loaded by
-processes of their own: from start to the first token of a short prompt. `cold`: with the page cache dropped, where
-that is allowed. Also how fast both ways of holding the weights decode: in memory of the process, and mapped.
+A checkpoint of the shape with random weights (INT4 experts, the rest bfloat16) is written into DIR,
+then loaded by processes of their own: from start to the first token of a short prompt. `cold`: with
+the page cache dropped, where that is allowed. Also how fast both ways of holding the weights
+decode: in memory of the process, and mapped.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_checkpoint(folder: Path, config: ModelConfig) -> None:
-    """Random weights of a size that does not blow up; one pattern of random numbers, shifted from tensor to tensor."""
+    """Random weights of a size that does not blow up; one pattern of random numbers, shifted from
+    tensor to tensor."""
     rng = np.random.default_rng(0)
     longest = config.vocab_size * config.hidden_size
     floats = rng.uniform(-0.05, 0.05, 1 << 20).astype(ml_dtypes.bfloat16)

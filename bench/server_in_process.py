@@ -1,7 +1,9 @@
-"""For the server's benches: a server of this process on a real socket, and a client process that does next to nothing.
+"""For the server's benches: a server of this process on a real socket, and a client process that
+does next to nothing.
 
-The client is not the thing that is measured, so it parses nothing: it writes prepared bytes, and reads until
-the end of the answer. Run as a program it is that client: one JSON command a line in, one JSON answer a line out.
+The client is not the thing that is measured, so it parses nothing: it writes prepared bytes, and
+reads until the end of the answer. Run as a program it is that client: one JSON command a line in,
+one JSON answer a line out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Serving:
 
 @contextmanager
 def serving(llm: Any, max_sequences: int = 512) -> Iterator[Serving]:
-    """What `abruzzi serve` does, over an LLM object, the store in memory, until the block is left."""
+    """What `abruzzi serve` does, over an LLM object, the store in memory, until the block is
+    left."""
     import uvicorn
 
     from abruzzi import kernels

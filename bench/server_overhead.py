@@ -2,10 +2,11 @@
 
     python bench/server_overhead.py [--model nano] [--tokens 200] [--rounds 15] [--threads 1] [--out FILE]
 
-The engine alone (ids in, ids out) and the server (over a socket, the client a process of its own) take turns in
-one run: the same engine, prompt and number of tokens; as nano's answers are short, the seed is searched that gives
-the longest. Per request: answers of one token, HTTP minus engine. Per token: what each further token costs over
-HTTP, minus what it costs the engine. Medians over rounds.
+The engine alone (ids in, ids out) and the server (over a socket, the client a process of its own)
+take turns in one run: the same engine, prompt and number of tokens; as nano's answers are short,
+the seed is searched that gives the longest. Per request: answers of one token, HTTP minus engine.
+Per token: what each further token costs over HTTP, minus what it costs the engine. Medians over
+rounds.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def measure(llm: LLM, server: Serving, client: Client, tokens: int, rounds: int)
         "engine_token_us": engine_token * 1e6,
         "engine_tok_s": 1 / engine_token,
         **{f"{kind}_overhead": overhead(wall, kind, tokens) for kind in ("stream", "whole")},
-        # What this process computes, client not counted: it does not feel what else runs on the machine, and it is
-        # more than the wall time that HTTP costs where the event loop works beside the engine.
+        # What this process computes, client not counted: it does not feel what else runs on the
+        # machine, and it is more than the wall time that HTTP costs where the event loop works
+        # beside the engine.
         **{f"{kind}_overhead_cpu": overhead(busy, kind, tokens) for kind in ("stream", "whole")},
         "median_s": wall,
         "median_cpu_s": busy,
@@ -111,8 +113,8 @@ def bare(llm: LLM, prompt: list[int], tokens: int) -> float:
 
 
 def a_long_answer(client: Client, name: str, wanted: int) -> tuple[dict[str, Any], int]:
-    """A request that the model answers at length, and the number of its tokens: the first seed that reaches
-    `wanted`, else the longest of all that were tried."""
+    """A request that the model answers at length, and the number of its tokens: the first seed that
+    reaches `wanted`, else the longest of all that were tried."""
     best: tuple[dict[str, Any], int] = ({}, 0)
     for seed in range(SEEDS_TRIED):
         body = {"model": name, "messages": [{"role": "user", "content": QUESTION}], "temperature": 1.0, "seed": seed}

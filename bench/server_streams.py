@@ -1,10 +1,12 @@
-"""Many streams at once, in four dialects: each says what it says alone, to the last id; how long the first token takes.
+"""Many streams at once, in four dialects: each says what it says alone, to the last id; how long
+the first token takes.
 
     python bench/server_streams.py [--streams 256] [--tokens 64] [--model nano] [--threads N] [--out FILE]
 
-A real `abruzzi serve`. First all requests at the same moment, on a connection each, nothing cached; then the
-same requests one after the other. The engine draws by (seed, position), so the answers must be equal: ids where
-the dialect has them, and every piece of text, joined by kind. Exit code 1 when one was lost or mixed.
+A real `abruzzi serve`. First all requests at the same moment, on a connection each, nothing cached;
+then the same requests one after the other. The engine draws by (seed, position), so the answers
+must be equal: ids where the dialect has them, and every piece of text, joined by kind. Exit code 1
+when one was lost or mixed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ FIRST = {CHAT: b'"token_ids"', COMPLETIONS: b'"token_ids"', MESSAGES: b"content_
 
 @dataclass(slots=True)
 class Stream:
-    """What one stream gave. said: joined text by kind, and the ids where there are some; first, all: seconds."""
+    """What one stream gave. said: joined text by kind, and the ids where there are some; first,
+    all: seconds."""
 
     said: dict[str, Any] = field(default_factory=dict)
     events: int = 0

@@ -1,11 +1,13 @@
-"""Many small training runs that differ in one thing: same data in the same order, same first weights per seed.
+"""Many small training runs that differ in one thing: same data in the same order, same first
+weights per seed.
 
-What the experiments of docs/LOG.md share. The model is nano's recipe at about a quarter of its size (SMALL), the
-data are nano's tasks with every token a target (loss in nats per token), a validation set of other tasks is never
-trained on. A run is a real `train.loop.Trainer` on one thread in float32.
+What the experiments of docs/LOG.md share. The model is nano's recipe at about a quarter of its size
+(SMALL), the data are nano's tasks with every token a target (loss in nats per token), a validation
+set of other tasks is never trained on. A run is a real `train.loop.Trainer` on one thread in
+float32.
 
-Data are made once and kept in `--cache` (they follow from nano's recipe; their digest is in every record), so that
-experiments made on different days can tell whether they compare.
+Data are made once and kept in `--cache` (they follow from nano's recipe; their digest is in every
+record), so that experiments made on different days can tell whether they compare.
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ def data(cache: Path) -> Data:
 
 
 def run_config(steps: int, seed: int, model: ModelConfig = SMALL, **changes: Any) -> RunConfig:
-    """A run of `steps` steps of 5,120 tokens: a tenth of them warm-up, the last half falling to a tenth."""
+    """A run of `steps` steps of 5,120 tokens: a tenth of them warm-up, the last half falling to a
+    tenth."""
     plain = RunConfig(
         model=model,
         steps=steps,
@@ -123,7 +126,8 @@ def run_config(steps: int, seed: int, model: ModelConfig = SMALL, **changes: Any
 
 @dataclass
 class Finished:
-    """What came of a run: loss on the validation set (nats per token; NaN if it diverged), logged steps, model."""
+    """What came of a run: loss on the validation set (nats per token; NaN if it diverged), logged
+    steps, model."""
 
     loss: float
     steps: list[dict[str, Any]]
@@ -137,7 +141,8 @@ class Finished:
 
 
 def train(config: RunConfig, given: Data, model: K2Model | None = None, skip: int = 0) -> Finished:
-    """Train from the seed's first weights (or a copy of `model`), rows in the seed's order; `skip`: rows not used."""
+    """Train from the seed's first weights (or a copy of `model`), rows in the seed's order; `skip`:
+    rows not used."""
     order = np.random.default_rng(config.seed).permutation(len(given.train))
     rows = [given.train[i] for i in order][skip:]
     if len(rows) < config.steps * config.rows_per_step:
@@ -170,7 +175,8 @@ def token_losses(model: K2Model, row: Row) -> torch.Tensor:
 
 
 class Runs:
-    """Finished runs by what they were given, kept beside the record: an experiment that was stopped goes on."""
+    """Finished runs by what they were given, kept beside the record: an experiment that was stopped
+    goes on."""
 
     def __init__(self, out: Path | None) -> None:
         self._file = None if out is None else out.parent / "runs.jsonl"

@@ -1,11 +1,13 @@
-"""Thousands of short requests to a real `abruzzi serve`: no 5xx, nothing lost, every block returned, memory flat.
+"""Thousands of short requests to a real `abruzzi serve`: no 5xx, nothing lost, every block
+returned, memory flat.
 
     python bench/soak.py [--requests 10000] [--clients 16] [--model nano] [--out FILE]
 
-All dialects, streamed and whole, second turns whose thought was dropped, clients that leave (before the answer, in
-the middle of it), and requests that are malformed in many ways, in a random order from a seed. Every answer is
-checked: its status, that it is whole, that the dropped thought was restored. Memory is the resident set of the
-server's process, sampled; its slope is fitted over the second half of the run. Exit code 1 when a check failed.
+All dialects, streamed and whole, second turns whose thought was dropped, clients that leave (before
+the answer, in the middle of it), and requests that are malformed in many ways, in a random order
+from a seed. Every answer is checked: its status, that it is whole, that the dropped thought was
+restored. Memory is the resident set of the server's process, sampled; its slope is fitted over the
+second half of the run. Exit code 1 when a check failed.
 """
 
 from __future__ import annotations
@@ -386,7 +388,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def judge_memory(samples: list[tuple[int, int]]) -> dict[str, Any]:
-    """Of (requests done, resident KiB): peak, and the slope over the second half, in KiB per 1000 requests."""
+    """Of (requests done, resident KiB): peak, and the slope over the second half, in KiB per 1000
+    requests."""
     half = samples[len(samples) // 2 :]
     numbers, kib = np.array(half, float).T
     slope = float(np.polyfit(numbers, kib, 1)[0]) * 1000

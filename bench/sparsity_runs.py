@@ -1,11 +1,12 @@
-"""More experts at equal FLOP: does sparsity (experts / experts used) pay at this size, as K2's report says it does?
+"""More experts at equal FLOP: does sparsity (experts / experts used) pay at this size, as K2's
+report says it does?
 
     python bench/sparsity_runs.py --out bench/records/DATE_sparsity/result.json      # 8 minutes of one core
 
-Two routed experts and the shared one per token throughout, so FLOP per token differ by the router only (recorded);
-4, 8, 16 or 32 routed experts, so sparsity 2 to 16. Same tokens, optimizer and rates; seeds are paired. K2's law
-(section 2.3) is for far more tokens per expert than this; here an expert of the sparsest model sees few. It goes on
-where it was stopped.
+Two routed experts and the shared one per token throughout, so FLOP per token differ by the router
+only (recorded); 4, 8, 16 or 32 routed experts, so sparsity 2 to 16. Same tokens, optimizer and
+rates; seeds are paired. K2's law (section 2.3) is for far more tokens per expert than this; here an
+expert of the sparsest model sees few. It goes on where it was stopped.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""SHA-256 of a step's logits, for small random shapes, every weight mode and every instruction set of this machine.
+"""SHA-256 of a step's logits, for small random shapes, every weight mode and every instruction set
+of this machine.
 
     python bench/step_bits.py --out before.json                     # on one commit
     python bench/step_bits.py --against before.json [--out FILE]    # on another: equal, bit for bit, or exit code 1
 
-A change of structure must leave every digest as it was; a change of arithmetic must not. Digests hold for one
-machine (libm's cos and sin, the instruction sets there), so they are compared and never kept as expectations.
+A change of structure must leave every digest as it was; a change of arithmetic must not. Digests
+hold for one machine (libm's cos and sin, the instruction sets there), so they are compared and
+never kept as expectations.
 """
 
 from __future__ import annotations
@@ -147,7 +149,8 @@ def _write(folder: Path, config: ModelConfig, storage: str) -> Path:
 
 
 def _work(runner: NativeRunner, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Logits of every position: a prompt in one piece and in parts, tokens one by one, several sequences at once."""
+    """Logits of every position: a prompt in one piece and in parts, tokens one by one, several
+    sequences at once."""
     ids = np.random.default_rng(1).integers(0, config.vocab_size, 300)
     table = np.random.default_rng(2).permutation(BLOCKS).astype(np.int32)
 

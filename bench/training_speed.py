@@ -1,14 +1,17 @@
-"""Tokens/s of our training step beside transformers' DeepseekV3, on two cores: same weights, batch, dtype, AdamW.
+"""Tokens/s of our training step beside transformers' DeepseekV3, on two cores: same weights, batch,
+dtype, AdamW.
 
     python bench/training_speed.py --size 4M --dtype bfloat16 --out FILE      # 3 to 6 minutes on a quiet machine
 
-Both sides start from one checkpoint and take whole steps (forward, loss on every token, backward, gradients summed
-over processes, AdamW) on the same rows of 256 tokens. First a short sweep finds each side's best layout, one process
-with two threads or two processes with one (gloo; DistributedDataParallel on the peer's side), and for the peer the
-best of its implementations of experts and attention. Then the winners take turns (ABCABC), ours against the peer's best
-with each way through the experts; medians, and the ratio to the faster of those. bfloat16 means
-autocast over float32 weights, which is how either side trains in it. AdamW is torch's fused one for the peer. Neither
-side is compiled. The losses of the first step are compared, so that both compute the same thing.
+Both sides start from one checkpoint and take whole steps (forward, loss on every token, backward,
+gradients summed over processes, AdamW) on the same rows of 256 tokens. First a short sweep finds
+each side's best layout, one process with two threads or two processes with one (gloo;
+DistributedDataParallel on the peer's side), and for the peer the best of its implementations of
+experts and attention. Then the winners take turns (ABCABC), ours against the peer's best with each
+way through the experts; medians, and the ratio to the faster of those. bfloat16 means autocast over
+float32 weights, which is how either side trains in it. AdamW is torch's fused one for the peer.
+Neither side is compiled. The losses of the first step are compared, so that both compute the same
+thing.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ SLOW_S = 10.0  # a first step this slow is not repeated
 
 @dataclass(frozen=True)
 class Side:
-    """One way to train: whose step, in how many processes, with what implementations (the peer's names)."""
+    """One way to train: whose step, in how many processes, with what implementations (the peer's
+    names)."""
 
     owner: str
     processes: int
@@ -76,8 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         for experts in EXPERTS[:2]:
             other = replace(best(swept, "transformers", experts), attention="eager")
             swept[other] = glance(other, common)
-        # Both of the peer's ways through the experts stay in: one gets faster for minutes, as oneDNN gets to know the
-        # loads that experts can have, and would be sorted out by a glance.
+        # Both of the peer's ways through the experts stay in: one gets faster for minutes, as
+        # oneDNN gets to know the loads that experts can have, and would be sorted out by a glance.
         ours = best(swept, "abruzzi")
         sides = [ours, *(best(swept, "transformers", experts) for experts in EXPERTS[:2])]
         with ExitStack() as stack:
@@ -95,14 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def peers(size: str) -> list[Side]:
-    """The peer's layouts and implementations of experts. batched_mm copies weights for every token, 2.4 GB at the
-    smallest size and a multiple of this machine's memory at the largest: tried at the smallest only."""
+    """The peer's layouts and implementations of experts. batched_mm copies weights for every token,
+    2.4 GB at the smallest size and a multiple of this machine's memory at the largest: tried at the
+    smallest only."""
     experts = EXPERTS if size == "1.3M" else EXPERTS[:2]
     return [Side("transformers", p, e, "sdpa") for e in experts for p in (1, 2)]
 
 
 def glance(side: Side, common: dict[str, Any]) -> float:
-    """Seconds per step, roughly: the median of three after a warm-up, or the first if that is very slow."""
+    """Seconds per step, roughly: the median of three after a warm-up, or the first if that is very
+    slow."""
     with Running(side, common) as running:
         seconds = running.turn(1)
         if seconds < SLOW_S:
@@ -168,7 +174,8 @@ def versions() -> dict[str, str]:
 
 
 def config_of(sizes: Iterable[int]) -> ModelConfig:
-    """A decoder with 16 experts, two of them and a shared one used by each token, the first layer dense."""
+    """A decoder with 16 experts, two of them and a shared one used by each token, the first layer
+    dense."""
     hidden, layers, heads, expert, dense, q_rank, kv_rank, head = sizes
     return ModelConfig(
         vocab_size=1024,
@@ -264,7 +271,8 @@ def free_port() -> int:
 
 
 def work(given: dict[str, Any]) -> int:
-    """Take as many steps as each line of stdin says, and answer with their seconds; the first answer is a loss."""
+    """Take as many steps as each line of stdin says, and answer with their seconds; the first
+    answer is a loss."""
     import torch
     import torch.distributed as dist
 

@@ -1,10 +1,12 @@
-"""What the modes of weights and the fast precision cost: KL to the exact model, agreement, nano's score, bytes.
+"""What the modes of weights and the fast precision cost: KL to the exact model, agreement, nano's
+score, bytes.
 
     python bench/weight_modes.py [--model DIR] [--conversations 120] [--n 50] [--out FILE]
 
-KL and agreement: over the answers that the exact model itself gives (thoughts, tool calls and all, tools
-answering), teacher forced, token by token; KL(exact || mode) in nats. Score: greedy, thinking and tools, tasks whose
-seeds are not those of training, with 95 % Wilson intervals. Speed is `abruzzi bench`'s to say.
+KL and agreement: over the answers that the exact model itself gives (thoughts, tool calls and all,
+tools answering), teacher forced, token by token; KL(exact || mode) in nats. Score: greedy, thinking
+and tools, tasks whose seeds are not those of training, with 95 % Wilson intervals. Speed is
+`abruzzi bench`'s to say.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def conversations(llm: LLM, count: int) -> list[Conversation]:
-    """Tasks of all first families and both splits, solved by the model; the whole of what was said."""
+    """Tasks of all first families and both splits, solved by the model; the whole of what was
+    said."""
     found = []
     per = -(-count // (len(SPLITS) * len(FIRST_FAMILIES)))
     # From the far end of the seeds, so that these are not the tasks of the score.

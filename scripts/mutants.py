@@ -3,12 +3,13 @@
     python scripts/mutants.py                    # the named mutants, and 30 drawn by --seed
     python scripts/mutants.py --only scheduler --count 60 --seed 5
 
-Each mutant is one planted mistake in one file. That file's own tests (TESTS) run against it; a mutant that
-they do not notice survives. A survivor needs a reason in REASONS, or a test: without either the exit code is 1.
+Each mutant is one planted mistake in one file. That file's own tests (TESTS) run against it; a
+mutant that they do not notice survives. A survivor needs a reason in REASONS, or a test: without
+either the exit code is 1.
 
-A mutant is drawn by the hash of the seed and of the place (file, function, kind, text), so an edit elsewhere
-in a file does not draw other ones. Nothing in the checkout is changed: pytest loads this file as a plugin,
-which hands the mutated text to the import system in place of the module's own.
+A mutant is drawn by the hash of the seed and of the place (file, function, kind, text), so an edit
+elsewhere in a file does not draw other ones. Nothing in the checkout is changed: pytest loads this
+file as a plugin, which hands the mutated text to the import system in place of the module's own.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ TESTS: dict[str, tuple[str, ...]] = {
 }
 DRAWN = tuple(file for file in TESTS if file not in ("server/generation.py", "agent/loop.py"))
 
-# The eight that survived every test once, by hand: (file, what stands there, what is planted, what it breaks).
+# The eight that survived every test once, by hand: (file, what stands there, what is planted, what
+# it breaks).
 NAMED: tuple[tuple[str, str, str, str], ...] = (
     (
         "engine/scheduler.py",
@@ -115,7 +117,8 @@ class Mutant:
 
 
 def places(file: str, text: str) -> Iterator[Mutant]:
-    """Every mutant of a file: conditions negated, statements dropped, numbers and bounds off by one."""
+    """Every mutant of a file: conditions negated, statements dropped, numbers and bounds off by
+    one."""
     offsets = _line_offsets(text)
 
     def span(node: ast.expr | ast.stmt) -> tuple[int, int]:

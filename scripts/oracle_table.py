@@ -1,8 +1,10 @@
-"""Run the oracles and print README's table: what was compared with what, and the largest difference seen.
+"""Run the oracles and print README's table: what was compared with what, and the largest difference
+seen.
 
     python scripts/oracle_table.py
 
-Reads what the tests record (`record_property("largest_difference...", x)`) from pytest's JUnit file.
+Reads what the tests record (`record_property("largest_difference...", x)`) from pytest's JUnit
+file.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ def vocabulary(size: int = 300) -> tokenizer.Tokenizer:
 
 
 def write(folder: Path, seed: int = 0, context: int = 256, int4: bool = True, padding: int = 0) -> Path:
-    """A checkpoint directory of random weights. padding: ids of the model behind the tokenizer's."""
+    """A checkpoint directory of random weights. padding: ids of the model behind the
+    tokenizer's."""
     vocab = vocabulary()
     config = ModelConfig(
         vocab_size=vocab.vocab_size + padding,

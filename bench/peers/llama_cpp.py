@@ -2,9 +2,10 @@
 
     python bench/peers/llama_cpp.py --llama-bin DIR --shape mini --gguf FILE [--rounds 3] [--out FILE]
 
-README.md beside this says how to build llama.cpp and how to make the GGUF (Q4_0, head Q6_K). Of flash attention on
-and off llama.cpp gets the better one, case by case, chosen in the first round. Our side is `all-4-bit` unless
-asked otherwise: a ratio of two engines that read different numbers of bytes is no ratio of engines.
+README.md beside this says how to build llama.cpp and how to make the GGUF (Q4_0, head Q6_K). Of
+flash attention on and off llama.cpp gets the better one, case by case, chosen in the first round.
+Our side is `all-4-bit` unless asked otherwise: a ratio of two engines that read different numbers
+of bytes is no ratio of engines.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from turns import Case, Ours, chosen, options, table, take_turns
 from machine import describe, emit
 
 PEER = "llama.cpp"
-# ik_llama.cpp, a fork that is tuned for this architecture, over llama.cpp: measured once on moonlight, both sides in
-# one run (2026-11-23, `-mla 3 -fmoe 1 -rtr 1`): 81.7 to 33.3 and 23.6 to 18.5 tok/s. It does not load mini.
+# ik_llama.cpp, a fork that is tuned for this architecture, over llama.cpp: measured once on
+# moonlight, both sides in one run (2026-11-23, `-mla 3 -fmoe 1 -rtr 1`): 81.7 to 33.3 and 23.6 to
+# 18.5 tok/s. It does not load mini.
 IK_OVER_LLAMA_CPP = {"prefill 512": 81.7 / 33.3, "decode": 23.6 / 18.5}
 
 
@@ -68,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_gguf(path: Path, shape: str, maker: Path | None, python: str) -> str | None:
-    """Make the file if it is missing; what its maker printed. Under another name first, so that half a file never
-    passes for a whole one. Before our own weights take their memory: the maker holds all of it."""
+    """Make the file if it is missing; what its maker printed. Under another name first, so that
+    half a file never passes for a whole one. Before our own weights take their memory: the maker
+    holds all of it."""
     if path.exists():
         return None
     if maker is None:

@@ -1,12 +1,14 @@
-"""`abruzzi serve` beside llama.cpp's `llama-server -np 32`, in turns in one run: tok/s of 1, 8 and 32 clients.
+"""`abruzzi serve` beside llama.cpp's `llama-server -np 32`, in turns in one run: tok/s of 1, 8 and
+32 clients.
 
     python bench/peers/server_throughput.py --llama-bin DIR --gguf mini.gguf [--model mini] [--out FILE]
 
-README.md beside this says how to build llama.cpp and how the GGUF is made (target `llama-server`). Both servers
-are up for the whole run; in a turn one of them gets `clients` clients, each of which streams one completion after the
-other. The same prompts of random ids on both sides, different for every request, so that no cache of prefixes
-helps anybody; the same number of tokens, which is checked against what each server counts. Random weights on both
-sides. --model: a named shape (random weights in memory), `nano` or a directory (then a GGUF of it).
+README.md beside this says how to build llama.cpp and how the GGUF is made (target `llama-server`).
+Both servers are up for the whole run; in a turn one of them gets `clients` clients, each of which
+streams one completion after the other. The same prompts of random ids on both sides, different for
+every request, so that no cache of prefixes helps anybody; the same number of tokens, which is
+checked against what each server counts. Random weights on both sides. --model: a named shape
+(random weights in memory), `nano` or a directory (then a GGUF of it).
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One side's turn: tokens per second of all clients together, and seconds to the first token of each request."""
+    """One side's turn: tokens per second of all clients together, and seconds to the first token of
+    each request."""
 
     tok_s: float
     ttft: list[float]
@@ -141,11 +144,13 @@ async def one_turn(port: int, name: str, prompts: list[list[int]], clients: int,
 
 
 async def one_request(port: int, name: str, prompt: list[int], tokens: int, temperature: float) -> float:
-    """Stream one completion; the seconds to its first token. Raises SystemExit when it is not as long as asked."""
+    """Stream one completion; the seconds to its first token. Raises SystemExit when it is not as
+    long as asked."""
     body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens, "temperature": temperature}
     body |= {"seed": sum(prompt), "stream": True, "stream_options": {"include_usage": True}}
     if name == "llama-server":
-        # Its other samplers off: plain temperature sampling, as on our side. No end token ends an answer.
+        # Its other samplers off: plain temperature sampling, as on our side. No end token ends an
+        # answer.
         body |= {"ignore_eos": True, "cache_prompt": False, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     started, first = time.perf_counter(), 0.0
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

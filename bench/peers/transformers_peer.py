@@ -1,9 +1,11 @@
-"""abruzzi beside `transformers`' DeepseekV3 in bfloat16, on random weights of one shape, in turns in one run.
+"""abruzzi beside `transformers`' DeepseekV3 in bfloat16, on random weights of one shape, in turns
+in one run.
 
     python bench/peers/transformers_peer.py [--shape mini] [--rounds 3] [--out FILE]
 
-Its weights are bfloat16 throughout, ours by default `native`: the same numbers for everything but the experts.
-Decode at depth fills its cache with a real prefill. Prompts and tokens are random ids on both sides.
+Its weights are bfloat16 throughout, ours by default `native`: the same numbers for everything but
+the experts. Decode at depth fills its cache with a real prefill. Prompts and tokens are random ids
+on both sides.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = Ours(config, given.weights, given.precision, given.threads, given.repeat)
     rows = take_turns(cases, ours, {PEER: theirs}, given.rounds, given.threads)
     for row in rows:
-        # The targets for decode are held against llama.cpp; against this peer they were set for prefill.
+        # The targets for decode are held against llama.cpp; against this peer they were set for
+        # prefill.
         row["wanted_ratio"] = row["wanted_ratio"] if row["prefill"] else None
     result = {
         "bench": "peers_transformers",

@@ -1,7 +1,8 @@
 """Two engines in turns: the cases of the comparison, our side, and the rows that come out.
 
-A turn is some samples of one case on one side; between turns the machine's bandwidth is measured. All in one run,
-because absolute figures of a virtual machine move with its neighbours and only a ratio of the same minutes stays.
+A turn is some samples of one case on one side; between turns the machine's bandwidth is measured.
+All in one run, because absolute figures of a virtual machine move with its neighbours and only a
+ratio of the same minutes stays.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ OURS = "abruzzi"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing to compare: a prefill or a decode. target: the ratio to llama.cpp that was set before measuring."""
+    """One thing to compare: a prefill or a decode. target: the ratio to llama.cpp that was set
+    before measuring."""
 
     name: str
     work: Workload
@@ -101,7 +103,8 @@ class Ours:
 def take_turns(
     cases: Iterable[Case], ours: Ours, sides: Mapping[str, Side], rounds: int, threads: int
 ) -> list[dict[str, Any]]:
-    """Case by case, `rounds` times: bandwidth, ours, theirs. A row per case; ratios are ours over theirs."""
+    """Case by case, `rounds` times: bandwidth, ours, theirs. A row per case; ratios are ours over
+    theirs."""
     rows = []
     for case in cases:
         rates: dict[str, list[list[float]]] = {name: [] for name in (OURS, *sides)}

@@ -28,12 +28,14 @@ def load(
     cache_tokens: int | None = None,
     max_running: int | None = None,
 ) -> LLM:
-    """A model that runs on this machine: `nano`, which ships with abruzzi, or a directory in Hugging Face layout.
+    """A model that runs on this machine: `nano`, which ships with abruzzi, or a directory in
+    Hugging Face layout.
 
-    weights "int8-dense" and "all-4-bit", and precision "fast", trade exactness for speed (engine/weights/packing.py).
-    threads: None = ABRUZZI_THREADS, or every core. cache_tokens: room in the cache, of all conversations together;
-    None = four full contexts, or what half of the free memory holds. max_running: how many sequences share a step.
-    Raises FileNotFoundError or ValueError with a hint. Needs no torch."""
+    weights "int8-dense" and "all-4-bit", and precision "fast", trade exactness for speed
+    (engine/weights/packing.py). threads: None = ABRUZZI_THREADS, or every core. cache_tokens: room
+    in the cache, of all conversations together; None = four full contexts, or what half of the free
+    memory holds. max_running: how many sequences share a step. Raises FileNotFoundError or
+    ValueError with a hint. Needs no torch."""
     from abruzzi.engine.llm import LLM
 
     place = nano_path() if str(path) == "nano" else path

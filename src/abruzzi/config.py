@@ -1,4 +1,5 @@
-"""The door that scripts use: `from abruzzi.config import ModelConfig`. The house itself imports `abruzzi.arch`."""
+"""The door that scripts use: `from abruzzi.config import ModelConfig`. The house itself imports
+`abruzzi.arch`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Proxies: which one the environment names for a URL, and an HTTP client that says so when it fails.
+"""Proxies: which one the environment names for a URL, and an HTTP client that says so when it
+fails.
 
-`ALL_PROXY`, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` (or in lower case) mean what they mean to curl, with one
-exception: a loopback address is on this machine, so no proxy is ever asked for it.
+`ALL_PROXY`, `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` (or in lower case) mean what they mean to
+curl, with one exception: a loopback address is on this machine, so no proxy is ever asked for it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def is_loopback(url: str) -> bool:
 
 
 def proxy_of(url: str) -> tuple[str, str] | None:
-    """(variable, proxy without its password) that the environment names for this URL; None = direct."""
+    """(variable, proxy without its password) that the environment names for this URL; None =
+    direct."""
     if is_loopback(url):
         return None
     parts = urlsplit(url)
@@ -52,19 +54,22 @@ def proxy_of(url: str) -> tuple[str, str] | None:
 
 
 def client_for(url: str, **options: Any) -> httpx2.Client:
-    """An httpx2.Client for this URL and others of its host: direct for loopback, else by the environment.
+    """An httpx2.Client for this URL and others of its host: direct for loopback, else by the
+    environment.
 
     options: of httpx2.Client. Raises ProxyError for a proxy that cannot be used."""
     import httpx2
 
     if is_loopback(url):
-        # Not trust_env=False, which would forget SSL_CERT_FILE as well: with a transport, no proxy is looked up.
+        # Not trust_env=False, which would forget SSL_CERT_FILE as well: with a transport, no proxy
+        # is looked up.
         limits = {"limits": options.pop("limits")} if "limits" in options else {}
         return httpx2.Client(transport=httpx2.HTTPTransport(**limits), **options)
     try:
         return httpx2.Client(**options)
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
-        # The library reads every proxy variable, also one that is for other schemes than this URL's.
+        # The library reads every proxy variable, also one that is for other schemes than this
+        # URL's.
         named = _unusable() or proxy_of(url)
         if named is None:
             raise
@@ -83,7 +88,8 @@ def proxy_complaint(named: tuple[str, str], error: Exception) -> str:
 
 
 def through(url: str) -> str:
-    """` through the proxy HTTP_PROXY=...` where the environment names one for this URL, else nothing."""
+    """` through the proxy HTTP_PROXY=...` where the environment names one for this URL, else
+    nothing."""
     named = proxy_of(url)
     return "" if named is None else f" through the proxy {named[0]}={named[1]}"
 

@@ -177,7 +177,8 @@ _NUMBERS: tuple[tuple[str, type, bool], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. temperature 0 = greedy, and so is one below 1e-6. max_tokens None = as much as the context holds.
+    """How to sample. temperature 0 = greedy, and so is one below 1e-6. max_tokens None = as much as
+    the context holds.
 
     thinking_budget: at most this many thinking tokens, then the thought is closed; None = no limit.
     top_logprobs: also tell so many of the most likely ids at each place."""
@@ -195,7 +196,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely id is taken: float32 logits divided by a smaller temperature overflow."""
+        """Whether the most likely id is taken: float32 logits divided by a smaller temperature
+        overflow."""
         return self.temperature < GREEDY_BELOW
 
     def __post_init__(self) -> None:
@@ -230,9 +232,10 @@ class Usage:
 class Completion:
     """What one generation gave: ids, one log-probability per id (natural log), why it ended.
 
-    sampled: False for ids that were forced (the end of a thought over its budget); None = all sampled.
-    top_logprobs: for each id the most likely ones at its place with their log-probabilities, best first;
-    None = not asked for. error: why a generation failed, with finish_reason "error"."""
+    sampled: False for ids that were forced (the end of a thought over its budget); None = all
+    sampled. top_logprobs: for each id the most likely ones at its place with their
+    log-probabilities, best first; None = not asked for. error: why a generation failed, with
+    finish_reason "error"."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -284,12 +287,13 @@ class ToolCallEnd:
 class MessageEnd:
     """Always the last event: the whole message, why it ended, and what it took.
 
-    prefill_tok_s, decode_tok_s: tokens per second, those from the prefix cache not counted; ttft_s: seconds from
-    submission to the first token. None where the model does not tell.
-    logprobs: natural log-probability of each generated id, forced ones included: aligned with the last
-    usage.completion_tokens of message.ids, whose ids in front of these (the prompt's part of the turn, such as the
-    empty thought of a no-think turn) have none. Empty where the model does not tell.
-    error: why the generation failed, with finish_reason "error"; the message is what was said before."""
+    prefill_tok_s, decode_tok_s: tokens per second, those from the prefix cache not counted; ttft_s:
+    seconds from submission to the first token. None where the model does not tell. logprobs:
+    natural log-probability of each generated id, forced ones included: aligned with the last
+    usage.completion_tokens of message.ids, whose ids in front of these (the prompt's part of the
+    turn, such as the empty thought of a no-think turn) have none. Empty where the model does not
+    tell. error: why the generation failed, with finish_reason "error"; the message is what was said
+    before."""
 
     message: Message
     finish_reason: FinishReason
@@ -309,12 +313,13 @@ Event = ParserEvent | MessageEnd
 class UserError(ValueError):
     """Something that the person at the keyboard can mend; the text is one line with a `hint:`.
 
-    Plain ValueError and OSError are read as people's mistakes too. This is for errors that callers tell
-    apart by name (EndpointError, Diverged) and for those that no builtin class names."""
+    Plain ValueError and OSError are read as people's mistakes too. This is for errors that callers
+    tell apart by name (EndpointError, Diverged) and for those that no builtin class names."""
 
 
 class ContextFull(UserError):
-    """A prompt that leaves no room to answer. prompt_tokens, max_context: in tokens, where they are known."""
+    """A prompt that leaves no room to answer. prompt_tokens, max_context: in tokens, where they are
+    known."""
 
     def __init__(self, message: str, prompt_tokens: int | None = None, max_context: int | None = None) -> None:
         super().__init__(message)
@@ -328,7 +333,8 @@ class GenerateFn(Protocol):
 
 
 class ChatModel(Protocol):
-    """messages -> events, the last one a MessageEnd: the engine, an endpoint and the fakes satisfy it."""
+    """messages -> events, the last one a MessageEnd: the engine, an endpoint and the fakes satisfy
+    it."""
 
     def chat(
         self,
@@ -339,7 +345,8 @@ class ChatModel(Protocol):
 
 
 def brief(value: object, length: int = 80) -> str:
-    """The repr of a value that somebody gave, cut to `length` characters, for an error's one line."""
+    """The repr of a value that somebody gave, cut to `length` characters, for an error's one
+    line."""
     if isinstance(value, (list, tuple, dict, str, bytes)) and len(value) > length:
         value = dict(islice(value.items(), length)) if isinstance(value, dict) else value[:length]
     text = repr(value)

@@ -1,7 +1,8 @@
 """A scripted agent of 50 tool calls and what the model must see of it, whichever client carries it.
 
-The model's words are sampled letter by letter (`spelled`), so their ids are ids that no tokenizer would make of the
-text: whoever re-tokenizes a turn, or loses its thought, changes the prompt of the next step.
+The model's words are sampled letter by letter (`spelled`), so their ids are ids that no tokenizer
+would make of the text: whoever re-tokenizes a turn, or loses its thought, changes the prompt of the
+next step.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def _tool(name: str, description: str) -> dict[str, Any]:
 
 TOOLS = [_tool("calc", "Computes."), _tool("note", "Writes a note down.")]
 
-# What models write and clients parse: layouts, orders, escapes and numbers that do not survive loads and dumps. All fit
-# the schema, keys in its order, as the server makes sure of.
+# What models write and clients parse: layouts, orders, escapes and numbers that do not survive
+# loads and dumps. All fit the schema, keys in its order, as the server makes sure of.
 ARGUMENTS = [
     '{"e": "12 + 30"}',
     '{"e":"no spaces"}',
@@ -89,9 +90,11 @@ CALLS = sum(len(calls) for _, calls in TURNS)
 
 
 def growth(answer: Callable[[dict[str, Any]], str] = result) -> list[list[int]]:
-    """What each step adds to the prompt of the step before it: the turn as it was sampled, and what answered it.
+    """What each step adds to the prompt of the step before it: the turn as it was sampled, and what
+    answered it.
 
-    Rendered from messages that never left the process, so with no client and no server in between."""
+    Rendered from messages that never left the process, so with no client and no server in
+    between."""
     history = [Message("user", "x")]
     before = render(TOK, history).ids
     grown = []
@@ -108,7 +111,8 @@ def growth(answer: Callable[[dict[str, Any]], str] = result) -> list[list[int]]:
 
 
 def first_prompt() -> list[int]:
-    """The prompt of the first step, for clients that pass on system, tools and question as they are."""
+    """The prompt of the first step, for clients that pass on system, tools and question as they
+    are."""
     return render(TOK, [Message("system", SYSTEM), Message("user", QUESTION)], TOOLS).ids
 
 

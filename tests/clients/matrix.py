@@ -1,8 +1,10 @@
-"""Which clients keep the model's prompt what it was, over 50 tool calls: one row each, as a table and as JSON.
+"""Which clients keep the model's prompt what it was, over 50 tool calls: one row each, as a table
+and as JSON.
 
-`make clients` builds the environments and runs `python -m tests.clients.matrix --out DIR`. Each row is a process of
-its own against a server of its own. A row holds when the prompt ids of every step are exactly those of a
-conversation that never left the process (conversation.growth), whatever the client did to the history in between.
+`make clients` builds the environments and runs `python -m tests.clients.matrix --out DIR`. Each row
+is a process of its own against a server of its own. A row holds when the prompt ids of every step
+are exactly those of a conversation that never left the process (conversation.growth), whatever the
+client did to the history in between.
 """
 
 from __future__ import annotations
@@ -81,11 +83,12 @@ ROWS = [
 
 @dataclass(slots=True)
 class Outcome:
-    """steps: prompts that reached the model. first_same: the first prompt is the reference's as well (clients that
-    write tools down in their own words have another one). identical: every step added exactly the reference's ids.
+    """steps: prompts that reached the model. first_same: the first prompt is the reference's as
+    well (clients that write tools down in their own words have another one). identical: every step
+    added exactly the reference's ids.
 
-    sent: of the last request's assistant messages, how many came with their thought; states: what the server said
-    of them. difference: the first thing that was not as it must be."""
+    sent: of the last request's assistant messages, how many came with their thought; states: what
+    the server said of them. difference: the first thing that was not as it must be."""
 
     client: str
     variant: str
@@ -176,7 +179,8 @@ def judge(row: Row, log: Log) -> Outcome:
 
 
 def same_growth(prompts: Sequence[list[int]]) -> tuple[bool, str]:
-    """Whether each prompt is the one before it and the reference's next ids; and the first that is not."""
+    """Whether each prompt is the one before it and the reference's next ids; and the first that is
+    not."""
     grown = conversation.growth()
     expected = list(prompts[0])
     for step, prompt in enumerate(prompts[1:]):
@@ -191,8 +195,8 @@ def same_growth(prompts: Sequence[list[int]]) -> tuple[bool, str]:
 
 
 def appended(prompts: Sequence[list[int]], name: str, argument: str) -> tuple[bool, str]:
-    """Of an agent whose results are its own: whether each prompt is the one before it, the turn exactly as it was
-    sampled, and a result of that step's call."""
+    """Of an agent whose results are its own: whether each prompt is the one before it, the turn
+    exactly as it was sampled, and a result of that step's call."""
     for step, (before, after) in enumerate(pairwise(prompts)):
         expected = before + conversation.shell_turn(step, name, argument)
         rest = conversation.TOK.decode(after[len(expected) :])

@@ -26,7 +26,8 @@ STATES = b"x-abruzzi-reasoning"
 
 @dataclass(slots=True)
 class Asked:
-    """One request: its JSON, the status of the answer, what the answer said of the history's thoughts."""
+    """One request: its JSON, the status of the answer, what the answer said of the history's
+    thoughts."""
 
     path: str
     body: dict[str, Any]
@@ -53,7 +54,8 @@ class Log:
 
 
 def step_of(prompt: list[int]) -> int:
-    """Which step of the conversation a prompt asks for: a function of the prompt, so that a client may retry."""
+    """Which step of the conversation a prompt asks for: a function of the prompt, so that a client
+    may retry."""
     return prompt.count(TOK.control["<|im_assistant|>"]) - 1
 
 

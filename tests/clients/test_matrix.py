@@ -1,7 +1,8 @@
-"""50 tool calls through clients that we did not write: the model sees what it sampled, whatever they do to the history.
+"""50 tool calls through clients that we did not write: the model sees what it sampled, whatever
+they do to the history.
 
-The openai and anthropic clients run here, one row per dialect and way of streaming; the others need `make clients`,
-which runs all rows and writes the table.
+The openai and anthropic clients run here, one row per dialect and way of streaming; the others need
+`make clients`, which runs all rows and writes the table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`abruzzi bench`: what it prints, that it asks of a runner what the engine asks, and what it refuses."""
+"""`abruzzi bench`: what it prints, that it asks of a runner what the engine asks, and what it
+refuses."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_a_shape_alone_gets_random_weights(tmp_path: Path) -> None:
 
 
 def test_bytes_are_those_of_the_experts_that_a_batch_touches() -> None:
-    """moonlight in 4 bits, by hand: 18 bytes per 32 weights, bf16 router, float32 norms and one embedding row."""
+    """moonlight in 4 bits, by hand: 18 bytes per 32 weights, bf16 router, float32 norms and one
+    embedding row."""
     c = named_shape("moonlight").with_int4(Int4Scheme())
     attention = 16 * 192 * 2048 + 576 * 2048 + 16 * 256 * 512 + 2048 * 2048
     expert = 3 * 2048 * 1408
@@ -98,7 +100,8 @@ class Recorder:
 
 
 def test_steps_are_those_that_the_engine_makes() -> None:
-    """Same chunks as `LLM.step` asks for, for one prompt of several chunks and for three sequences that decode."""
+    """Same chunks as `LLM.step` asks for, for one prompt of several chunks and for three sequences
+    that decode."""
     llm = LLM.load(nano_path(), cache_tokens=2048)
     prompt = STEP_TOKENS + 100
     recorder = Recorder(llm.config, llm.runner)

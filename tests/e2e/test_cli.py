@@ -212,7 +212,8 @@ class _Hangs(BaseHTTPRequestHandler):
 
 
 def obey_ctrl_c() -> None:
-    """In a child: what a terminal gives it. Whoever runs the tests may ignore SIGINT (nohup, a background job)."""
+    """In a child: what a terminal gives it. Whoever runs the tests may ignore SIGINT (nohup, a
+    background job)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -30,8 +30,9 @@ from abruzzi.engine.weights.random_model import named_shape
 from tests import tiny
 from tests.e2e.test_cli import abruzzi, one_clear_line
 
-# Prints how much anonymous memory a loaded model holds: not the files that are mapped, whose pages the system drops
-# when it needs them, nor what malloc keeps of memory that was freed (up to one layer, as it was read).
+# Prints how much anonymous memory a loaded model holds: not the files that are mapped, whose pages
+# the system drops when it needs them, nor what malloc keeps of memory that was freed (up to one
+# layer, as it was read).
 LOAD = """
 import ctypes, sys
 from abruzzi.engine.llm import LLM
@@ -45,7 +46,8 @@ print(anonymous() - before)
 
 
 def write_random(folder: Path) -> ModelConfig:
-    """82 MB of random INT4 experts and bf16 matrices, straight from a random generator (no quantizing)."""
+    """82 MB of random INT4 experts and bf16 matrices, straight from a random generator (no
+    quantizing)."""
     vocab = tiny.vocabulary()
     config = ModelConfig(
         vocab_size=4096,
@@ -174,7 +176,8 @@ def test_every_matrix_takes_what_the_engine_says(model: Path, weights: Any) -> N
 @pytest.mark.parametrize("weights", ["native", "int8-dense", "all-4-bit"])
 @pytest.mark.parametrize("shape", ["moonlight", "with q_lora", "all dense"])
 def test_the_pieces_that_are_timed_make_the_whole(monkeypatch: pytest.MonkeyPatch, shape: str, weights: Any) -> None:
-    """On a machine that is a formula: so many bytes per second, so much time for a layer and a position."""
+    """On a machine that is a formula: so many bytes per second, so much time for a layer and a
+    position."""
     from abruzzi.cli.fit import planned
     from abruzzi.cost.capacity import step_bytes
 
@@ -216,7 +219,8 @@ def test_a_model_that_is_too_large() -> None:
     assert not capacity(config, tensors, 71, needed + 2 * 70 * kv).fits
     small = capacity(config, tensors, 50, needed - 1)
     assert (small.max_context, small.weights_fit, small.fits) == (0, False, False)
-    # Of the experts a token reads two of four, of the embedding one row, of kv_b_proj two parts of three.
+    # Of the experts a token reads two of four, of the embedding one row, of kv_b_proj two parts of
+    # three.
     for role, part, dtype, read in (
         ("routed_experts", "up", "float32", 2 * 2048 / 2),
         ("embedding", "tokens", "float16", 4 * 32),

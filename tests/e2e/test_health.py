@@ -1,7 +1,8 @@
-"""/health answers while any body is handled: work that is proportional to a client's input blocks nobody.
+"""/health answers while any body is handled: work that is proportional to a client's input blocks
+nobody.
 
-The server is a process of its own, and the probes come from another one, so that making a body and reading its answer
-does not count.
+The server is a process of its own, and the probes come from another one, so that making a body and
+reading its answer does not count.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ USER: Any = {"role": "user", "content": "Hi"}
 CALL: Any = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
 SECONDS = 0.2  # the 99th percentile of /health
 
-# A probe every 10 ms until its input ends, and 200 at least; prints their seconds, each from when it was due: one that
-# waits for a frozen server makes those behind it late, as it would other clients.
+# A probe every 10 ms until its input ends, and 200 at least; prints their seconds, each from when
+# it was due: one that waits for a frozen server makes those behind it late, as it would other
+# clients.
 PROBER = """
 import http.client, itertools, json, sys, threading, time
 stop, spent = threading.Event(), []

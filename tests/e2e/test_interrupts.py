@@ -1,7 +1,9 @@
-"""Ctrl-C ends with 130 wherever it lands: 25 interrupts each of run, chat, pull and train, at random moments.
+"""Ctrl-C ends with 130 wherever it lands: 25 interrupts each of run, chat, pull and train, at
+random moments.
 
-SIGINT goes out at a moment drawn between the first import of the command line and a little after its end, while
-another process keeps the machine busy. An interrupt that comes after the program's end changes nothing."""
+SIGINT goes out at a moment drawn between the first import of the command line and a little after
+its end, while another process keeps the machine busy. An interrupt that comes after the program's
+end changes nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def obey_ctrl_c() -> None:
 
 
 def interrupted(arguments: list[str], after: float, folder: Path) -> tuple[int, str]:
-    """(exit code as a shell tells it, stderr) of the command, interrupted so many seconds after its first import."""
+    """(exit code as a shell tells it, stderr) of the command, interrupted so many seconds after its
+    first import."""
     ours, its = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, str(its), *arguments],

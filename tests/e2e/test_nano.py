@@ -50,7 +50,8 @@ def test_an_example_runs_with_its_own_tools() -> None:
 
 @pytest.mark.parametrize(("family", "floor"), [("word_problems", 10), ("table_questions", 11), ("folder_facts", 11)])
 def test_as_many_questions_are_answered_as_the_record_promises(family: str, floor: int) -> None:
-    """A floor below the record under bench/records (which has the intervals): 12 questions per family."""
+    """A floor below the record under bench/records (which has the intervals): 12 questions per
+    family."""
     llm = abruzzi.load("nano")
     summary = summarize(list(run_suite(llm, [make(family, "trained", 5000 + n) for n in range(12)])))
     assert summary["solved"] >= floor, summary

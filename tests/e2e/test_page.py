@@ -1,4 +1,5 @@
-"""The page in a real Chromium: ask, watch, stop, regenerate, reload, export, keyboard, phone width."""
+"""The page in a real Chromium: ask, watch, stop, regenerate, reload, export, keyboard, phone
+width."""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ def ask(tab: Any, text: str) -> None:
 
 
 def wait(tab: Any, condition: str, seconds: float = 30) -> None:
-    """Until the JavaScript is true. The page's policy forbids the driver's own way, which needs eval."""
+    """Until the JavaScript is true. The page's policy forbids the driver's own way, which needs
+    eval."""
     deadline = time.monotonic() + seconds
     while not tab.evaluate(condition):
         assert time.monotonic() < deadline, f"never true: {condition}"

@@ -1,4 +1,5 @@
-"""`abruzzi serve` as a process, and a client that leaves: its blocks are free within 100 ms, streaming or not."""
+"""`abruzzi serve` as a process, and a client that leaves: its blocks are free within 100 ms,
+streaming or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""kill -9 while a server streams and writes: the next one over the same folder puts back the thoughts of before."""
+"""kill -9 while a server streams and writes: the next one over the same folder puts back the
+thoughts of before."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def question(number: int) -> list[dict[str, Any]]:
 
 
 def second_turn(url: str, number: int, answer: str) -> tuple[str, list[int]]:
-    """What became of the thought that this client does not send back, and the prompt that was made of it."""
+    """What became of the thought that this client does not send back, and the prompt that was made
+    of it."""
     history = [*question(number), {"role": "assistant", "content": answer}, {"role": "user", "content": "Sure?"}]
     body = {"messages": history, "max_tokens": 1, "return_token_ids": True}
     got = httpx2.post(url + CHAT, json=body, timeout=60)

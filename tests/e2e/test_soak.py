@@ -1,4 +1,5 @@
-"""A short soak and a small crowd, by the benches' own scripts: they exit with 1 when a check of theirs fails."""
+"""A short soak and a small crowd, by the benches' own scripts: they exit with 1 when a check of
+theirs fails."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def run(script: str, out: Path, *options: str) -> dict:
 
 @pytest.mark.slow
 def test_a_short_soak(tmp_path: Path) -> None:
-    # Half of them touch the whole of the cache for the first time; the other half must not grow any more.
+    # Half of them touch the whole of the cache for the first time; the other half must not grow any
+    # more.
     record = run("soak.py", tmp_path / "soak.json", "--requests", "1000", "--threads", "1")
     assert record["at_the_end"]["cache_blocks_held"] == 0 and record["at_the_end"]["aborts_total"] > 0
     assert sum(record["requests_by_kind"].values()) == 1000 and len(record["requests_by_kind"]) == 10

@@ -1,4 +1,5 @@
-"""`abruzzi train` as a person runs it: a minute's recipe from nothing to a checkpoint that answers."""
+"""`abruzzi train` as a person runs it: a minute's recipe from nothing to a checkpoint that
+answers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A toy model with all the behaviour that `abruzzi verify` looks at, and faults that can be planted in it.
+"""A toy model with all the behaviour that `abruzzi verify` looks at, and faults that can be planted
+in it.
 
-It thinks one sentence, then calls tools whose name is spoken of, or answers from a short list, or gives
-the smallest instance of a schema. Tokens are pieces of up to four characters. No weights, no randomness
-beyond `random.Random(seed)`.
+It thinks one sentence, then calls tools whose name is spoken of, or answers from a short list, or
+gives the smallest instance of a schema. Tokens are pieces of up to four characters. No weights, no
+randomness beyond `random.Random(seed)`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Answer:
-    """One choice. pieces: (channel, text) as they are told; channel is "thinking", "content" or a call's number.
-    tokens: (text, id) of everything sampled, the end of the turn included."""
+    """One choice. pieces: (channel, text) as they are told; channel is "thinking", "content" or a
+    call's number. tokens: (text, id) of everything sampled, the end of the turn included."""
 
     pieces: list[tuple[str | int, str]] = field(default_factory=list)
     tokens: list[tuple[str, int]] = field(default_factory=list)

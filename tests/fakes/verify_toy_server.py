@@ -1,7 +1,7 @@
 """The toy model behind HTTP, as an OpenAI-compatible server should be, with faults to plant.
 
-`Endpoint(faults=...)` runs on loopback in threads; one answer is generated at a time (one slot), and a
-client that leaves frees it.
+`Endpoint(faults=...)` runs on loopback in threads; one answer is generated at a time (one slot),
+and a client that leaves frees it.
 """
 
 from __future__ import annotations

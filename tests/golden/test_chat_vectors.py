@@ -69,7 +69,8 @@ def test_rendered_chats_whatever_ids_the_client_gave_the_calls(kimi: Tokenizer, 
 
 
 def test_a_conversation_of_spliced_messages_gives_the_same_ids(kimi: Tokenizer, chats: list[dict[str, Any]]) -> None:
-    """Every assistant turn as it was sampled, with its own ids: K2's template again, thoughts dropped from ids."""
+    """Every assistant turn as it was sampled, with its own ids: K2's template again, thoughts
+    dropped from ids."""
     spliced_turns = 0
     for vector in chats:
         messages: list[Message] = []

@@ -1,7 +1,9 @@
-"""One way to an answer: the same tokens give the same message through `LLM.chat` and through the HTTP server.
+"""One way to an answer: the same tokens give the same message through `LLM.chat` and through the
+HTTP server.
 
-The sampler is scripted. Where a grammar forbids the script's next id, the lowest allowed one comes in its place, so
-both doors meet the same proposals and differ only if their constraints, limits or readings of a turn do.
+The sampler is scripted. Where a grammar forbids the script's next id, the lowest allowed one comes
+in its place, so both doors meet the same proposals and differ only if their constraints, limits or
+readings of a turn do.
 """
 
 from __future__ import annotations
@@ -127,7 +129,8 @@ class Said:
 
 
 class Script:
-    """A sampler that proposes the ids of a text one after the other, then the end of the turn for ever."""
+    """A sampler that proposes the ids of a text one after the other, then the end of the turn for
+    ever."""
 
     def __init__(self, text: str) -> None:
         self._proposals: Iterator[int] = iter(ids(text))
@@ -238,7 +241,8 @@ def test_both_doors_give_the_same_answer(runner: NativeRunner, turn: Turn, offer
     assert here == served(engine(runner, turn), turn, tools)
     assert len(here.ids) == len(here.sampled) == len(here.logprobs) == here.usage[2]
     assert turn.budget is None or here.usage[3] <= turn.budget
-    # What is promised of both doors: calls are of tools that were offered, and whole calls fit their schemas.
+    # What is promised of both doors: calls are of tools that were offered, and whole calls fit
+    # their schemas.
     whole = here.calls if here.finish == "tool_calls" else here.calls[:-1]
     assert not here.calls or (offered and turn.choice != "none")
     for name, arguments in whole:

@@ -1,8 +1,10 @@
-"""No import circles: the graph of modules is acyclic, also inside a room and for imports inside functions.
+"""No import circles: the graph of modules is acyclic, also inside a room and for imports inside
+functions.
 
-A circle means that two files are one noun cut in half, and that whichever is imported first decides whether it
-works. Counted are imports that run: at a module's top and inside functions. Those under TYPE_CHECKING only name a
-type and are left out. Only what is written counts: that `import a.b` also runs `a/__init__.py` is Python's doing.
+A circle means that two files are one noun cut in half, and that whichever is imported first decides
+whether it works. Counted are imports that run: at a module's top and inside functions. Those under
+TYPE_CHECKING only name a type and are left out. Only what is written counts: that `import a.b` also
+runs `a/__init__.py` is Python's doing.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def imported(source: str, module: str, is_package: bool, known: Iterable[str]) -> set[str]:
-    """Modules of `known` that the source of `module` imports; `from p import m` names p.m where that is a module."""
+    """Modules of `known` that the source of `module` imports; `from p import m` names p.m where
+    that is a module."""
     known = set(known)
     package = module.split(".") if is_package else module.split(".")[:-1]
     found: set[str] = set()
@@ -53,7 +56,8 @@ def imported(source: str, module: str, is_package: bool, known: Iterable[str]) -
 
 
 def graph_of(root: Path) -> dict[str, set[str]]:
-    """Module -> modules that it imports, of all below `root`; a compiled module is known by its stub (.pyi)."""
+    """Module -> modules that it imports, of all below `root`; a compiled module is known by its
+    stub (.pyi)."""
     files = {module_of(path, root): path for path in sorted(root.rglob("*.py*")) if path.suffix in (".py", ".pyi")}
     return {
         module: imported(path.read_text(encoding="utf-8"), module, path.name == "__init__.py", files)

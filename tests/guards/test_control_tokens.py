@@ -1,4 +1,5 @@
-"""Control tokens are written down in one file, the chat format's: everybody else asks `Tokenizer.format`."""
+"""Control tokens are written down in one file, the chat format's: everybody else asks
+`Tokenizer.format`."""
 
 from __future__ import annotations
 

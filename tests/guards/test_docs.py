@@ -1,4 +1,5 @@
-"""The door stays a door: README is short, keeps private targets out, and every link in the documentation resolves."""
+"""The door stays a door: README is short, keeps private targets out, and every link in the
+documentation resolves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`import abruzzi` and the light rooms pull in no numpy, torch or jsonschema (its time: bench/import_time.py)."""
+"""`import abruzzi` and the light rooms pull in no numpy, torch or jsonschema (its time:
+bench/import_time.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The house's layers, from the source itself: who may import whom, and where numpy and torch may live.
+"""The house's layers, from the source itself: who may import whom, and where numpy and torch may
+live.
 
 import-linter (pyproject.toml) checks the layers; it stays green on imports that point down but are
 not wanted (evals -> engine). This table is the finer rule. Imports inside functions count as well.
@@ -50,7 +51,8 @@ FORBIDDEN_ROOMS = {"utils", "common", "core", "helpers"}
 
 
 def rooms_imported(source: str, module: str) -> set[str]:
-    """Rooms of abruzzi and guarded libraries that `source` (the file of `module`) imports, at any depth."""
+    """Rooms of abruzzi and guarded libraries that `source` (the file of `module`) imports, at any
+    depth."""
     package = module.split(".")
     found: set[str] = set()
 

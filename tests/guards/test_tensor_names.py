@@ -1,4 +1,5 @@
-"""A tensor's name is written once: in its family's file. Whoever needs it asks the inventory by role and part."""
+"""A tensor's name is written once: in its family's file. Whoever needs it asks the inventory by
+role and part."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def names() -> set[str]:
 
 
 def breaches(source: str) -> set[str]:
-    """Names of tensors in a file's code or prose. `kv_b_proj.weight` is one, `my_kv_b_proj_` is none."""
+    """Names of tensors in a file's code or prose. `kv_b_proj.weight` is one, `my_kv_b_proj_` is
+    none."""
     return {name for name in names() if re.search(rf"(?<!\w){name}(?!\w)", source)}
 
 

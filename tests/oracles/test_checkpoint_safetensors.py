@@ -1,8 +1,9 @@
 """Our reader and writer of safetensors against the safetensors library, and fuzzed headers.
 
-The rule of the fuzz: whatever bytes a file holds, ours raises ValueError or reads what the library reads.
-It runs in a process of its own (this file as a script), so that a crash is a failure and not the end of
-the test run. To look into one case: python tests/oracles/test_checkpoint_safetensors.py SEED
+The rule of the fuzz: whatever bytes a file holds, ours raises ValueError or reads what the library
+reads. It runs in a process of its own (this file as a script), so that a crash is a failure and not
+the end of the test run. To look into one case: python tests/oracles/test_checkpoint_safetensors.py
+SEED
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def join(header: object, data: bytes) -> bytes:
 
 
 def mutated(raw: bytes, rng: random.Random) -> bytes:
-    """One of many kinds of damage: blind (bits, cuts, lengths) and knowing (offsets, dtypes, shapes, junk)."""
+    """One of many kinds of damage: blind (bits, cuts, lengths) and knowing (offsets, dtypes,
+    shapes, junk)."""
     header, data = split(raw)
     name = rng.choice([n for n in header if n != "__metadata__"])
     entry = header[name]
@@ -244,7 +246,8 @@ def fuzz_file(raw: bytes, path: Path, counts: Counter[str]) -> None:
 
 
 def fuzz_checkpoint(raw: bytes, folder: Path, want: dict[str, np.ndarray], counts: Counter[str]) -> None:
-    """The whole reader on a damaged file: one line that says what and where, or the right numbers."""
+    """The whole reader on a damaged file: one line that says what and where, or the right
+    numbers."""
     replace_file(folder / "model.safetensors", raw)
     try:
         with open_checkpoint(folder) as checkpoint:

@@ -1,10 +1,12 @@
-"""Checkpoints that we write, read by transformers; checkpoints that transformers writes, read by us.
+"""Checkpoints that we write, read by transformers; checkpoints that transformers writes, read by
+us.
 
-The INT4 case has three bounds. transformers (with compressed-tensors) dequantizes into the scale's dtype,
-bfloat16, and so rounds every weight once more, and it then computes the experts in bfloat16. With its
-weights computed in float32 and that rounding repeated on our side the logits agree to float32's precision;
-without the rounding to 5e-3; as it loads, bfloat16 experts and all, to 1e-2. The last two with routing
-pinned: a rounded weight can tip a route, and then two right models differ by anything.
+The INT4 case has three bounds. transformers (with compressed-tensors) dequantizes into the scale's
+dtype, bfloat16, and so rounds every weight once more, and it then computes the experts in bfloat16.
+With its weights computed in float32 and that rounding repeated on our side the logits agree to
+float32's precision; without the rounding to 5e-3; as it loads, bfloat16 experts and all, to 1e-2.
+The last two with routing pinned: a rounded weight can tip a route, and then two right models differ
+by anything.
 """
 
 from __future__ import annotations
@@ -116,7 +118,8 @@ def round_experts(model: k2.K2Model) -> k2.K2Model:
 
 @torch.no_grad()
 def int4_differences(ours: k2.K2Model, loaded: torch.nn.Module, twin: twins.Twin) -> tuple[float, float, float]:
-    """Against float32 with their rounding repeated (routing free), without it, and against the model as loaded."""
+    """Against float32 with their rounding repeated (routing free), without it, and against the
+    model as loaded."""
     ids = twin.ids(seed=2)
     wide, wide_routes = twins.their_logits(in_float32(loaded, twin), ids)
     narrow, narrow_routes = twins.their_logits(replace(twin, theirs=loaded), ids)
@@ -181,7 +184,8 @@ def test_compressed_tensors_dequantizes_our_experts_to_the_same_bits(int4_dirs: 
 def test_nothing_but_the_scales_dtype_separates_us(
     twin: twins.Twin, int4_dirs: tuple[Path, torch.nn.Module], tmp_path: Path
 ) -> None:
-    """The same file with its scales widened to float32: now transformers dequantizes exactly, as we do."""
+    """The same file with its scales widened to float32: now transformers dequantizes exactly, as we
+    do."""
     shutil.copytree(int4_dirs[0], tmp_path / "wide")
     file = tmp_path / "wide" / "model.safetensors"
     tensors = {n: t.float() if n.endswith("_scale") else t for n, t in load_file(file).items()}

@@ -1,8 +1,9 @@
-"""The engine's steps, compiled and in NumPy, against the torch model: INT4, bf16 and fp32 checkpoints, every chunking.
+"""The engine's steps, compiled and in NumPy, against the torch model: INT4, bf16 and fp32
+checkpoints, every chunking.
 
 Logits within 1e-4 of the largest; teacher-forced argmax equal wherever the reference's two best are
-further apart than twice that. The reference is our own K2Model on the dequantized weights, which is held
-against transformers elsewhere. Every instruction set that this machine has takes part.
+further apart than twice that. The reference is our own K2Model on the dequantized weights, which is
+held against transformers elsewhere. Every instruction set that this machine has takes part.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ Written = Callable[..., tuple[Path, np.ndarray, np.ndarray]]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """(name, storage) -> a checkpoint in folder/m, ids, and the torch model's logits on the same files; made once."""
+    """(name, storage) -> a checkpoint in folder/m, ids, and the torch model's logits on the same
+    files; made once."""
 
     @functools.cache
     def make(name: str, storage: str = "int4", sizes: bool = True) -> tuple[Path, np.ndarray, np.ndarray]:
@@ -133,7 +135,8 @@ def test_every_chunking_gives_the_same(chunks: list[int], kind: str, written: Wr
 
 @pytest.mark.parametrize("kind", RUNNERS)
 def test_sequences_in_one_batch_do_not_see_each_other(kind: str, written: Written) -> None:
-    """Three sequences with other lengths, chunks and blocks, against each alone in the torch model."""
+    """Three sequences with other lengths, chunks and blocks, against each alone in the torch
+    model."""
     folder, ids, _ = written("lora-g4-s2-yarn")
     runner = runner_of(folder, kind)
     reference = k2.load(folder / "m")
@@ -306,7 +309,8 @@ def test_a_model_that_is_not_complete_does_not_run(written: Written) -> None:
 @pytest.mark.parametrize("kind", ISAS)
 @pytest.mark.parametrize("tokens", [1, 40])
 def test_experts_without_shared_ones_add_what_the_routed_ones_give(kind: str, tokens: int, written: Written) -> None:
-    """As with shared experts whose down projection is zero; so on layers of both widths and after a dense one."""
+    """As with shared experts whose down projection is zero; so on layers of both widths and after a
+    dense one."""
     if kind not in supported_isas():
         pytest.skip(f"this CPU lacks {kind}")
     folder, ids, _ = written("q-g1-s1-rope", "float32")

@@ -1,9 +1,10 @@
-"""What the fast mode (W4A8: 8-bit inputs of INT4 experts) costs, measured against the exact mode on random models.
+"""What the fast mode (W4A8: 8-bit inputs of INT4 experts) costs, measured against the exact mode on
+random models.
 
-They are the hard case: all weights are loud, as those of the twins (twins.py), and nothing was trained to be robust.
-Most tokens lose next to nothing; where a rounding tips a route, another expert answers, and those few tokens make up
-most of the mean. The bounds are some three times what was measured; a planted mistake (the lowest bit of the codes
-of one matrix in three) breaks them.
+They are the hard case: all weights are loud, as those of the twins (twins.py), and nothing was
+trained to be robust. Most tokens lose next to nothing; where a rounding tips a route, another
+expert answers, and those few tokens make up most of the mean. The bounds are some three times what
+was measured; a planted mistake (the lowest bit of the codes of one matrix in three) breaks them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def logits(runner: NativeRunner, ids: np.ndarray) -> np.ndarray:
 
 
 def cost(exact: np.ndarray, fast: np.ndarray) -> tuple[float, float, float]:
-    """KL(exact || fast) in nats a token, mean and median, and the share of tokens with the same best id."""
+    """KL(exact || fast) in nats a token, mean and median, and the share of tokens with the same
+    best id."""
     p, q = log_softmax(exact).astype(np.float64), log_softmax(fast).astype(np.float64)
     kl_T = (np.exp(p) * (p - q)).sum(-1)
     return float(kl_T.mean()), float(np.median(kl_T)), float((exact.argmax(-1) == fast.argmax(-1)).mean())
@@ -52,7 +54,8 @@ def flipped(moe: Moe) -> Moe:
 
 
 def written(folder: Path, lora: int | None, groups: int) -> tuple[Path, ModelConfig]:
-    """Norms uniform in 0.5..1.5, matrices normal with 1.5 / sqrt(fan in), biases normal with 0.5."""
+    """Norms uniform in 0.5..1.5, matrices normal with 1.5 / sqrt(fan in), biases normal with
+    0.5."""
     config = ModelConfig(
         vocab_size=101,
         hidden_size=128,

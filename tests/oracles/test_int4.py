@@ -37,7 +37,8 @@ def test_codes_scales_and_words_equal_the_vectors(vectors: dict[str, Any]) -> No
     codes, scale = quantize(weight)
     exact = np.array(want["scale"], np.float32)
     np.testing.assert_array_equal(scale, exact.astype(ml_dtypes.bfloat16))  # the vectors' scales are float32
-    # Rounding the scale can move a code by one where w / scale is near a half; the vectors show where not.
+    # Rounding the scale can move a code by one where w / scale is near a half; the vectors show
+    # where not.
     ratio = weight.reshape(4, 2, 32) / exact[..., None]
     near_half = np.abs(ratio - np.trunc(ratio) - np.copysign(0.5, ratio)) < 0.03
     same = codes.reshape(4, 2, 32) == np.array(want["int4"]).reshape(4, 2, 32)
@@ -74,7 +75,8 @@ def test_rounding_is_the_best_that_the_stored_scale_allows(seed: int, groups: in
     assert (np.abs(weight) <= 7 * wide * (1 + 1 / 255)).all()
     matrix = quantize_matrix(weight)
     np.testing.assert_array_equal(matrix.dequantize(), dequantize(codes, scale))
-    # Quantizing what was dequantized changes nothing: a checkpoint can be re-exported without drift.
+    # Quantizing what was dequantized changes nothing: a checkpoint can be re-exported without
+    # drift.
     again = quantize_matrix(matrix.dequantize())
     full = np.abs(codes.reshape(3, -1, 32)).max(-1) == 7
     np.testing.assert_array_equal(

@@ -1,7 +1,8 @@
-"""INT4 against the compressed-tensors library, bit for bit: packing, rounding, decompression, names.
+"""INT4 against the compressed-tensors library, bit for bit: packing, rounding, decompression,
+names.
 
-test_int4.py asks what the arithmetic gives; here the library is the judge. Each check is a function, so that
-the last test can plant a mistake in `int4` and see that check go red.
+test_int4.py asks what the arithmetic gives; here the library is the judge. Each check is a
+function, so that the last test can plant a mistake in `int4` and see that check go red.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def check_packing() -> None:
 
 
 def check_rounding() -> None:
-    """Their quantizer, given our scales, chooses our codes; and torch, given the rule, chooses our scales."""
+    """Their quantizer, given our scales, chooses our codes; and torch, given the rule, chooses our
+    scales."""
     w = weights()
     codes, scale = int4.quantize(w)
     theirs = library_quantize(as_torch(w), as_torch(scale).float(), None, SCHEME.weights, dtype=torch.int8)
@@ -88,7 +90,8 @@ def check_rounding() -> None:
 
 
 def check_decompression() -> None:
-    """Their decompression of what we store is ours: exact for float32 scales, rounded to bf16 for bf16 ones."""
+    """Their decompression of what we store is ours: exact for float32 scales, rounded to bf16 for
+    bf16 ones."""
     w = weights()
     matrix = int4.quantize_matrix(w)
     stored = {"weight_packed": as_torch(matrix.packed), "weight_shape": torch.tensor(matrix.shape)}
@@ -119,7 +122,8 @@ def test_agrees_with_compressed_tensors(check: Callable[[], None]) -> None:
 
 
 def test_codes_of_the_vectors(k2_data: Path) -> None:
-    """Their scales are float32, not bfloat16: `encode` takes them as they are, and then every code is equal."""
+    """Their scales are float32, not bfloat16: `encode` takes them as they are, and then every code
+    is equal."""
     vectors = json.loads((k2_data / "int4_pack_vectors.json").read_text(encoding="utf-8"))
     weight, scale = np.array(vectors["weight"], np.float32), np.array(vectors["qat"]["scale"], np.float32)
     assert np.array_equal(int4.encode(weight, scale), np.array(vectors["qat"]["int4"]))

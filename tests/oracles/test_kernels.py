@@ -1,7 +1,8 @@
 """The compiled kernels against their NumPy twins, on every instruction set that this machine has.
 
-Tolerances follow from the arithmetic: float32 sums of n terms err by at most about n eps sum |term|; far
-less in practice, so a few eps of sum |term| is a sharp bound that real mistakes exceed by orders.
+Tolerances follow from the arithmetic: float32 sums of n terms err by at most about n eps sum
+|term|; far less in practice, so a few eps of sum |term| is a sharp bound that real mistakes exceed
+by orders.
 """
 
 from __future__ import annotations
@@ -238,7 +239,8 @@ def test_linear_int8_equals_its_twin_bit_for_bit(name: str) -> None:
 
 
 def rounded(weights_OI: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes int8 [O, I] and scales bfloat16 [O, groups of 32], symmetric; the last group may be short."""
+    """Codes int8 [O, I] and scales bfloat16 [O, groups of 32], symmetric; the last group may be
+    short."""
     rows, width = weights_OI.shape
     full = np.zeros((rows, -(-width // 32), 32), np.float32)
     full.reshape(rows, -1)[:, :width] = weights_OI
@@ -369,7 +371,8 @@ def mla_case(tokens: int, positions: int, heads: int, nope: int, rope: int, rank
 
 
 def scattered(c_kv: np.ndarray, k_pe: np.ndarray) -> ops.Latents:
-    """The latents in blocks of 4 that lie backwards, so that a block table that is ignored cannot go unnoticed."""
+    """The latents in blocks of 4 that lie backwards, so that a block table that is ignored cannot
+    go unnoticed."""
     rows = ops.latents_of(c_kv, k_pe).rows_SW
     blocks = -(-len(rows) // 4)
     filled = np.concatenate([rows, np.full((4 * blocks - len(rows), rows.shape[1]), np.nan, np.float32)])
@@ -418,7 +421,8 @@ def test_both_forms_of_mla_equal_their_twins(name: str, case: tuple[int, ...]) -
 
 @pytest.mark.parametrize("name", ISAS)
 def test_mla_with_scores_far_apart(name: str) -> None:
-    """Softmax over parts must follow a largest score that comes late, early, or is hugely larger."""
+    """Softmax over parts must follow a largest score that comes late, early, or is hugely
+    larger."""
     needs(name)
     q, q_pe, c_kv, k_pe, w_uk, w_uv = mla_case(1, 400, 2, 8, 4, 16, 8, seed=9)
     for at in (0, 37, 399):

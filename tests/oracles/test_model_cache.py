@@ -1,4 +1,5 @@
-"""Cached decode against the full forward for every chunking; packed rows against separate documents.
+"""Cached decode against the full forward for every chunking; packed rows against separate
+documents.
 
 Packed rows in the plain way, by a mask, and in the fast ones."""
 
@@ -57,7 +58,8 @@ def test_every_chunking_of_a_prompt(name: str, attention: AttentionForm) -> None
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_long_chunks_then_single_tokens_switch_the_form(name: str) -> None:
-    """Prefill in chunks on both sides of the switch, then decode; against transformers, not only ourselves."""
+    """Prefill in chunks on both sides of the switch, then decode; against transformers, not only
+    ourselves."""
     twin = twins.twin(name)
     ids = twin.ids(length=2 * ABSORB_UP_TO + 12)
     lengths = [ABSORB_UP_TO + 1, ABSORB_UP_TO, *[1] * (ids.shape[1] - 2 * ABSORB_UP_TO - 1)]
@@ -81,7 +83,8 @@ def test_a_cache_that_forgets_the_position_is_seen(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("attention", "on"), [("naive", False), ("naive", True), ("absorbed", False)])
 @torch.no_grad()
 def test_packed_rows_equal_separate_documents(attention: AttentionForm, on: bool) -> None:
-    """Two rows cut differently, one with padding (-1) and one that repeats a segment number further on."""
+    """Two rows cut differently, one with padding (-1) and one that repeats a segment number further
+    on."""
     twin = twins.twin("lora-g4-s2-yarn")
     model, ids = twin.ours(), twin.ids(batch=2, length=20)
     fast.enable(model, on)
@@ -100,9 +103,10 @@ def test_packed_rows_equal_separate_documents(attention: AttentionForm, on: bool
 
 
 def test_packed_rows_have_the_gradients_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Documents of one block, of several, and of lengths that are no multiple of a block, in two rows. In float32
-    both fast ways give the plain model's numbers; in bfloat16 padded blocks, and our kernel, are mostly no farther
-    from those than torch's attention gets, one document after the other (`longest` 0)."""
+    """Documents of one block, of several, and of lengths that are no multiple of a block, in two
+    rows. In float32 both fast ways give the plain model's numbers; in bfloat16 padded blocks, and
+    our kernel, are mostly no farther from those than torch's attention gets, one document after the
+    other (`longest` 0)."""
     twin = twins.twin("lora-g1-s1-yarn")
     segments = torch.tensor([[0] * 64 + [1] * 130 + [-1] * 6, [5] * 3 + [2] * 70 + [5] * 127])
 

@@ -1,6 +1,8 @@
-"""The fast twins against the plain model: logits, gradients, experts chosen and largest logits, with planted mistakes.
+"""The fast twins against the plain model: logits, gradients, experts chosen and largest logits,
+with planted mistakes.
 
-In float32 they are the same numbers up to the order of sums, so that a mistake stands out by orders of magnitude."""
+In float32 they are the same numbers up to the order of sums, so that a mistake stands out by orders
+of magnitude."""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ SEGMENTS = torch.tensor([[0] * 64 + [1] * 130 + [-1] * 6, [5] * 3 + [2] * 70 + [
 
 
 def everything(model: K2Model, packed: bool, gradients: bool = True) -> dict[str, Tensor]:
-    """Logits, what a trace holds and every parameter's gradient of a random linear function of the logits."""
+    """Logits, what a trace holds and every parameter's gradient of a random linear function of the
+    logits."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, SEGMENTS.shape, generator=generator)
     trace = Trace(max_logits=True, counted_BT=SEGMENTS != -1)
@@ -158,7 +161,8 @@ def test_a_planted_mistake_is_loud(mistake: Mistake, monkeypatch: pytest.MonkeyP
 
 @torch.no_grad()
 def test_a_planted_mistake_in_grouped_products_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row goes to the expert after its own: without gradients, where the others are not used."""
+    """Every row goes to the expert after its own: without gradients, where the others are not
+    used."""
     twin = twins.twin("lora-g4-s2-yarn")
     plain, quick = twin.ours(), twin.ours()
     through(monkeypatch, grouped_experts, "count", lambda count: lambda ids, size: count(ids, size).roll(1, 0))
@@ -167,7 +171,8 @@ def test_a_planted_mistake_in_grouped_products_is_loud(monkeypatch: pytest.Monke
 
 
 def test_the_plain_files_know_nothing_of_the_fast_ones() -> None:
-    """No import, no backward pass by hand and no look at a device's kind: they read from top to bottom."""
+    """No import, no backward pass by hand and no look at a device's kind: they read from top to
+    bottom."""
     room = Path(abruzzi.model.__file__).parent
     files = [*room.glob("*.py"), *(room / "attention").glob("*.py")]
     assert {f.name for f in files} >= {"k2.py", "moe.py", "norm.py", "rope.py", "linear.py", "mla.py"}
@@ -190,7 +195,8 @@ class Other(ModelConfig):
 
 
 class Neighbours(torch.nn.Module):
-    """A kind of attention that is as simple as can be: every token sees itself and the one before."""
+    """A kind of attention that is as simple as can be: every token sees itself and the one
+    before."""
 
     FORMS = ("naive",)
 

@@ -1,4 +1,5 @@
-"""The oracle is tested: each planted mistake in our model must move the logits far away from transformers'."""
+"""The oracle is tested: each planted mistake in our model must move the logits far away from
+transformers'."""
 
 from __future__ import annotations
 
@@ -183,7 +184,8 @@ def test_a_planted_mistake_is_loud(mutation: Mutation, name: str, monkeypatch: P
 
 
 def test_a_group_mask_of_zero_is_loud(monkeypatch: Patch) -> None:
-    """It differs from minus infinity only where kept biased scores are negative: push the bias down."""
+    """It differs from minus infinity only where kept biased scores are negative: push the bias
+    down."""
     twin = twins.make_twin(twins.CONFIGS["lora-g4-s1-rope"])
     weights = {k: v - 1.0 if k.endswith("correction_bias") else v for k, v in twin.weights.items()}
     for layer in (1, 2):

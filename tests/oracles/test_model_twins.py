@@ -1,4 +1,5 @@
-"""Our model against transformers' DeepseekV3 with the same loud random weights: logits, gradients, names."""
+"""Our model against transformers' DeepseekV3 with the same loud random weights: logits, gradients,
+names."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def test_pinned_routing_is_obeyed() -> None:
 @pytest.mark.parametrize("on", [False, True])
 @pytest.mark.parametrize("name", ["lora-g4-s2-yarn", "q-g1-s1-rope", "odd-sizes"])
 def test_gradients_equal(name: str, on: bool, packed: bool) -> None:
-    """Every parameter's gradient of one cross-entropy; the router's and the single experts' included."""
+    """Every parameter's gradient of one cross-entropy; the router's and the single experts'
+    included."""
     twin = twins.make_twin(twins.CONFIGS[name])
     ids = twin.ids()
     twin.theirs.zero_grad()
@@ -181,7 +183,8 @@ def _loss(logits_BTV: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
 
 
 def _named_gradients(model: K2Model) -> dict[str, torch.Tensor]:
-    """Gradients under the checkpoint's names: put into the parameters' places and read by state_dict."""
+    """Gradients under the checkpoint's names: put into the parameters' places and read by
+    state_dict."""
     for parameter in model.parameters():
         assert parameter.grad is not None
         parameter.data = parameter.grad
@@ -189,7 +192,8 @@ def _named_gradients(model: K2Model) -> dict[str, torch.Tensor]:
 
 
 def _their_logits_routed(twin: twins.Twin, ids_BT: torch.Tensor, routing: dict[int, torch.Tensor]) -> torch.Tensor:
-    """transformers with given experts; weights from its own scores by the formula of the DeepSeek-V3 report."""
+    """transformers with given experts; weights from its own scores by the formula of the
+    DeepSeek-V3 report."""
     hooks = []
     for layer, ids_BTK in routing.items():
 

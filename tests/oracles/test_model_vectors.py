@@ -1,4 +1,5 @@
-"""YaRN and routing against published vectors (shared/data/k2), computed by other people's formulas and code."""
+"""YaRN and routing against published vectors (shared/data/k2), computed by other people's formulas
+and code."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def test_yarn_frequencies_and_softmax_scale(k2_data: Path) -> None:
 
 
 def test_far_positions_turn_by_the_vectors_frequencies(k2_data: Path) -> None:
-    """A unit pair at position p ends at angle p * inv_freq, also where float32 angles are 0.02 rad off."""
+    """A unit pair at position p ends at angle p * inv_freq, also where float32 angles are 0.02 rad
+    off."""
     vector = json.loads((k2_data / "yarn_vectors.json").read_text())[1]
     config = _yarn_config(vector)
     positions = torch.tensor([[0, 1, 4097, 262143]])

@@ -1,4 +1,5 @@
-"""Our tokenizer against tiktoken, tokenizers and transformers: Kimi's file, converted, and written to a directory."""
+"""Our tokenizer against tiktoken, tokenizers and transformers: Kimi's file, converted, and written
+to a directory."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def theirs(written: Path) -> Any:
 
 
 def mixed_texts(count: int, seed: int) -> list[str]:
-    """Texts over many scripts: words, digits, contractions, white space, marks, any assigned character."""
+    """Texts over many scripts: words, digits, contractions, white space, marks, any assigned
+    character."""
     rng = random.Random(seed)
     pieces = [*WORDS.split(), *SPACES]
     blocks = ((0x20, 0x250), (0x250, 0xD800), (0xE000, 0x32000))
@@ -111,7 +113,8 @@ def test_transformers_reads_what_we_write(kimi: Tokenizer, theirs: Any, written:
 
 
 def conversations(count: int, seed: int) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
-    """Random OpenAI-shaped conversations with the shapes that clients send; no control strings in them."""
+    """Random OpenAI-shaped conversations with the shapes that clients send; no control strings in
+    them."""
     rng = random.Random(seed)
     words = [
         "Hi",

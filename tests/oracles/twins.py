@@ -1,8 +1,9 @@
 """Random twins: transformers' DeepseekV3 and ours with the same weights, every one of them loud.
 
-With ordinary initialization a twin notices neither an ignored norm weight nor an ignored selection bias, so
-here norm weights are uniform in 0.5..1.5, matrices normal with 1.5 / sqrt(fan in), biases normal with 0.5.
-All sizes of a config differ from each other, so that a mixed-up axis cannot fit by accident.
+With ordinary initialization a twin notices neither an ignored norm weight nor an ignored selection
+bias, so here norm weights are uniform in 0.5..1.5, matrices normal with 1.5 / sqrt(fan in), biases
+normal with 0.5. All sizes of a config differ from each other, so that a mixed-up axis cannot fit by
+accident.
 
     from tests.oracles import twins
     twin = twins.twin("lora-g4-s2-yarn")     # built once per process; do not change it
@@ -25,7 +26,8 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from abruzzi.arch import ModelConfig, YarnScaling
 from abruzzi.model.k2 import K2Model
 
-# Short original length and a small theta, so that a short sequence turns through the scaled frequencies.
+# Short original length and a small theta, so that a short sequence turns through the scaled
+# frequencies.
 YARN = YarnScaling(16.0, 16, beta_fast=1.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0)
 
 PLAIN = ModelConfig(
@@ -88,7 +90,8 @@ class Twin:
     weights: dict[str, Tensor]
 
     def ours(self, config: ModelConfig | None = None) -> K2Model:
-        """A fresh model with these weights, loaded strictly; `config` may differ in what has no weights."""
+        """A fresh model with these weights, loaded strictly; `config` may differ in what has no
+        weights."""
         model = K2Model(config or self.config)
         model.load_state_dict(self.weights, strict=True)
         return model.eval()
@@ -128,7 +131,8 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def hf_tensors(theirs: nn.Module, config: ModelConfig, grads: bool = False) -> dict[str, Tensor]:
-    """transformers' tensors (or their gradients) under the names of a checkpoint, fused experts taken apart."""
+    """transformers' tensors (or their gradients) under the names of a checkpoint, fused experts
+    taken apart."""
     out: dict[str, Tensor] = {}
     source = dict(theirs.state_dict())
     if grads:

@@ -1,4 +1,5 @@
-"""ModelConfig against the published configs of the family and against transformers' own reader and writer."""
+"""ModelConfig against the published configs of the family and against transformers' own reader and
+writer."""
 
 from __future__ import annotations
 

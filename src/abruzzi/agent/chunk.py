@@ -1,8 +1,10 @@
-"""One chunk of anybody's chat.completion stream, read with a look at every type: no value is used for what it is not.
+"""One chunk of anybody's chat.completion stream, read with a look at every type: no value is used
+for what it is not.
 
-Known shapes beside OpenAI's: content in parts (Mistral, with thinking among them); thinking as `reasoning_content`,
-`reasoning`, `thinking` or `reasoning_details` (DeepSeek, vLLM, Ollama, OpenRouter); usage in the choice (Moonshot);
-`message` where `delta` belongs; one call as an object where a list belongs, and the older `function_call`.
+Known shapes beside OpenAI's: content in parts (Mistral, with thinking among them); thinking as
+`reasoning_content`, `reasoning`, `thinking` or `reasoning_details` (DeepSeek, vLLM, Ollama,
+OpenRouter); usage in the choice (Moonshot); `message` where `delta` belongs; one call as an object
+where a list belongs, and the older `function_call`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one event adds. error: what the server says went wrong; finish: in OpenAI's words where they are known.
+    """What one event adds. error: what the server says went wrong; finish: in OpenAI's words where
+    they are known.
 
     is_message: the piece stood in `message`, so it may repeat all that came before."""
 
@@ -89,7 +92,8 @@ def text_of(value: Any, depth: int = 0) -> str:
 
 
 def read_usage(given: Mapping[str, Any]) -> Usage:
-    """Token counts; what is no count is 0. Cached tokens also by DeepSeek's and Moonshot's names."""
+    """Token counts; what is no count is 0. Cached tokens also by DeepSeek's and Moonshot's
+    names."""
     prompt = _object(given.get("prompt_tokens_details"))
     completion = _object(given.get("completion_tokens_details"))
     cached = (prompt.get("cached_tokens"), given.get("cached_tokens"), given.get("prompt_cache_hit_tokens"))
@@ -102,7 +106,8 @@ def read_usage(given: Mapping[str, Any]) -> Usage:
 
 
 def complaint_in(given: Any) -> str | None:
-    """What an answer says went wrong, in any server's spelling; None where it says nothing of the kind."""
+    """What an answer says went wrong, in any server's spelling; None where it says nothing of the
+    kind."""
     if not isinstance(given, Mapping):
         return None
     error = given.get("error")

@@ -1,10 +1,11 @@
 """The HTTP client: any OpenAI-compatible endpoint as a ChatModel, by streamed chat completions.
 
-Thinking is read from whatever field or inline block the server sends it in (chunk.py, think_tags.py), and is
-sent back as `reasoning_content` with every assistant message: models that interleave thinking with tool
-calls lose the thread without it.
+Thinking is read from whatever field or inline block the server sends it in (chunk.py,
+think_tags.py), and is sent back as `reasoning_content` with every assistant message: models that
+interleave thinking with tool calls lose the thread without it.
 
-Not here: retries (a failed request is an error with a hint; nothing is lost, the history is the caller's).
+Not here: retries (a failed request is an error with a hint; nothing is lost, the history is the
+caller's).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from abruzzi.agent.stream import MessageStream
 from abruzzi.network import client_for
 from abruzzi.types import Event, Message, SamplingParams, ToolSpec
 
-# Sampling parameters that are called something else in a request, and those that have no place in one.
+# Sampling parameters that are called something else in a request, and those that have no place in
+# one.
 WIRE_NAMES = {"thinking_budget": "thinking_token_budget"}
 NOT_SENT = {
     "stop_token_ids": "use stop strings",
@@ -32,8 +34,8 @@ NOT_SENT = {
 class HttpChatModel:
     """A model behind `base_url` (with or without /v1).
 
-    http: an httpx2.Client, which owns timeouts and proxies; None makes one that waits `timeout` seconds
-    for the connection and for each piece of the answer."""
+    http: an httpx2.Client, which owns timeouts and proxies; None makes one that waits `timeout`
+    seconds for the connection and for each piece of the answer."""
 
     def __init__(
         self,
@@ -64,7 +66,8 @@ class HttpChatModel:
     def chat(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), params: SamplingParams = SamplingParams()
     ) -> Iterator[Event]:
-        """Events as they arrive, then one MessageEnd. Raises EndpointError, ValueError for unsupported params."""
+        """Events as they arrive, then one MessageEnd. Raises EndpointError, ValueError for
+        unsupported params."""
         body = _request(self.model, messages, tools, params)
         started = time.monotonic()
         try:

@@ -13,7 +13,8 @@ from abruzzi.types import UserError
 
 
 class EndpointError(UserError):
-    """The endpoint is down, slow or does not speak the protocol. The text is one line with a hint."""
+    """The endpoint is down, slow or does not speak the protocol. The text is one line with a
+    hint."""
 
 
 def api_url(base_url: str) -> str:
@@ -32,7 +33,8 @@ def api_url(base_url: str) -> str:
 
 
 def bearer(api_key: str | None) -> dict[str, str]:
-    """The header of a key. Raises ValueError, which does not show the key, for one that no header can hold."""
+    """The header of a key. Raises ValueError, which does not show the key, for one that no header
+    can hold."""
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise ValueError("the API key has characters that a header cannot hold; hint: was it copied whole, once?")
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -60,7 +62,8 @@ def refused(where: str, status: int, text: str) -> str:
 
 
 def one_line(said: object) -> str:
-    """What a server said, without the quotes of `types.brief`, on one line of at most 160 characters."""
+    """What a server said, without the quotes of `types.brief`, on one line of at most 160
+    characters."""
     line = " ".join((said if isinstance(said, str) else repr(said)).split())
     return line if len(line) <= 160 else line[:157] + "..."
 

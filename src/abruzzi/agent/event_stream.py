@@ -21,7 +21,8 @@ _FIELDS = ("data", "event", "id", "retry")
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event. data: its `data` lines, joined by newlines. name: of its `event` line; "" = a message."""
+    """One event. data: its `data` lines, joined by newlines. name: of its `event` line; "" = a
+    message."""
 
     data: str
     name: str = ""
@@ -35,7 +36,8 @@ class OddLine:
 
 
 def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their ends, as soon as each is complete; a last line without an end counts as one.
+    """Lines without their ends, as soon as each is complete; a last line without an end counts as
+    one.
 
     Pieces may be cut anywhere: within a CRLF, a BOM or a character."""
     kept: list[bytes] = []  # of the line that is not complete
@@ -62,8 +64,8 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def events(lines: Iterable[bytes], eager: bool = False) -> Iterator[ServerEvent | OddLine]:
     """The events of a stream, and what is none, in order.
 
-    A last event that no blank line ends counts. eager: an event is over as soon as its data is complete JSON, so that
-    a server which forgets the blank lines between events is understood."""
+    A last event that no blank line ends counts. eager: an event is over as soon as its data is
+    complete JSON, so that a server which forgets the blank lines between events is understood."""
     data: list[str] = []
     name = ""
     for raw in lines:

@@ -1,7 +1,9 @@
-"""The agent loop (ReAct): one step is one generation and its tool calls; steps follow until an answer.
+"""The agent loop (ReAct): one step is one generation and its tool calls; steps follow until an
+answer.
 
-`step` never changes the history it is given: it returns the messages to append. `run` is a stream of
-events, so that a terminal, a server and a test all read the same run; nobody else writes history.
+`step` never changes the history it is given: it returns the messages to append. `run` is a stream
+of events, so that a terminal, a server and a test all read the same run; nobody else writes
+history.
 
 Not here: which model, which tools, how they are shown; they are injected.
 """
@@ -58,10 +60,11 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last event of a run. messages: what to append to the history, all of the turn, every call with its result.
+    """The last event of a run. messages: what to append to the history, all of the turn, every call
+    with its result.
 
-    error: what ended it where a generation failed (stop_reason error, or length where the context was full); answer
-    then holds what had been said of the answer by then."""
+    error: what ended it where a generation failed (stop_reason error, or length where the context
+    was full); answer then holds what had been said of the answer by then."""
 
     stop_reason: StopReason
     answer: str
@@ -71,8 +74,9 @@ class Finish:
     error: Exception | None = None
 
     def check(self) -> None:
-        """Raise what ended the run, for a caller to whom only a whole turn is one. A context that the tools' results
-        filled is no error: whoever asked too much from the start can shorten it, whoever asked for tools cannot."""
+        """Raise what ended the run, for a caller to whom only a whole turn is one. A context that
+        the tools' results filled is no error: whoever asked too much from the start can shorten it,
+        whoever asked for tools cannot."""
         if self.error is not None and (self.stop_reason == "error" or self.steps == 1):
             raise self.error
 
@@ -135,11 +139,11 @@ def run(
 ) -> Iterator[AgentEvent]:
     """Work on the last user message of `history` until the model answers or a limit is hit.
 
-    Yields every event as it happens; the last one is always a Finish whose stop_reason says why it ended:
-    answer; max_steps / max_seconds; length (the generation hit its token limit, or the context was full);
-    aborted (somebody ended it); no_answer (it ended with neither text nor a call); error (the generation failed:
-    Finish.error). A tool call that fails is an error result for the model to read. Ctrl-C alone is raised, as
-    Interrupted, which holds the turn so far."""
+    Yields every event as it happens; the last one is always a Finish whose stop_reason says why it
+    ended: answer; max_steps / max_seconds; length (the generation hit its token limit, or the
+    context was full); aborted (somebody ended it); no_answer (it ended with neither text nor a
+    call); error (the generation failed: Finish.error). A tool call that fails is an error result
+    for the model to read. Ctrl-C alone is raised, as Interrupted, which holds the turn so far."""
     turn, started = _Turn(), clock()
     while True:
         if turn.steps >= limits.max_steps:
@@ -173,7 +177,8 @@ def run(
 
 
 def _ending(turn: _Turn) -> Finish | None:
-    """How the step that is over ends the run; None where the model called tools and is to read their results."""
+    """How the step that is over ends the run; None where the model called tools and is to read
+    their results."""
     end = turn.end
     if end is None:
         return turn.broken_off("error", RuntimeError("a ChatModel must end its stream with MessageEnd"))

@@ -1,4 +1,5 @@
-"""Tool calls put together from streamed pieces, for servers that number them in ways of their own."""
+"""Tool calls put together from streamed pieces, for servers that number them in ways of their
+own."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ class _Call:
 class StreamedCalls:
     """The calls of one message, in the order in which they began.
 
-    A piece belongs to the latest call of its index, but an id and a name of its own make a new call (Ollama numbers
-    all calls 0). Without an index the id decides; without both, a name after complete arguments begins a new call."""
+    A piece belongs to the latest call of its index, but an id and a name of its own make a new call
+    (Ollama numbers all calls 0). Without an index the id decides; without both, a name after
+    complete arguments begins a new call."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []

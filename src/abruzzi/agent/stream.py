@@ -1,5 +1,5 @@
-"""One streamed message of an endpoint, from bytes to events: what a server says in its own way is understood,
-what nobody could understand is one clear EndpointError."""
+"""One streamed message of an endpoint, from bytes to events: what a server says in its own way is
+understood, what nobody could understand is one clear EndpointError."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ class MessageStream:
 class WholeCharacters:
     """JSON text in pieces, where a server may have cut between the two halves of a UTF-16 pair.
 
-    A half that stays alone becomes U+FFFD: no UTF-8 can hold it, so nothing could be printed or sent back."""
+    A half that stays alone becomes U+FFFD: no UTF-8 can hold it, so nothing could be printed or
+    sent back."""
 
     def __init__(self) -> None:
         self._half = ""

@@ -1,7 +1,9 @@
-"""Inline thinking: `<think>...</think>` at the beginning of a streamed content, told apart from the answer.
+"""Inline thinking: `<think>...</think>` at the beginning of a streamed content, told apart from the
+answer.
 
-Servers without a reasoning parser send a model's thought as part of its content. A tag counts where nothing but
-white space and other thoughts stand before it; further back it is text that somebody wrote about tags.
+Servers without a reasoning parser send a model's thought as part of its content. A tag counts where
+nothing but white space and other thoughts stand before it; further back it is text that somebody
+wrote about tags.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from collections.abc import Iterator
 from abruzzi.types import ContentDelta, ReasoningDelta
 
 TAGS = {"<think>": "</think>", "<thinking>": "</thinking>", "◁think▷": "◁/think▷"}
-# A chat template that opens the thought itself leaves only its end in the content, on a line of its own.
+# A chat template that opens the thought itself leaves only its end in the content, on a line of its
+# own.
 _END_ALONE = re.compile(r"(?:\A|\n)(?:</think>|</thinking>|◁/think▷)[ \t]*(?:\n|\Z)")
 
 
@@ -80,7 +83,8 @@ def _may_begin(text: str, tag: str) -> int:
 
 
 def split_at_end(content: str) -> tuple[str, str] | None:
-    """(thought, answer) of a content that holds the end of a thought, and no beginning; None where it does not."""
+    """(thought, answer) of a content that holds the end of a thought, and no beginning; None where
+    it does not."""
     found = list(_END_ALONE.finditer(content))
     if len(found) != 1 or any(tag in content for tag in TAGS):
         return None

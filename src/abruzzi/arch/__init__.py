@@ -1,7 +1,8 @@
-"""Model architectures: config.json, the inventory of a model's tensors, RoPE and INT4 rules. A family is one file.
+"""Model architectures: config.json, the inventory of a model's tensors, RoPE and INT4 rules. A
+family is one file.
 
-A new family: its dataclass in a file of its own with `@family("its_model_type")`, and a line here. Plain Python,
-no numpy and no torch: every other room may import this one.
+A new family: its dataclass in a file of its own with `@family("its_model_type")`, and a line here.
+Plain Python, no numpy and no torch: every other room may import this one.
 """
 
 from __future__ import annotations

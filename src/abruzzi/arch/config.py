@@ -1,12 +1,14 @@
 """Config: config.json of any family, one dataclass field per key; reading, checking, writing.
 
-A family is a frozen dataclass of its own that extends `Config` (deepseek.py): it adds its fields, says which keys
-have one value only (FIXED) and which a file must state (STATED), checks what fits together (`check`) and lists
-its tensors. There is no flat config with the keys of all families, most of them unused.
+A family is a frozen dataclass of its own that extends `Config` (deepseek.py): it adds its fields,
+says which keys have one value only (FIXED) and which a file must state (STATED), checks what fits
+together (`check`) and lists its tensors. There is no flat config with the keys of all families,
+most of them unused.
 
-Reads what transformers 4 writes (`rope_theta`, `rope_scaling`) and what 5 writes (`rope_parameters`), and writes
-back what was read: unknown keys survive a round trip. A value that the house would have to ignore is an error
-that names key, value and expectation. null counts as absent.
+Reads what transformers 4 writes (`rope_theta`, `rope_scaling`) and what 5 writes
+(`rope_parameters`), and writes back what was read: unknown keys survive a round trip. A value that
+the house would have to ignore is an error that names key, value and expectation. null counts as
+absent.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class Config(ABC):
     ROUTER_SCORE: ClassVar[str] = "sigmoid"
     # Keys with one possible value: another one would have to be ignored.
     FIXED: ClassVar[Mapping[str, Any]] = {}
-    # Required in a file although the field has a default: other readers assume other values. Null is refused...
+    # Required in a file although the field has a default: other readers assume other values. Null
+    # is refused...
     STATED: ClassVar[tuple[str, ...]] = ()
     # ... but for these, where it is a value.
     STATED_OR_NULL: ClassVar[tuple[str, ...]] = ()
@@ -111,8 +114,8 @@ class Config(ABC):
         return {}
 
     def leaves_out(self, stored_name: str, beside: Container[str] = ()) -> bool:
-        """Whether a checkpoint may hold this tensor although the model does not use it, by its exact name.
-        beside: the names of all stored tensors."""
+        """Whether a checkpoint may hold this tensor although the model does not use it, by its
+        exact name. beside: the names of all stored tensors."""
         return False
 
     # reading and writing
@@ -121,7 +124,8 @@ class Config(ABC):
     def from_dict(cls, given: Mapping[str, Any]) -> Self:
         """Of the family that `model_type` names, whichever it is called on: one door for all.
 
-        Raises ValueError that names the key for an unknown family, a missing or an unsupported value."""
+        Raises ValueError that names the key for an unknown family, a missing or an unsupported
+        value."""
         if not isinstance(given, Mapping):
             raise ValueError(f"a config must be a JSON object, got {type(given).__name__}")
         found = _family_of(given)
@@ -179,7 +183,8 @@ class Config(ABC):
         if rope_style not in _STYLES:
             raise ValueError(f"rope_style={rope_style!r}; expected one of {_STYLES}")
         out = copy.deepcopy(dict(self.raw))
-        # A key is written only where `raw` does not say the field's value already, in whatever spelling.
+        # A key is written only where `raw` does not say the field's value already, in whatever
+        # spelling.
         changed = {key for key in self._plain() if not self.raw or self._value(key, self.raw) != getattr(self, key)}
         for key in self._plain():
             value = getattr(self, key)
@@ -205,7 +210,8 @@ class Config(ABC):
 
     @classmethod
     def _value(cls, key: str, given: Mapping[str, Any]) -> Any:
-        """The field that `given` says; its default where the key is absent or null. Raises ValueError."""
+        """The field that `given` says; its default where the key is absent or null. Raises
+        ValueError."""
         value = given.get(key)
         if value is not None:
             return read_value(key, value, _types(cls)[key])
@@ -261,7 +267,8 @@ class Config(ABC):
 
 
 def read_value(key: str, value: Any, kind: Any) -> Any:
-    """A JSON value as a field of this type: bool, int, float, str, Mapping, tuple[X, ...], or a union of them.
+    """A JSON value as a field of this type: bool, int, float, str, Mapping, tuple[X, ...], or a
+    union of them.
 
     Raises ValueError that names key, value and expectation."""
     members = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)

@@ -1,7 +1,8 @@
-"""DeepSeek-V3 and Kimi K2: multi-head latent attention (MLA) and a mixture of experts with a sigmoid router.
+"""DeepSeek-V3 and Kimi K2: multi-head latent attention (MLA) and a mixture of experts with a
+sigmoid router.
 
-Sources: DeepSeek-V3 report (arXiv 2412.19437), sections 2.1.1 (MLA, eqs 1-11) and 2.1.2 (experts, eqs 12-16);
-Kimi K2 report (arXiv 2507.20534), section 2.3; DeepSeek's inference code.
+Sources: DeepSeek-V3 report (arXiv 2412.19437), sections 2.1.1 (MLA, eqs 1-11) and 2.1.2 (experts,
+eqs 12-16); Kimi K2 report (arXiv 2507.20534), section 2.3; DeepSeek's inference code.
 
     attention   c = norm(kv_a x)[:R], the latent that is cached, and k_pe = rope(kv_a x)[R:], one for all heads;
                 [k_n | v_n] = kv_b c and [q_n | q_pe_n] = q x (or q norm(q_a x)) for every head n;
@@ -9,11 +10,12 @@ Kimi K2 report (arXiv 2507.20534), section 2.3; DeepSeek's inference code.
     experts     s = sigmoid(router x); the `num_experts_per_tok` largest of s + bias are chosen;
                 out = shared(x) + routed_scaling_factor sum_e s_e expert_e(x)
 
-Letters: V vocab_size, D hidden_size, N num_attention_heads, R kv_lora_rank, Q q_lora_rank, K qk_nope_head_dim,
-P qk_rope_head_dim, H v_head_dim, E n_routed_experts, F moe_intermediate_size.
+Letters: V vocab_size, D hidden_size, N num_attention_heads, R kv_lora_rank, Q q_lora_rank, K
+qk_nope_head_dim, P qk_rope_head_dim, H v_head_dim, E n_routed_experts, F moe_intermediate_size.
 
-Example, Kimi K2: V 163840, D 7168, N 64, R 512, Q 1536, K 128, P 64, H 128, E 384, F 2048 and 61 layers, of which the
-first is dense. Its kv_b is [64 (128 + 128), 512]; a token caches 512 + 64 numbers a layer.
+Example, Kimi K2: V 163840, D 7168, N 64, R 512, Q 1536, K 128, P 64, H 128, E 384, F 2048 and 61
+layers, of which the first is dense. Its kv_b is [64 (128 + 128), 512]; a token caches 512 + 64
+numbers a layer.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from abruzzi.arch import rope
 from abruzzi.arch.config import Config, family
 from abruzzi.arch.tensors import Piece, Tensor, gated_mlp
 
-# The two latent norms use this whatever rms_norm_eps says: transformers builds them without passing the config's
-# value, and checkpoints with rms_norm_eps = 1e-5 (K2-Thinking) are served that way.
+# The two latent norms use this whatever rms_norm_eps says: transformers builds them without passing
+# the config's value, and checkpoints with rms_norm_eps = 1e-5 (K2-Thinking) are served that way.
 LATENT_NORM_EPS = 1e-6
-# Tokens of a prompt with a cache behind it up to which attention stays in the latent space (absorbed); above,
-# decompressing keys and values once (naive) is cheaper.
+# Tokens of a prompt with a cache behind it up to which attention stays in the latent space
+# (absorbed); above, decompressing keys and values once (naive) is cheaper.
 ABSORB_UP_TO = 8
 
 _ARCHITECTURES = ("DeepseekV3ForCausalLM",)
@@ -40,7 +42,8 @@ _IN_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.(.+)")
 _ROTARY_TABLE = re.compile(
     r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"
 )
-# A layer of multi-token prediction (DeepSeek-V3 report, section 2.2): its own tensors around a block like the others.
+# A layer of multi-token prediction (DeepSeek-V3 report, section 2.2): its own tensors around a
+# block like the others.
 _PREDICTION = re.compile(
     r"((enorm|hnorm|eh_proj|embed_tokens|shared_head\.(norm|head)|input_layernorm|post_attention_layernorm"
     r"|self_attn\.(q_proj|q_a_proj|q_a_layernorm|q_b_proj|kv_a_proj_with_mqa|kv_a_layernorm|kv_b_proj|o_proj)"
@@ -98,7 +101,8 @@ class DeepseekConfig(Config):
     # the tensors
 
     def tensors(self) -> Iterator[Tensor]:
-        """The inventory, in the order of the model. Part "q" makes queries, from x or, with q_lora_rank, from q_a x."""
+        """The inventory, in the order of the model. Part "q" makes queries, from x or, with
+        q_lora_rank, from q_a x."""
         every = range(self.num_hidden_layers)
         yield Tensor("embedding", "tokens", "model.embed_tokens.weight", (self.vocab_size, self.hidden_size))
         yield Tensor("norm", "input", f"{_LAYER}.input_layernorm.weight", (self.hidden_size,), every)
@@ -112,7 +116,8 @@ class DeepseekConfig(Config):
         heads, hidden, rank, lora = self.num_attention_heads, self.hidden_size, self.kv_lora_rank, self.q_lora_rank
         nope, rotary, value = self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim
         queries = heads * self.qk_head_dim
-        # Decode folds the key part into the query and reads it transposed; prefill reads it as it is.
+        # Decode folds the key part into the query and reads it transposed; prefill reads it as it
+        # is.
         kv_b = (Piece(heads, rank, nope), Piece(heads, nope, rank, decoded=False), Piece(heads, value, rank))
         if lora is None:
             yield Tensor("attention", "q", f"{at}.q_proj.weight", (queries, hidden), every)
@@ -137,9 +142,10 @@ class DeepseekConfig(Config):
         yield from gated_mlp("shared_experts", f"{at}.shared_experts", hidden, self.n_shared_experts * inner, sparse)
 
     def leaves_out(self, stored_name: str, beside: Container[str] = ()) -> bool:
-        """Layers of multi-token prediction, and the rotary tables that old checkpoints carry although they follow from
-        the config. Where the config announces no such layer, its `eh_proj` tells it from a layer that config.json
-        forgot, and its tensors are known by name."""
+        """Layers of multi-token prediction, and the rotary tables that old checkpoints carry
+        although they follow from the config. Where the config announces no such layer, its
+        `eh_proj` tells it from a layer that config.json forgot, and its tensors are known by
+        name."""
         if _ROTARY_TABLE.fullmatch(stored_name):
             return True
         layer = _IN_LAYER.fullmatch(stored_name)
@@ -165,12 +171,14 @@ class DeepseekConfig(Config):
 
     @property
     def cached(self) -> tuple[int, int]:
-        """Numbers that a token leaves in a layer's cache: its latent, and the rotary key that all heads share."""
+        """Numbers that a token leaves in a layer's cache: its latent, and the rotary key that all
+        heads share."""
         return self.kv_lora_rank, self.qk_rope_head_dim
 
     @property
     def cache_row(self) -> tuple[int, int]:
-        """The same, each filled up to whole vectors of the kernels: the row that the engine keeps."""
+        """The same, each filled up to whole vectors of the kernels: the row that the engine
+        keeps."""
         return -(-self.kv_lora_rank // 32) * 32, -(-self.qk_rope_head_dim // 16) * 16
 
     @property
@@ -179,7 +187,8 @@ class DeepseekConfig(Config):
         return f"MLA, {self.num_attention_heads} heads, kv_lora_rank {self.kv_lora_rank}"
 
     def attention_macs(self, absorbed: bool) -> int:
-        """Multiply-adds for one attended position, scores and weighted sum, over all heads and layers."""
+        """Multiply-adds for one attended position, scores and weighted sum, over all heads and
+        layers."""
         wide = 2 * self.kv_lora_rank + self.qk_rope_head_dim if absorbed else self.qk_head_dim + self.v_head_dim
         return self.num_hidden_layers * self.num_attention_heads * wide
 

@@ -1,7 +1,7 @@
 """The INT4 scheme of a checkpoint: the `quantization_config` block, and which matrices it covers.
 
-compressed-tensors `pack-quantized`, as Kimi-K2-Thinking ships it: symmetric, groups of 32 columns, one bfloat16
-scale a group. The arithmetic is quant/int4.py's.
+compressed-tensors `pack-quantized`, as Kimi-K2-Thinking ships it: symmetric, groups of 32 columns,
+one bfloat16 scale a group. The arithmetic is quant/int4.py's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ GROUP = 32  # columns that share a scale; so do the engine's own 4- and 8-bit fo
 
 @dataclass(frozen=True, slots=True)
 class Int4Scheme:
-    """compressed-tensors `pack-quantized` weights: symmetric INT4 in groups along the input dimension.
+    """compressed-tensors `pack-quantized` weights: symmetric INT4 in groups along the input
+    dimension.
 
     ignore: module names, or `re:` patterns, that stay unquantized."""
 
@@ -31,8 +32,8 @@ class Int4Scheme:
     def ignores(self, module: str) -> bool:
         """Whether `ignore` names this Linear (`model.layers.1.mlp.experts.0.up_proj`).
 
-        compressed-tensors' rule: by the whole name, by a class, or, after `re:`, by a pattern that matches from the
-        name's beginning."""
+        compressed-tensors' rule: by the whole name, by a class, or, after `re:`, by a pattern that
+        matches from the name's beginning."""
         return any(_names(rule, module) for rule in self.ignore)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +65,8 @@ class Int4Scheme:
 
 
 def read_int4(block: Mapping[str, Any]) -> Int4Scheme:
-    """The scheme of a `quantization_config` block. Raises ValueError that names key, value and expectation."""
+    """The scheme of a `quantization_config` block. Raises ValueError that names key, value and
+    expectation."""
     _expect("quant_method", block.get("quant_method"), "compressed-tensors")
     _expect("format", block.get("format"), "pack-quantized")
     _expect("kv_cache_scheme", block.get("kv_cache_scheme"), None)

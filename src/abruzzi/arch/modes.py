@@ -1,14 +1,15 @@
-"""Weight modes: in which format the engine holds the matrices of each role. Loader, packing and cost read this table.
+"""Weight modes: in which format the engine holds the matrices of each role. Loader, packing and
+cost read this table.
 
                  attention, MLPs, shared experts, head     routed experts              router, embedding
     native       as stored                                 as stored                   as stored
     int8-dense   rounded to 8 bits                         as stored                   as stored
     all-4-bit    rounded to 4 bits                         rounded to 4 bits           as stored
 
-As stored: bfloat16 stays bfloat16, float32 float32; routed experts in INT4 stay INT4 in every mode; the rest is widened
-to float32. Norms and biases are float32 always. 4 and 8 bits are symmetric, in groups of 32 columns with a bfloat16
-scale (4.5 and 8.5 bits a weight; 4 bits so are what others call Q4_0). Example: an all-4-bit matrix of 16 x 64 takes
-two tiles of 288 bytes.
+As stored: bfloat16 stays bfloat16, float32 float32; routed experts in INT4 stay INT4 in every mode;
+the rest is widened to float32. Norms and biases are float32 always. 4 and 8 bits are symmetric, in
+groups of 32 columns with a bfloat16 scale (4.5 and 8.5 bits a weight; 4 bits so are what others
+call Q4_0). Example: an all-4-bit matrix of 16 x 64 takes two tiles of 288 bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ TILE_ROWS, TILE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How numbers of a matrix are held. group: columns that share a scale of `scale_bits`; 0 = there are no scales."""
+    """How numbers of a matrix are held. group: columns that share a scale of `scale_bits`; 0 =
+    there are no scales."""
 
     bits: int
     group: int = 0

@@ -1,12 +1,13 @@
 """RoPE and YaRN: the numbers of config.json and the mathematics, in plain floats.
 
-A pair j of a head's rotary dimensions turns by `position * theta^(-2j/dim)` radians. YaRN (arXiv 2309.00071)
-stretches the context: slow pairs are slowed down by `factor`, fast ones are kept, those in between get a mixture;
-and attention is sharpened by `mscale` (DeepSeek's inference code).
+A pair j of a head's rotary dimensions turns by `position * theta^(-2j/dim)` radians. YaRN (arXiv
+2309.00071) stretches the context: slow pairs are slowed down by `factor`, fast ones are kept, those
+in between get a mixture; and attention is sharpened by `mscale` (DeepSeek's inference code).
 
     inv_freq(4, theta=10000.0, yarn=None) == (1.0, 0.01)
 
-Two spellings are read and written: `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (5).
+Two spellings are read and written: `rope_theta` + `rope_scaling` (transformers 4) and
+`rope_parameters` (5).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _YARN_KEYS = tuple(f.name for f in fields(YarnScaling))
 def inv_freq(dim: int, theta: float, yarn: YarnScaling | None) -> tuple[float, ...]:
     """Radians per position of each rotary pair, [dim / 2].
 
-    With K2's beta_fast = beta_slow the ramp is a hard step: pairs below it keep their frequency, those above are
-    divided by the factor."""
+    With K2's beta_fast = beta_slow the ramp is a hard step: pairs below it keep their frequency,
+    those above are divided by the factor."""
     freqs = [theta ** (-2 * j / dim) for j in range(dim // 2)]
     if yarn is None:
         return tuple(freqs)
@@ -68,7 +69,8 @@ def attention_factor(yarn: YarnScaling | None) -> float:
 
 
 def softmax_scale(head_dim: int, yarn: YarnScaling | None) -> float:
-    """head_dim^-1/2, times mscale squared where YaRN says `mscale_all_dim` (DeepSeek's attention)."""
+    """head_dim^-1/2, times mscale squared where YaRN says `mscale_all_dim` (DeepSeek's
+    attention)."""
     scale = head_dim**-0.5
     if yarn is not None and yarn.mscale_all_dim:
         scale *= _mscale(yarn.factor, yarn.mscale_all_dim) ** 2
@@ -85,7 +87,8 @@ def style_of(given: Mapping[str, Any]) -> str:
 
 
 def read_rope(given: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:
-    """Theta and scaling of a config.json; null counts as absent. Raises ValueError that names key and value."""
+    """Theta and scaling of a config.json; null counts as absent. Raises ValueError that names key
+    and value."""
     key = style_of(given)
     block = given.get(key)
     if block is None:

@@ -1,12 +1,15 @@
-"""The inventory of a model's tensors: name pattern, shape and role of each, from which everything else follows.
+"""The inventory of a model's tensors: name pattern, shape and role of each, from which everything
+else follows.
 
-A family lists its tensors once (deepseek.py:DeepseekConfig.tensors). Names and shapes of a checkpoint, parameter
-counts, FLOP, bytes, the loader and the random model are all read off that list:
+A family lists its tensors once (deepseek.py:DeepseekConfig.tensors). Names and shapes of a
+checkpoint, parameter counts, FLOP, bytes, the loader and the random model are all read off that
+list:
 
     Tensor("routed_experts", "up", "model.layers.{l}.mlp.experts.{e}.up_proj.weight", (2048, 7168),
            layers=range(1, 61), experts=384, chosen=8)
 
-is 60 x 384 matrices, of which a token goes through 60 x 8. Code asks for a tensor by role and part, never by name.
+is 60 x 384 matrices, of which a token goes through 60 x 8. Code asks for a tensor by role and part,
+never by name.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ from typing import Literal
 Role = Literal[
     "embedding", "head", "attention", "dense_mlp", "shared_experts", "routed_experts", "router", "router_bias", "norm"
 ]
-# Modules of class Linear, which a quantization scheme may target; the router is none in these families.
+# Modules of class Linear, which a quantization scheme may target; the router is none in these
+# families.
 LINEAR: tuple[Role, ...] = ("attention", "dense_mlp", "shared_experts", "routed_experts", "head")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`count` matrices of rows x columns that the engine makes of a tensor. decoded: a decode step reads them."""
+    """`count` matrices of rows x columns that the engine makes of a tensor. decoded: a decode step
+    reads them."""
 
     count: int
     rows: int
@@ -38,10 +43,11 @@ class Piece:
 class Tensor:
     """One line of the inventory: a tensor, or the same one of many layers and experts.
 
-    part: which tensor of its role, the name that code asks for. name: its full name in a checkpoint, with {l} for the
-    layer and {e} for the expert. layers: those that have it, None = it stands outside the layers. experts: how many a
-    layer has, 0 = it is no expert's; chosen: how many of them a token goes through. split: the pieces that the engine
-    holds instead of the matrix, if it does not hold it as it is."""
+    part: which tensor of its role, the name that code asks for. name: its full name in a
+    checkpoint, with {l} for the layer and {e} for the expert. layers: those that have it, None = it
+    stands outside the layers. experts: how many a layer has, 0 = it is no expert's; chosen: how
+    many of them a token goes through. split: the pieces that the engine holds instead of the
+    matrix, if it does not hold it as it is."""
 
     role: Role
     part: str
@@ -86,7 +92,8 @@ class Tensor:
 
 
 class Inventory:
-    """All tensors of a model: iterates over (full name, tensor) layer by layer, and looks up by role and part."""
+    """All tensors of a model: iterates over (full name, tensor) layer by layer, and looks up by
+    role and part."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.tensors = tuple(tensors)
@@ -132,6 +139,7 @@ def gated_mlp(
     experts: int = 0,
     chosen: int = 0,
 ) -> Iterator[Tensor]:
-    """Gate, up and down of a SwiGLU MLP: down(silu(gate(x)) * up(x)). prefix: of the names, up to the dot."""
+    """Gate, up and down of a SwiGLU MLP: down(silu(gate(x)) * up(x)). prefix: of the names, up to
+    the dot."""
     for part, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
         yield Tensor(role, part, f"{prefix}.{part}_proj.weight", shape, layers, experts, chosen)

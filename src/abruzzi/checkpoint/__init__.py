@@ -1,4 +1,5 @@
-"""Checkpoints in Hugging Face layout: config.json, safetensors, tokenizer files. No torch, no pickle."""
+"""Checkpoints in Hugging Face layout: config.json, safetensors, tokenizer files. No torch, no
+pickle."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from abruzzi.checkpoint.read import open_checkpoint
 from abruzzi.checkpoint.write import write_checkpoint
 
-# What travels along: text files and Kimi's vocabulary. Code, pickles and the files written anew do not.
+# What travels along: text files and Kimi's vocabulary. Code, pickles and the files written anew do
+# not.
 _CARRIED_SUFFIXES = (".json", ".jinja", ".txt", ".md")
 _CARRIED_NAMES = ("tiktoken.model", "LICENSE", "NOTICE")
 
@@ -22,9 +23,9 @@ def quantize_checkpoint(
 ) -> None:
     """Write `source` to `target` with INT4 experts; one tensor at a time is in memory.
 
-    dtype: of what stays unquantized, "bfloat16" or "float32"; None = no number changes: bfloat16 where all
-    of it is stored so, else float32. Raises ValueError for a source that is INT4 already or is the target,
-    and what reading and writing raise; the source is only read."""
+    dtype: of what stays unquantized, "bfloat16" or "float32"; None = no number changes: bfloat16
+    where all of it is stored so, else float32. Raises ValueError for a source that is INT4 already
+    or is the target, and what reading and writing raise; the source is only read."""
     source, target = Path(source), Path(target)
     with open_checkpoint(source) as checkpoint:
         if checkpoint.config.int4 is not None:

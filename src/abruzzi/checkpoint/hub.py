@@ -1,9 +1,11 @@
-"""Checkpoints from a hub, in Hugging Face's own cache: no second copy, nothing that other tools cannot read.
+"""Checkpoints from a hub, in Hugging Face's own cache: no second copy, nothing that other tools
+cannot read.
 
-`huggingface_hub` does the listing and keeps the cache. Large files are fetched here, because the library starts
-a file that was cut off from its beginning: a part file beside the blobs goes on where it stopped, also
-after kill -9, and becomes a blob only when its size and SHA-256 are those that the hub announced. Pickles and
-code are never fetched. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there.
+`huggingface_hub` does the listing and keeps the cache. Large files are fetched here, because the
+library starts a file that was cut off from its beginning: a part file beside the blobs goes on
+where it stopped, also after kill -9, and becomes a blob only when its size and SHA-256 are those
+that the hub announced. Pickles and code are never fetched. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and
+`HF_HUB_OFFLINE` mean what they mean there.
 """
 
 from __future__ import annotations
@@ -60,11 +62,12 @@ def is_name(model: str) -> bool:
 
 
 def pull(name: str, revision: str | None = None, report: Report | None = None) -> Path:
-    """Fetch what is missing of a checkpoint; its directory in the cache. name: org/name, or org/name@revision.
+    """Fetch what is missing of a checkpoint; its directory in the cache. name: org/name, or
+    org/name@revision.
 
-    Raises ValueError for a name of a wrong shape and for a repository without safetensors, HubError (with a
-    hint) for everything that goes wrong on the way. What had arrived by then is kept. Under HF_HUB_OFFLINE, what is
-    there completely is given."""
+    Raises ValueError for a name of a wrong shape and for a repository without safetensors, HubError
+    (with a hint) for everything that goes wrong on the way. What had arrived by then is kept. Under
+    HF_HUB_OFFLINE, what is there completely is given."""
     from huggingface_hub import HfApi, constants, set_client_factory, snapshot_download
 
     name, _, named = name.partition("@")
@@ -95,7 +98,8 @@ def pull(name: str, revision: str | None = None, report: Report | None = None) -
 def find(name: str) -> Path:
     """The directory of a model that was pulled, org/name or org/name@revision; no network.
 
-    Without a revision: main, or the only one that is there. Raises FileNotFoundError with a hint."""
+    Without a revision: main, or the only one that is there. Raises FileNotFoundError with a
+    hint."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -117,7 +121,8 @@ def find(name: str) -> Path:
 
 
 def _commit(name: str, revision: str) -> str:
-    """The commit in the cache that a branch, tag, commit or its beginning names; "" = main, or the only one."""
+    """The commit in the cache that a branch, tag, commit or its beginning names; "" = main, or the
+    only one."""
     folder = _repo_folder(name)
     files = [f for f in (folder / "refs").rglob("*") if f.is_file()]
     refs = {str(f.relative_to(folder / "refs")): f.read_text().strip() for f in files}
@@ -140,7 +145,8 @@ def _commit(name: str, revision: str) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a snapshot has what a run needs: shape, weights to the last shard, and a tokenizer."""
+    """Whether a snapshot has what a run needs: shape, weights to the last shard, and a
+    tokenizer."""
     names = {f.name for f in folder.iterdir() if f.exists()}
     if "config.json" not in names or names.isdisjoint({"tokenizer.json", "tiktoken.model"}):
         return False
@@ -153,7 +159,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _wanted(paths: list[str]) -> set[str]:
-    """The files of a repository to fetch: of weights only those that readers read, if they have the usual names."""
+    """The files of a repository to fetch: of weights only those that readers read, if they have the
+    usual names."""
     top = {p for p in paths if "/" not in p and any(fnmatch(p, pattern) for pattern in _WANTED)}
     if any(_WEIGHTS.fullmatch(p) for p in top):
         top = {p for p in top if not p.endswith(".safetensors") or _WEIGHTS.fullmatch(p)}

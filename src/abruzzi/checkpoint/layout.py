@@ -1,8 +1,9 @@
 """Tensor layout of a checkpoint: names, shapes, which are stored in INT4, and in which dtype.
 
-A *logical* tensor is what the model computes with (`...up_proj.weight`). A *stored* tensor is what lies
-in the file: the same, or for an INT4 matrix the three parts weight_packed, weight_scale, weight_shape.
-Names and shapes come from the family's inventory (arch/tensors.py), which says them once.
+A *logical* tensor is what the model computes with (`...up_proj.weight`). A *stored* tensor is what
+lies in the file: the same, or for an INT4 matrix the three parts weight_packed, weight_scale,
+weight_shape. Names and shapes come from the family's inventory (arch/tensors.py), which says them
+once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class StoredSpec:
-    """A stored tensor: its shape and the safetensors dtypes that it may have. precise: written in float32 always."""
+    """A stored tensor: its shape and the safetensors dtypes that it may have. precise: written in
+    float32 always."""
 
     shape: tuple[int, ...]
     dtypes: tuple[str, ...]
@@ -64,7 +66,8 @@ def stored_tensors(config: ModelConfig) -> dict[str, StoredSpec]:
 
 
 def written_dtype(spec: StoredSpec, dtype: str) -> str:
-    """The safetensors dtype that a checkpoint of `dtype` ("bfloat16", "float32") is written with."""
+    """The safetensors dtype that a checkpoint of `dtype` ("bfloat16", "float32") is written
+    with."""
     if spec.dtypes != _READABLE:
         return spec.dtypes[0]
     return "F32" if spec.precise else WRITABLE[dtype]

@@ -4,10 +4,11 @@
         for name in checkpoint.names():
             use(name, checkpoint.array(name))
 
-Opening checks all that can be checked without reading weights: every tensor that the config calls for is
-there once, with its shape and a dtype that can be read, and nothing else is. Values are checked when they
-are read: NaN and infinity are refused. Pickle files are never opened. A writer that is killed leaves
-directories beside the checkpoint (write.py); they are not read, but named when the checkpoint is absent.
+Opening checks all that can be checked without reading weights: every tensor that the config calls
+for is there once, with its shape and a dtype that can be read, and nothing else is. Values are
+checked when they are read: NaN and infinity are refused. Pickle files are never opened. A writer
+that is killed leaves directories beside the checkpoint (write.py); they are not read, but named
+when the checkpoint is absent.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _BLOCK = 1 << 20  # elements that are checked at once
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open and check a directory in Hugging Face layout.
 
-    Raises FileNotFoundError for a directory or file that is absent; ValueError, in one line that lists up to
-    ten tensors with their files and a hint, for whatever does not fit."""
+    Raises FileNotFoundError for a directory or file that is absent; ValueError, in one line that
+    lists up to ten tensors with their files and a hint, for whatever does not fit."""
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such directory: {folder}; hint: {_hint_for_absent(folder)}")
@@ -50,9 +51,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 class Checkpoint:
     """Named arrays of one checkpoint. A context manager; arrays stay valid after it is closed.
 
-    config: config.json. inventory: its tensors by role. files: the safetensors files. skipped: stored
-    tensors that the model does not use and that are left alone by rule (multi-token prediction, old
-    rotary frequencies)."""
+    config: config.json. inventory: its tensors by role. files: the safetensors files. skipped:
+    stored tensors that the model does not use and that are left alone by rule (multi-token
+    prediction, old rotary frequencies)."""
 
     def __init__(self, config: ModelConfig, folder: Path) -> None:
         self.config = config
@@ -66,9 +67,11 @@ class Checkpoint:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Every id that ends a generation: config.json's, and those that generation_config.json adds.
+        """Every id that ends a generation: config.json's, and those that generation_config.json
+        adds.
 
-        Raises ValueError for a generation_config.json that cannot be read, or names an id beyond the vocabulary."""
+        Raises ValueError for a generation_config.json that cannot be read, or names an id beyond
+        the vocabulary."""
         return tuple(
             dict.fromkeys((*self.config.eos_token_ids, *_generation_ends(self.folder, self.config.vocab_size)))
         )
@@ -85,7 +88,8 @@ class Checkpoint:
             shard.close()
 
     def let_go(self) -> None:
-        """Take what was read of the files out of memory, as far as nothing else needs it; views stay valid."""
+        """Take what was read of the files out of memory, as far as nothing else needs it; views
+        stay valid."""
         for shard in {id(s): s for s in self._where.values()}.values():
             shard.let_go()
 
@@ -110,7 +114,8 @@ class Checkpoint:
         return "int4" if self.is_int4(name) else self.raw(name).dtype.name
 
     def raw(self, stored_name: str) -> np.ndarray:
-        """A stored tensor (`...weight`, `...weight_packed`, ...) as a read-only view of the file, unchecked."""
+        """A stored tensor (`...weight`, `...weight_packed`, ...) as a read-only view of the file,
+        unchecked."""
         if stored_name not in self._where:
             raise KeyError(f"no stored tensor {stored_name!r} in {self.folder}")
         return self._where[stored_name].view(stored_name)
@@ -129,8 +134,8 @@ class Checkpoint:
     def packed(self, name: str, check_finite: bool = True) -> Int4Matrix:
         """The stored parts of an INT4 matrix, views of the file.
 
-        Raises ValueError for a matrix that is not INT4, for a weight_shape that says something else than the
-        config, and for scales that are not finite."""
+        Raises ValueError for a matrix that is not INT4, for a weight_shape that says something else
+        than the config, and for scales that are not finite."""
         rows_width = self.shape(name)
         if not self.is_int4(name):
             raise ValueError(f"{name} is not stored in INT4; hint: use array()")
@@ -223,7 +228,8 @@ def _open_shards(folder: Path, stored: dict[str, StoredSpec], config: ModelConfi
 
 @dataclass(slots=True)
 class _Misfits:
-    """What does not fit between files and config.json, by kind, since each kind has a cause of its own."""
+    """What does not fit between files and config.json, by kind, since each kind has a cause of its
+    own."""
 
     broken: list[str] = field(default_factory=list)
     misplaced: list[str] = field(default_factory=list)
@@ -309,7 +315,8 @@ def _misplaced(shards: list[SafetensorsFile], weight_map: dict[str, str], broken
 
 
 def _file_names(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of the files to read and, for a sharded checkpoint, the index's map from tensor to file name."""
+    """Names of the files to read and, for a sharded checkpoint, the index's map from tensor to file
+    name."""
     has_index, has_single = (folder / INDEX).is_file(), (folder / SINGLE).is_file()
     if has_index and has_single:
         raise ValueError(

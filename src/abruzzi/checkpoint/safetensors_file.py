@@ -1,10 +1,12 @@
-"""One safetensors file: read by mmap with its header checked to the last byte, or written tensor by tensor.
+"""One safetensors file: read by mmap with its header checked to the last byte, or written tensor by
+tensor.
 
-The format is eight bytes of header length, a JSON header, then the data without a gap. Everything that the
-header claims is checked against the file's size before any view is made, so that no header, however broken
-or hostile, leads to a read out of bounds. Data pages are touched only when a tensor is used. Not here: which
-tensors there should be (layout.py). A file that another process shortens while it is mapped is beyond help:
-the kernel ends whoever touches the lost pages, which is why write.py never writes into a file in place.
+The format is eight bytes of header length, a JSON header, then the data without a gap. Everything
+that the header claims is checked against the file's size before any view is made, so that no
+header, however broken or hostile, leads to a read out of bounds. Data pages are touched only when a
+tensor is used. Not here: which tensors there should be (layout.py). A file that another process
+shortens while it is mapped is beyond help: the kernel ends whoever touches the lost pages, which is
+why write.py never writes into a file in place.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ _STAND_INS = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies: dtype by its safetensors name, shape, bytes begin..end behind the header."""
+    """Where a tensor lies: dtype by its safetensors name, shape, bytes begin..end behind the
+    header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -58,7 +61,8 @@ class Entry:
 
 
 def stands_in(path: Path) -> str | None:
-    """What a file is that lies in another one's place (a git-lfs pointer, a web page), with a hint; None = no such."""
+    """What a file is that lies in another one's place (a git-lfs pointer, a web page), with a hint;
+    None = no such."""
     with path.open("rb") as file:
         head = file.read(64)
     # Eight bytes of header length, of which the format allows 100 MB, then a JSON object.
@@ -104,7 +108,8 @@ class SafetensorsFile:
         return array if array.flags.aligned else array.copy()
 
     def let_go(self) -> None:
-        """Take the pages that were read out of this process's memory; whoever needs them again gets them again."""
+        """Take the pages that were read out of this process's memory; whoever needs them again gets
+        them again."""
         if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -118,8 +123,9 @@ def write_safetensors(
 ) -> None:
     """Write a new file and flush it to disk; one array at a time is in memory.
 
-    entries: name -> (dtype, shape), for all of `arrays`, which may come in any order. Raises ValueError for
-    an array that does not fit its entry, comes twice or does not come; FileExistsError for an old file."""
+    entries: name -> (dtype, shape), for all of `arrays`, which may come in any order. Raises
+    ValueError for an array that does not fit its entry, comes twice or does not come;
+    FileExistsError for an old file."""
     laid = _lay_out(entries)
     header: dict[str, Any] = {_METADATA: {"format": "pt"}}  # transformers refuses files without this mark
     for name, entry in laid.items():

@@ -1,12 +1,13 @@
 """Write a checkpoint directory, whole or not at all.
 
-Everything goes into a hidden directory beside the target and is flushed to disk; then that directory is
-renamed to the target's name. With `overwrite`, the former checkpoint is first renamed aside and removed
-last. So a reader finds the former one or the new one, complete; between the two renames it finds none.
-Whatever fails, the former one is put back. A writer that is *killed* leaves `.NAME.writing-*` (incomplete,
-may be deleted) or `.NAME.old-*` (the former one, complete) beside the target, and the target itself is the
-former one, the new one, or, if the kill fell between the renames, absent: then the reader's error names
-what to rename back. Not here: optimizer state, which lies beside a checkpoint, never inside.
+Everything goes into a hidden directory beside the target and is flushed to disk; then that
+directory is renamed to the target's name. With `overwrite`, the former checkpoint is first renamed
+aside and removed last. So a reader finds the former one or the new one, complete; between the two
+renames it finds none. Whatever fails, the former one is put back. A writer that is *killed* leaves
+`.NAME.writing-*` (incomplete, may be deleted) or `.NAME.old-*` (the former one, complete) beside
+the target, and the target itself is the former one, the new one, or, if the kill fell between the
+renames, absent: then the reader's error names what to rename back. Not here: optimizer state, which
+lies beside a checkpoint, never inside.
 """
 
 from __future__ import annotations
@@ -49,13 +50,14 @@ def save_checkpoint(
     extra_files: Mapping[str, str | bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write config.json, safetensors and `extra_files` (tokenizer, template) to the directory `path`.
+    """Write config.json, safetensors and `extra_files` (tokenizer, template) to the directory
+    `path`.
 
-    tensors: float arrays by logical name. dtype: how unquantized tensors are stored (the selection bias:
-    always float32). int4: store routed experts in INT4; None = as the config says. max_shard_bytes: a
-    larger model becomes several files with an index. Raises ValueError for missing, surplus or misshapen
-    tensors before anything is written, and for NaN and infinity before anything is replaced;
-    FileExistsError for an existing target unless `overwrite`."""
+    tensors: float arrays by logical name. dtype: how unquantized tensors are stored (the selection
+    bias: always float32). int4: store routed experts in INT4; None = as the config says.
+    max_shard_bytes: a larger model becomes several files with an index. Raises ValueError for
+    missing, surplus or misshapen tensors before anything is written, and for NaN and infinity
+    before anything is replaced; FileExistsError for an existing target unless `overwrite`."""
     expected = expected_tensors(_stored_config(config, dtype, int4))
     problems = [f"{name} is missing" for name in expected if name not in tensors]
     problems += [f"{name} is not part of this model" for name in tensors if name not in expected]
@@ -90,7 +92,8 @@ def write_checkpoint(
     extra_files: Mapping[str, str | bytes],
     overwrite: bool,
 ) -> None:
-    """`save_checkpoint` for arrays that `read` fetches by logical name, each once: one is in memory at a time."""
+    """`save_checkpoint` for arrays that `read` fetches by logical name, each once: one is in memory
+    at a time."""
     target = Path(os.path.realpath(path))  # through a symlink: its target is replaced, not the link
     config = _stored_config(config, dtype, int4)
     if max_shard_bytes < 1:
@@ -169,8 +172,8 @@ def _write_shards(
 def _plan(
     specs: Mapping[str, TensorSpec], entries: Mapping[str, tuple[str, tuple[int, ...]]], limit: int
 ) -> tuple[list[list[str]], int]:
-    """Logical names per shard, in order, and the bytes of all. A shard exceeds the limit only if it holds one
-    tensor; the parts of an INT4 matrix stay together."""
+    """Logical names per shard, in order, and the bytes of all. A shard exceeds the limit only if it
+    holds one tensor; the parts of an INT4 matrix stay together."""
     shards: list[list[str]] = [[]]
     used = total = 0
     for name, spec in specs.items():
@@ -190,7 +193,8 @@ def _parts(name: str, spec: TensorSpec) -> tuple[str, ...]:
 
 
 def _stored(name: str, spec: TensorSpec, array: np.ndarray, dtype: str | None) -> Iterator[tuple[str, np.ndarray]]:
-    """A logical array as what is stored of it; dtype None: INT4. Raises ValueError that names the tensor."""
+    """A logical array as what is stored of it; dtype None: INT4. Raises ValueError that names the
+    tensor."""
     if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
         given = getattr(array, "dtype", type(array).__name__)
         raise ValueError(f"{name} is {given}; expected a NumPy array of float32, float16 or bfloat16")
@@ -227,7 +231,8 @@ def _put_in_place(temporary: Path, target: Path) -> None:
         raise
     _flush(target.parent)
     if replaces:
-        # Under the temporary's name it is removed by the caller, so that `.old-*` is never half a checkpoint.
+        # Under the temporary's name it is removed by the caller, so that `.old-*` is never half a
+        # checkpoint.
         os.rename(aside, temporary)
 
 

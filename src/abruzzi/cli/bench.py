@@ -42,7 +42,8 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured. llm: None for random weights. tensors: as they are stored, for the count of bytes."""
+    """What is measured. llm: None for random weights. tensors: as they are stored, for the count of
+    bytes."""
 
     name: str
     runner: StepRunner
@@ -75,8 +76,8 @@ def bench(
 def measured(
     shape: str, weights: str, precision: str, work: Workload, threads: int | None, repeat: int
 ) -> dict[str, Any]:
-    """Everything that --json prints. Raises ValueError, with both numbers, for what does not fit into memory or into
-    the model's context."""
+    """Everything that --json prints. Raises ValueError, with both numbers, for what does not fit
+    into memory or into the model's context."""
     from abruzzi import kernels
     from abruzzi.cost.capacity import available_memory
     from abruzzi.engine.measure.speed import PROBE_BYTES, measure, step_overhead
@@ -254,13 +255,14 @@ def _size(count: float) -> str:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds now, without the files that it maps; 0 where that is not known."""
+    """Bytes of memory that this process holds now, without the files that it maps; 0 where that is
+    not known."""
     return _status("VmRSS")
 
 
 def _peak_resident() -> int:
-    """The most that this process ever held. Not ru_maxrss where it can be helped: on Linux that begins with what the
-    process that started this one held."""
+    """The most that this process ever held. Not ru_maxrss where it can be helped: on Linux that
+    begins with what the process that started this one held."""
     if peak := _status("VmHWM"):
         return peak
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

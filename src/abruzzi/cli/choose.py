@@ -1,4 +1,5 @@
-"""The model resolver: `--model M` (`nano`, a directory, org/name or an endpoint's URL) as one ChatModel."""
+"""The model resolver: `--model M` (`nano`, a directory, org/name or an endpoint's URL) as one
+ChatModel."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def is_url(model: str) -> bool:
 
 
 def checkpoint_path(model: str) -> Path:
-    """The directory that `--model` names. Raises FileNotFoundError that says what would be accepted."""
+    """The directory that `--model` names. Raises FileNotFoundError that says what would be
+    accepted."""
     if model != "nano" and _is_hub_name(model):
         from abruzzi.checkpoint import hub
 
@@ -54,7 +56,8 @@ def choose(
     weights: str = "native",
     precision: str = "exact",
 ) -> Chosen:
-    """Build what `--model` names. weights, precision: of a local model, as engine/weights/packing.py names them.
+    """Build what `--model` names. weights, precision: of a local model, as
+    engine/weights/packing.py names them.
 
     Raises ValueError, FileNotFoundError or EndpointError, each with a hint."""
     if is_url(model):
@@ -79,7 +82,8 @@ def choose(
 
 
 def _is_hub_name(model: str) -> bool:
-    """Whether the hub's cache is the place to look: org/name, and no directory of that name here."""
+    """Whether the hub's cache is the place to look: org/name, and no directory of that name
+    here."""
     if "/" not in model.partition("@")[0] or model.startswith((".", "/", "~")):
         return False
     from abruzzi.checkpoint import hub

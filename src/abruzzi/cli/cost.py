@@ -1,4 +1,5 @@
-"""`abruzzi cost train` and `abruzzi cost serve`: what training and serving cost, before either is done."""
+"""`abruzzi cost train` and `abruzzi cost serve`: what training and serving cost, before either is
+done."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def _training_lines(cost: TrainingCost, assumed: dict[str, Any]) -> Iterator[str
 
 
 def _training_scale(mfu: float | None) -> Iterator[str]:
-    """What the two published runs cost. mfu: the one that was given, to be held against DeepSeek-V3's hours."""
+    """What the two published runs cost. mfu: the one that was given, to be held against
+    DeepSeek-V3's hours."""
     from abruzzi.cost import hardware, published
     from abruzzi.cost.training import k2_by_analogy, training_cost
 

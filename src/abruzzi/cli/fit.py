@@ -72,7 +72,8 @@ def fit(
     threads = kernels.threads() if threads is None else threads
     found = capacity(config, tensors, context, available_memory(), weights)
     smaller = in_int4(config, tensors)
-    # Weights that do not fit would come from the disk: no rate of the memory says anything about that.
+    # Weights that do not fit would come from the disk: no rate of the memory says anything about
+    # that.
     fast = seconds(config, tensors, found, weights, precision, threads) if found.weights_fit else None
     facts = {
         "model": model,
@@ -100,7 +101,8 @@ def fit(
 
 
 def tensors_of(path: Path, config: ModelConfig) -> tuple[list[Stored], str]:
-    """Every tensor as it is stored, and where that is known from: headers, or config.json where there are no weights.
+    """Every tensor as it is stored, and where that is known from: headers, or config.json where
+    there are no weights.
 
     Raises what opening a checkpoint raises."""
     from abruzzi.checkpoint import open_checkpoint
@@ -122,7 +124,8 @@ def planned(config: ModelConfig) -> list[Stored]:
 
 
 def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
-    """What `abruzzi quantize` would make of an unquantized checkpoint; None for one that is quantized, or cannot be."""
+    """What `abruzzi quantize` would make of an unquantized checkpoint; None for one that is
+    quantized, or cannot be."""
     from dataclasses import replace
 
     from abruzzi.arch import Int4Scheme
@@ -141,7 +144,8 @@ def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
 def seconds(
     config: ModelConfig, tensors: list[Stored], found: Capacity, weights: str, precision: str, threads: int
 ) -> list[float]:
-    """Of a decode step at the beginning, and at the end of the context. Raises ValueError for unknown modes."""
+    """Of a decode step at the beginning, and at the end of the context. Raises ValueError for
+    unknown modes."""
     from abruzzi.arch.modes import held_format
     from abruzzi.engine.measure.estimate import decode_seconds
     from abruzzi.engine.weights.packing import check_modes

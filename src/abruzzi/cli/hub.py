@@ -1,4 +1,5 @@
-"""`abruzzi pull`, `ls` and `rm`: checkpoints in the Hugging Face cache, and what was packed of any checkpoint."""
+"""`abruzzi pull`, `ls` and `rm`: checkpoints in the Hugging Face cache, and what was packed of any
+checkpoint."""
 
 from __future__ import annotations
 

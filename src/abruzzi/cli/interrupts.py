@@ -1,8 +1,10 @@
-"""Ctrl-C ends the program with 130 wherever it lands: in an import, in a callback that swallows it, at exit.
+"""Ctrl-C ends the program with 130 wherever it lands: in an import, in a callback that swallows it,
+at exit.
 
-A KeyboardInterrupt alone is not enough: NumPy turns one in its import into an ImportError, a `__del__` or a weakref's
-callback drops it, libraries wrap it. So the signal is remembered as well. Importing this module starts listening;
-SIGINT that was inherited as ignored (nohup, a background job) stays ignored.
+A KeyboardInterrupt alone is not enough: NumPy turns one in its import into an ImportError, a
+`__del__` or a weakref's callback drops it, libraries wrap it. So the signal is remembered as well.
+Importing this module starts listening; SIGINT that was inherited as ignored (nohup, a background
+job) stays ignored.
 """
 
 from __future__ import annotations

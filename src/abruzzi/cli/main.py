@@ -62,7 +62,8 @@ def _run() -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left (`| head`): not an error, but nothing more may be written.
+        # Whoever read our output has left (`| head`): not an error, but nothing more may be
+        # written.
         code = OK
     except Exception as error:
         code = INTERRUPTED if interrupts.seen() else _explain(error)

@@ -1,4 +1,5 @@
-"""`abruzzi quantize SRC DST`: routed experts to INT4, and what that changed in the model's answers."""
+"""`abruzzi quantize SRC DST`: routed experts to INT4, and what that changed in the model's
+answers."""
 
 from __future__ import annotations
 

@@ -145,7 +145,8 @@ def _listen(host: str, port: int | None) -> socket.socket:
     wanted = range(8420, 8420 + PORTS_TRIED) if port is None else (port,)
     error: OSError | None = None
     for number in wanted:
-        # Named, because asyncio switches Nagle's algorithm off (40 ms a request otherwise) only for what says TCP.
+        # Named, because asyncio switches Nagle's algorithm off (40 ms a request otherwise) only for
+        # what says TCP.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -168,8 +169,8 @@ def _run(
     allowed: tuple[str, ...],
     grace: float,
 ) -> int:
-    """Serve until a signal; the exit code. The first one lets running requests finish within `grace` seconds, then
-    they are told that the server shuts down; a second one ends at once."""
+    """Serve until a signal; the exit code. The first one lets running requests finish within
+    `grace` seconds, then they are told that the server shuts down; a second one ends at once."""
     import uvicorn
 
     from abruzzi.server.app import make_app
@@ -191,7 +192,8 @@ def _run(
             timer = threading.Timer(grace, lambda: engine.refuse(shutting_down, running=True))
             timer.daemon = True
             timer.start()
-            # Not uvicorn's own, which raises the signal again at the end: to be told to stop is no error.
+            # Not uvicorn's own, which raises the signal again at the end: to be told to stop is no
+            # error.
             self.force_exit, self.should_exit = self.should_exit, True
             self.interrupted = sig == signal.SIGINT
 

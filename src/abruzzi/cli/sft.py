@@ -1,4 +1,5 @@
-"""`abruzzi train sft`: supervised fine-tuning on one's own data; its options, base model and preview of rows."""
+"""`abruzzi train sft`: supervised fine-tuning on one's own data; its options, base model and
+preview of rows."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def material(data: Path | None, source: str | None, row_length: int | None) -> M
 
 
 def prepare(given: Material, settings: Iterable[str]) -> Prepared:
-    """The run, with everything that follows from --set steps and --set row_length fitted to them."""
+    """The run, with everything that follows from --set steps and --set row_length fitted to
+    them."""
     from abruzzi.recipes import sft
     from abruzzi.tokenizer import chat_files
 
@@ -75,13 +77,15 @@ def prepare(given: Material, settings: Iterable[str]) -> Prepared:
 
 
 def number_in(settings: Iterable[str], key: str) -> int | None:
-    """The whole number that --set gives `key`, if any; what is wrong with it is said when settings are applied."""
+    """The whole number that --set gives `key`, if any; what is wrong with it is said when settings
+    are applied."""
     found = [s.partition("=")[2] for s in settings if s.partition("=")[0] == key]
     return int(found[-1]) if found and found[-1].isdigit() and int(found[-1]) else None
 
 
 def carried(source: Path) -> Mapping[str, bytes]:
-    """Tokenizer files, template and licence of the source as they are; its model card is not this model's."""
+    """Tokenizer files, template and licence of the source as they are; its model card is not this
+    model's."""
     names = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
     names += ("tiktoken.model", "LICENSE", "NOTICE")
     return {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
@@ -98,7 +102,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
 
 
 def show(given: Material, count: int, colour: bool) -> None:
-    """Print the first conversations as the model reads them, with what is trained coloured or between marks."""
+    """Print the first conversations as the model reads them, with what is trained coloured or
+    between marks."""
     for number, conversation in enumerate(given.conversations[:count], 1):
         trained = sum(conversation.sampled)
         print(f"--- conversation {number}: {len(conversation.ids)} tokens, {trained} trained")

@@ -1,4 +1,5 @@
-"""Standard streams that somebody closed (`<&-`, `>&-`): named, instead of an AttributeError of None."""
+"""Standard streams that somebody closed (`<&-`, `>&-`): named, instead of an AttributeError of
+None."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ class ClosedError(OSError):
 
 
 def occupy() -> None:
-    """Put the null device where a standard stream is closed: the next file that is opened would take its number, and
-    whatever is printed would go into it. Raises ClosedError where that is stdout."""
+    """Put the null device where a standard stream is closed: the next file that is opened would
+    take its number, and whatever is printed would go into it. Raises ClosedError where that is
+    stdout."""
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
         if stream is None:
             _null_at(number)

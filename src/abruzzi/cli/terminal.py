@@ -1,8 +1,8 @@
 """The terminal renderer of a run's events: thinking dimmed, tools as cards, the answer on stdout.
 
-Thinking and cards go to stderr and only when that is a terminal; the answer goes to stdout, streamed when
-that is a terminal and whole at the end when it is not. Model text is never read as markup, and control
-characters in it never reach the terminal.
+Thinking and cards go to stderr and only when that is a terminal; the answer goes to stdout,
+streamed when that is a terminal and whole at the end when it is not. Model text is never read as
+markup, and control characters in it never reach the terminal.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(slots=True)
 class Job:
-    """A prepared run and how its checkpoint is written. notes: what run.json says beside the settings."""
+    """A prepared run and how its checkpoint is written. notes: what run.json says beside the
+    settings."""
 
     prepared: Prepared
     model: K2Model | None = None
@@ -114,7 +115,8 @@ def train(
     if report is not None:
         checkpoint = str(out / "checkpoint") if finished else None
         print(json.dumps(report.summary(finished) | {"out": str(out), "checkpoint": checkpoint}))
-    # torchrun takes every status but 0 for a crash and would print one; "finished" says what it was.
+    # torchrun takes every status but 0 for a crash and would print one; "finished" says what it
+    # was.
     if trainer.interrupted and not finished and "RANK" not in os.environ:
         return INTERRUPTED
     return OK if finished or "RANK" in os.environ else LIMIT
@@ -253,7 +255,8 @@ class _Report:
 
 
 def _hardware(trainer: Trainer, usd_per_hour: float | None) -> dict[str, Any]:
-    """What the ledger says of the machine: its name, how many units of it this run holds, at what price."""
+    """What the ledger says of the machine: its name, how many units of it this run holds, at what
+    price."""
     import time
 
     import torch

@@ -1,9 +1,10 @@
-"""One way from tokens to an answer: ids in, events out, for `LLM.chat` and for the server's choices.
+"""One way from tokens to an answer: ids in, events out, for `LLM.chat` and for the server's
+choices.
 
-No thread, no socket, no clock. An Answer follows one turn of the assistant: it says what the engine is to run
-(`submission`: ids, parameters, constraint), reads each token that comes (`feed`), and says when the turn is over
-(`ended`). A turn that the model ends inside its thought is resumed: the thought is closed in its place and the
-answer follows, from ids whose latents are in the cache.
+No thread, no socket, no clock. An Answer follows one turn of the assistant: it says what the engine
+is to run (`submission`: ids, parameters, constraint), reads each token that comes (`feed`), and
+says when the turn is over (`ended`). A turn that the model ends inside its thought is resumed: the
+thought is closed in its place and the answer follows, from ids whose latents are in the cache.
 
 Example, for "What is 17 * 23?" and no tools (one feed a token, here by pieces):
 
@@ -44,11 +45,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What an answer is made to. prompt: all ids; header: those at its end that belong to the assistant's turn.
+    """What an answer is made to. prompt: all ids; header: those at its end that belong to the
+    assistant's turn.
 
-    limit: tokens that may be generated. thinking_budget: of them, how many may be thought; None = any number.
-    no_call: control ids that may not come; one that does ends the turn in front of it (`call_openers`).
-    grammar: what the turn may be, None = anything. chat=False: all ids are plain text."""
+    limit: tokens that may be generated. thinking_budget: of them, how many may be thought; None =
+    any number. no_call: control ids that may not come; one that does ends the turn in front of it
+    (`call_openers`). grammar: what the turn may be, None = anything. chat=False: all ids are plain
+    text."""
 
     prompt: tuple[int, ...]
     header: tuple[int, ...]
@@ -85,8 +88,8 @@ class Ended:
 class Answer:
     """One turn of the assistant, token by token.
 
-    tokens: those that belong to the turn. thought_end: how its thought ended. Raises ValueError for a header that
-    the grammar does not allow."""
+    tokens: those that belong to the turn. thought_end: how its thought ended. Raises ValueError for
+    a header that the grammar does not allow."""
 
     def __init__(self, tok: Tokenizer, asked: Asked) -> None:
         self.asked = asked
@@ -107,9 +110,11 @@ class Answer:
     # tokens in
 
     def feed(self, token: Token, finish: FinishReason | None = None) -> list[ParserEvent]:
-        """The events that a token completes. finish: why the engine ended the sequence with it, if it did.
+        """The events that a token completes. finish: why the engine ended the sequence with it, if
+        it did.
 
-        Afterwards `ended` says whether more is to come; a token that ended the turn in the wrong place is dropped."""
+        Afterwards `ended` says whether more is to come; a token that ended the turn in the wrong
+        place is dropped."""
         assert not isinstance(self.ended, Ended), "a token came behind the end of the turn"
         self.ended = None
         if token.id in self.asked.no_call:
@@ -137,7 +142,8 @@ class Answer:
         return events
 
     def answer_now(self) -> bool:
-        """Close the running thought. False when there is none, or it cannot be closed. From any thread."""
+        """Close the running thought. False when there is none, or it cannot be closed. From any
+        thread."""
         return self._budget is not None and self._budget.answer_now()
 
     # the answer out
@@ -155,14 +161,15 @@ class Answer:
 
     @property
     def to_judge(self) -> bool:
-        """Whether the finished turn is held against a schema that was to be enforced (`require_kept`)."""
+        """Whether the finished turn is held against a schema that was to be enforced
+        (`require_kept`)."""
         grammar, ended = self.asked.grammar, self.ended
         judged = grammar is not None and grammar.judge is not None and not grammar.judge.idle
         return judged and isinstance(ended, Ended) and ended.reason == "stop" and ended.stop is None
 
     def require_kept(self) -> None:
-        """Raises SchemaMissed for a finished turn that does not satisfy its schemas: the last line of defence. Some
-        milliseconds; more for large ones."""
+        """Raises SchemaMissed for a finished turn that does not satisfy its schemas: the last line
+        of defence. Some milliseconds; more for large ones."""
         grammar = self.asked.grammar
         if self.to_judge and grammar is not None and grammar.judge is not None:
             grammar.judge.require_kept(self._parser.message())  # with what the prompt began
@@ -180,7 +187,8 @@ class Answer:
         )
 
     def thought_ids(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """The ids of the thought, its end included, and their flags. Before it has ended: all so far."""
+        """The ids of the thought, its end included, and their flags. Before it has ended: all so
+        far."""
         ids, sampled = self._ids()
         length = self._thought_length
         if length is None:
@@ -192,8 +200,9 @@ class Answer:
     ) -> MessageEnd:
         """The last event of a turn that has ended.
 
-        cached_tokens: of the prompt, as the first sequence found it. started, first, now: seconds of one clock: when
-        it was submitted, when the first token came (None = never), when it ended. error: why the generation failed."""
+        cached_tokens: of the prompt, as the first sequence found it. started, first, now: seconds
+        of one clock: when it was submitted, when the first token came (None = never), when it
+        ended. error: why the generation failed."""
         assert isinstance(self.ended, Ended), "the turn goes on"
         message, reason = self.message(), self.ended.reason
         if reason == "stop" and message.tool_calls:
@@ -254,8 +263,8 @@ class Answer:
         return self._parser.in_thinking and not asked_for and self._thought_end != "end_of_turn"
 
     def _resume(self) -> bool:
-        """Close the thought where the model ended the turn, and let it answer from the same ids. False when it cannot
-        be closed or no answer fits behind its end."""
+        """Close the thought where the model ended the turn, and let it answer from the same ids.
+        False when it cannot be closed or no answer fits behind its end."""
         if self.asked.limit - len(self.tokens) < 2 or self._budget is None:
             return False
         self._thought_end = "end_of_turn"
@@ -270,8 +279,8 @@ class Answer:
         return replace(self.asked.params, max_tokens=self.asked.limit - len(self.tokens), stop_token_ids=ends)
 
     def _constraint(self, resumed: bool = False) -> Constraint | None:
-        """What holds from here on: the budget of the thought, then the grammar of the turn. resumed: the thought is
-        closed first of all."""
+        """What holds from here on: the budget of the thought, then the grammar of the turn.
+        resumed: the thought is closed first of all."""
         asked, begun = self.asked, (*self.asked.header, *(t.id for t in self.tokens))
         close = None if asked.thinking_budget is None else self._tok.marker_ids.think_close
         if close is not None and asked.thinking_budget is not None:

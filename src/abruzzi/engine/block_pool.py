@@ -1,11 +1,14 @@
-"""Paged KV cache bookkeeping and prefix cache: who holds which block, which full block serves another prompt.
+"""Paged KV cache bookkeeping and prefix cache: who holds which block, which full block serves
+another prompt.
 
-A block is a fixed run of token slots. A sequence holds a table of blocks; several may hold the same one.
-A full block gets a key from its tokens and from the key of the block before it, so equal keys mean equal
-prefixes from the first token on. A keyed block that nobody holds stays filled until its slots are
-needed, the longest unused first: a later prompt with the same beginning takes it over (prefix cache).
+A block is a fixed run of token slots. A sequence holds a table of blocks; several may hold the same
+one. A full block gets a key from its tokens and from the key of the block before it, so equal keys
+mean equal prefixes from the first token on. A keyed block that nobody holds stays filled until its
+slots are needed, the longest unused first: a later prompt with the same beginning takes it over
+(prefix cache).
 
-Only bookkeeping: the numbers themselves lie in the runner's arrays. Not safe for use by two threads.
+Only bookkeeping: the numbers themselves lie in the runner's arrays. Not safe for use by two
+threads.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ class OutOfBlocks(Exception):
 def block_key(before: BlockKey | None, ids: Sequence[int]) -> BlockKey:
     """The key of a full block. before: the key of the block in front of it, None for the first.
 
-    A cryptographic hash, because an engineered collision would show one user's tokens to another."""
+    A cryptographic hash, because an engineered collision would show one user's tokens to
+    another."""
     digest = hashlib.blake2b(before or b"", digest_size=16)
     digest.update(b"".join(i.to_bytes(4, "little") for i in ids))
     return digest.digest()
@@ -76,14 +80,16 @@ class BlockPool:
         return block
 
     def remember(self, block: int, key: BlockKey) -> None:
-        """A held block is full now. When another has the same key already, that one stays the known one."""
+        """A held block is full now. When another has the same key already, that one stays the known
+        one."""
         assert self._holders[block] > 0
         if block not in self._key_of and key not in self._block_of:
             self._key_of[block] = key
             self._block_of[key] = block
 
     def give_back(self, block: int) -> None:
-        """One holder less. The last one leaves it empty, or filled and waiting when it has a key."""
+        """One holder less. The last one leaves it empty, or filled and waiting when it has a
+        key."""
         assert self._holders[block] > 0
         self._holders[block] -= 1
         if self._holders[block]:

@@ -1,7 +1,8 @@
 """Thinking budgets: how many tokens a thought may have, and the constraint that closes it.
 
-A budget is a number of tokens or an effort (a share of what may be generated), and never takes what is reserved
-for the answer. Example: with max_tokens=100, effort "low" allows 12 tokens of thought, no effort 75.
+A budget is a number of tokens or an effort (a share of what may be generated), and never takes what
+is reserved for the answer. Example: with max_tokens=100, effort "low" allows 12 tokens of thought,
+no effort 75.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ ThoughtEnd = ClosedBy | Literal["cut"] | None
 def thinking_tokens(limit: int, budget: int | None = None, effort: str | None = None) -> int:
     """At most so many tokens of thought.
 
-    limit: tokens that may be generated in all. ANSWER_SHARE of it, and at least one, is kept for the answer,
-    whatever was asked for: a thought without an answer helps nobody. effort: a key of EFFORTS.
-    Raises ValueError for another effort."""
+    limit: tokens that may be generated in all. ANSWER_SHARE of it, and at least one, is kept for
+    the answer, whatever was asked for: a thought without an answer helps nobody. effort: a key of
+    EFFORTS. Raises ValueError for another effort."""
     if effort is not None and effort not in EFFORTS:
         raise ValueError(f"effort={effort!r:.80}; expected one of {', '.join(EFFORTS)}")
     room = max(0, limit - max(1, int(limit * ANSWER_SHARE)))
@@ -41,7 +42,8 @@ def thinking_tokens(limit: int, budget: int | None = None, effort: str | None = 
 
 
 def require_closable(tok: Tokenizer) -> None:
-    """Raises ValueError for a tokenizer without a token that ends a thought: no budget can be kept."""
+    """Raises ValueError for a tokenizer without a token that ends a thought: no budget can be
+    kept."""
     if tok.marker_ids.think_close is None:
         raise ValueError(
             "this model spells the end of a thought as text, so it cannot be forced; "
@@ -50,7 +52,8 @@ def require_closable(tok: Tokenizer) -> None:
 
 
 class ThinkingBudget:
-    """A Constraint that closes the thought once it has `budget` tokens, or at once when told to (`answer_now`).
+    """A Constraint that closes the thought once it has `budget` tokens, or at once when told to
+    (`answer_now`).
 
     parser: one of its own, fed with the turn so far. `answer_now` may be called from any thread."""
 
@@ -59,7 +62,8 @@ class ThinkingBudget:
         self._parser, self._close_id, self._budget = parser, close_id, budget
 
     def answer_now(self) -> bool:
-        """Close the thought with the next token, or as soon as it opens. Whether one is open now."""
+        """Close the thought with the next token, or as soon as it opens. Whether one is open
+        now."""
         self.closes_as, self._budget = "answer_now", 0
         return self._parser.in_thinking
 

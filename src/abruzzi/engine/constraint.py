@@ -11,7 +11,8 @@ class Constraint(Protocol):
     """Asked before every token, told of every token. One per sequence."""
 
     def allowed(self) -> int | np.ndarray | None:
-        """None: anything. An id: this one, without sampling. bool [V]: one of these (at least one is true)."""
+        """None: anything. An id: this one, without sampling. bool [V]: one of these (at least one
+        is true)."""
         ...
 
     def accept(self, token_id: int) -> None:

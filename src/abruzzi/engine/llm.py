@@ -3,9 +3,10 @@
     llm = abruzzi.load("nano")
     for event in llm.chat([{"role": "user", "content": "What is 17 * 23?"}]): ...
 
-Underneath lies one loop, `step`, which moves every submitted sequence on by a token (continuous batching);
-`generate` and `chat` submit one and step until it ends, so several of them may be under way at once in one
-thread. What a prompt has in common with an earlier one is not computed again (`usage.cached_tokens`).
+Underneath lies one loop, `step`, which moves every submitted sequence on by a token (continuous
+batching); `generate` and `chat` submit one and step until it ends, so several of them may be under
+way at once in one thread. What a prompt has in common with an earlier one is not computed again
+(`usage.cached_tokens`).
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ from abruzzi.types import (
 
 
 class LLM:
-    """Weights, tokenizer, and the sequences that are under way. Not safe for use by two threads at once.
+    """Weights, tokenizer, and the sequences that are under way. Not safe for use by two threads at
+    once.
 
-    cache_tokens: room for the latents of so many tokens, of all sequences together. max_running: how many sequences
-    share a step at most (None: 64); step_tokens: how many tokens it has. sample: draws the next id, see
-    sampler.Sampler."""
+    cache_tokens: room for the latents of so many tokens, of all sequences together. max_running:
+    how many sequences share a step at most (None: 64); step_tokens: how many tokens it has. sample:
+    draws the next id, see sampler.Sampler."""
 
     def __init__(
         self,
@@ -95,11 +97,11 @@ class LLM:
         weights: WeightMode = "native",
         max_running: int | None = None,
     ) -> LLM:
-        """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half of the free
-        memory holds. threads None: ABRUZZI_THREADS, or every core. precision and weights: what may be rounded
-        (native.py, packing.py); as they are by default, nothing is. max_running: how many sequences share
-        a step at most.
-        Raises FileNotFoundError or ValueError with a hint."""
+        """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half
+        of the free memory holds. threads None: ABRUZZI_THREADS, or every core. precision and
+        weights: what may be rounded (native.py, packing.py); as they are by default, nothing is.
+        max_running: how many sequences share a step at most. Raises FileNotFoundError or ValueError
+        with a hint."""
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
             config = replace(checkpoint.config, eos_token_id=checkpoint.end_ids or None)
@@ -141,9 +143,11 @@ class LLM:
     def submit(
         self, ids: abc.Iterable[int], params: SamplingParams | None = None, constraint: Constraint | None = None
     ) -> Sequence:
-        """Queue a prompt; `step` moves it on. Ends, limits and budgets are the engine's; stop strings are not.
+        """Queue a prompt; `step` moves it on. Ends, limits and budgets are the engine's; stop
+        strings are not.
 
-        Raises ValueError, with both numbers, for a prompt that does not fit the context, and for an empty one."""
+        Raises ValueError, with both numbers, for a prompt that does not fit the context, and for an
+        empty one."""
         params, prompt = params or SamplingParams(), plain_ids(ids)
         room = self._room(prompt)
         sequence = Sequence(
@@ -161,8 +165,9 @@ class LLM:
     def step(self) -> list[Sequence]:
         """One forward pass over everything that is under way; the sequences that got a token.
 
-        Those that ended (finish_reason) have given their blocks back. One whose sampler or constraint raises ends with
-        "error" and its message (Sequence.error), without a token; the others notice nothing."""
+        Those that ended (finish_reason) have given their blocks back. One whose sampler or
+        constraint raises ends with "error" and its message (Sequence.error), without a token; the
+        others notice nothing."""
         plan = self.scheduler.schedule()
         if not plan:
             return []
@@ -206,8 +211,8 @@ class LLM:
             self.abort(sequence)
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
-        """The next `count` ids. How a token attends follows from the sequence alone, never from how its prefill was
-        cut or whether it was preempted: its bits are the same in every crowd."""
+        """The next `count` ids. How a token attends follows from the sequence alone, never from how
+        its prefill was cut or whether it was preempted: its bits are the same in every crowd."""
         at = sequence.computed
         if sequence.prefill_until is None:
             sequence.prefill_until = self._attention.prefill_until(at, sequence.prompt_length)
@@ -223,16 +228,18 @@ class LLM:
     def generate(self, ids: abc.Sequence[int], params: SamplingParams | None = None, **options: Any) -> Completion:
         """Continue `ids`. Options are SamplingParams' fields, e.g. max_tokens=64, temperature=0.
 
-        Ends at an end token, a stop string or id ("stop"), or at max_tokens or the end of the context
-        ("length"); with finish_reason "error" and `error` where sampling failed (NaN logits, a constraint that
-        raises). The ids include whatever ended it. Raises ValueError for a prompt that does not fit."""
+        Ends at an end token, a stop string or id ("stop"), or at max_tokens or the end of the
+        context ("length"); with finish_reason "error" and `error` where sampling failed (NaN
+        logits, a constraint that raises). The ids include whatever ended it. Raises ValueError for
+        a prompt that does not fit."""
         return self.generate_n(ids, 1, params, **options)[0]
 
     def generate_n(
         self, ids: abc.Sequence[int], n: int, params: SamplingParams | None = None, **options: Any
     ) -> list[Completion]:
-        """`n` continuations of one prompt, sampled side by side; the prompt is computed once. The first draws as
-        `generate` would, the others with seeds made from its seed. Raises what `generate` raises."""
+        """`n` continuations of one prompt, sampled side by side; the prompt is computed once. The
+        first draws as `generate` would, the others with seeds made from its seed. Raises what
+        `generate` raises."""
         if n < 1:
             raise ValueError(f"n={n}; expected 1 or more")
         params = _params(params, options)
@@ -269,17 +276,20 @@ class LLM:
         response_schema: abc.Mapping[str, Any] | bool | None = None,
         **options: Any,
     ) -> abc.Iterator[Event]:
-        """Answer a conversation: events as they come, then one MessageEnd with the whole message. A generation that
-        fails ends with finish_reason "error", its message so far, and why (MessageEnd.error).
+        """Answer a conversation: events as they come, then one MessageEnd with the whole message. A
+        generation that fails ends with finish_reason "error", its message so far, and why
+        (MessageEnd.error).
 
-        stream=False gives only the MessageEnd. thinking: None = `self.thinking`; False closes the thought before it
-        begins. effort: a key of budget.EFFORTS, the share of the tokens that may be thought. tool_choice: "auto",
-        "none", "required" (at least one call), or the name of the one tool to call. response_schema: JSON Schema of
-        the answer. Calls are always of tools that were offered, with arguments that fit; parts of a tool's schema
-        that cannot be enforced are left out unless it says strict, and a SchemaWeakened warning names them. Options
-        are SamplingParams' fields; stop strings apply to the answer, not to the thought.
-        Raises ValueError for messages of a wrong shape, a prompt that does not fit the context, and a form that
-        cannot be enforced; SchemaMissed (one too) where a finished answer misses its schema all the same."""
+        stream=False gives only the MessageEnd. thinking: None = `self.thinking`; False closes the
+        thought before it begins. effort: a key of budget.EFFORTS, the share of the tokens that may
+        be thought. tool_choice: "auto", "none", "required" (at least one call), or the name of the
+        one tool to call. response_schema: JSON Schema of the answer. Calls are always of tools that
+        were offered, with arguments that fit; parts of a tool's schema that cannot be enforced are
+        left out unless it says strict, and a SchemaWeakened warning names them. Options are
+        SamplingParams' fields; stop strings apply to the answer, not to the thought. Raises
+        ValueError for messages of a wrong shape, a prompt that does not fit the context, and a form
+        that cannot be enforced; SchemaMissed (one too) where a finished answer misses its schema
+        all the same."""
         params = _params(params, options)
         structure = structure_of(tools, tool_choice, parallel_tool_calls, response_schema, self.tokenizer.format)
         cut = structure.cut_by(params)

@@ -1,4 +1,5 @@
-"""Text of generated ids where they are no chat: completions, and the stop strings of `LLM.generate`."""
+"""Text of generated ids where they are no chat: completions, and the stop strings of
+`LLM.generate`."""
 
 from __future__ import annotations
 

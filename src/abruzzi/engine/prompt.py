@@ -27,7 +27,8 @@ def plain_ids(given: Iterable[Any]) -> list[int]:
 
 
 def room_behind(prompt: Sequence[int], vocab_size: int, max_context: int) -> int:
-    """How many tokens may follow a prompt. Raises ValueError, and ContextFull where not even one may."""
+    """How many tokens may follow a prompt. Raises ValueError, and ContextFull where not even one
+    may."""
     if not prompt:
         raise ValueError("the prompt is empty; expected at least one token id")
     wrong = next((i for i in prompt if not 0 <= i < vocab_size), None)

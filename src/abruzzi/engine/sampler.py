@@ -1,7 +1,7 @@
 """From logits to the next token: temperature, then top-k, top-p and min-p, then one draw.
 
-Randomness is counter-based: the draw for a position depends on (seed, position) and on nothing else, so
-a request gives the same tokens alone or beside others, and after a resume.
+Randomness is counter-based: the draw for a position depends on (seed, position) and on nothing
+else, so a request gives the same tokens alone or beside others, and after a resume.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from abruzzi.kernels import ops
 from abruzzi.types import SamplingParams
 
 _HOTTEST = 1e30  # finite in float32, and as good as infinite
-# (logits [V], params, seed, position) -> the next id and its log-probability; the logits of forbidden ids are -inf.
+# (logits [V], params, seed, position) -> the next id and its log-probability; the logits of
+# forbidden ids are -inf.
 Sampler = Callable[[np.ndarray, SamplingParams, int, int], tuple[int, float]]
 
 
 def next_token(sequence: Sequence, logits_V: np.ndarray, sample: Sampler) -> Token:
-    """Sampled from the logits, among what the sequence's constraint allows; forced where it leaves no choice.
+    """Sampled from the logits, among what the sequence's constraint allows; forced where it leaves
+    no choice.
 
-    Raises what the constraint or the sampler raises, and ValueError for an id that is none of the vocabulary."""
+    Raises what the constraint or the sampler raises, and ValueError for an id that is none of the
+    vocabulary."""
     allowed = sequence.constraint.allowed() if sequence.constraint is not None else None
     if isinstance(allowed, int):
         _require_id(allowed, logits_V)
@@ -44,7 +47,8 @@ def _require_id(token_id: int, logits_V: np.ndarray) -> None:
 
 
 def seed_of(seed: int, number: int) -> int:
-    """A seed for each of n samples: the given one, then hashes of it (neighbouring seeds must not share samples)."""
+    """A seed for each of n samples: the given one, then hashes of it (neighbouring seeds must not
+    share samples)."""
     if number == 0:
         return seed
     digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest()
@@ -54,10 +58,10 @@ def seed_of(seed: int, number: int) -> int:
 def sample(logits_V: np.ndarray, params: SamplingParams, seed: int, position: int) -> tuple[int, float]:
     """The next id and its natural log-probability.
 
-    logits_V: float32 [V]. A greedy one takes the largest (the first of equals). The log-probability is
-    that of softmax(logits / temperature) over the whole vocabulary (temperature 1 when greedy): what a
-    trainer recomputes; truncation by top-k, top-p or min-p does not renormalize it.
-    Raises ValueError for a NaN among the logits."""
+    logits_V: float32 [V]. A greedy one takes the largest (the first of equals). The log-probability
+    is that of softmax(logits / temperature) over the whole vocabulary (temperature 1 when greedy):
+    what a trainer recomputes; truncation by top-k, top-p or min-p does not renormalize it. Raises
+    ValueError for a NaN among the logits."""
     temperature = _temperature(params)
     log_all = ops.log_partition(logits_V, temperature or 1.0)
     if temperature == 0:
@@ -75,9 +79,11 @@ def logprob_of(logits_V: np.ndarray, token_id: int) -> float:
 
 
 def most_likely(logits_V: np.ndarray, params: SamplingParams) -> tuple[tuple[int, float], ...]:
-    """The params.top_logprobs most likely ids and their log-probabilities, best first; of equals the lower id.
+    """The params.top_logprobs most likely ids and their log-probabilities, best first; of equals
+    the lower id.
 
-    Of the same distribution as the log-probability that `sample` gives. Ids that a mask excludes are not among them."""
+    Of the same distribution as the log-probability that `sample` gives. Ids that a mask excludes
+    are not among them."""
     wanted = min(params.top_logprobs or 0, len(logits_V))
     if not wanted:
         return ()

@@ -12,10 +12,11 @@ The policy, in the order in which `schedule` applies it:
   (starvation). A sequence whose next block a running one is computing waits for that block instead
   (prefix cache), and those behind it may go on.
 
-A worked step: blocks of 4 tokens, step_tokens 8. A decodes, B is at 4 of a prompt of 14, C (3 tokens)
-waits. The plan is [(A, 1), (B, 7)]: A's token, then all that is left for B, nothing for C. In the next
-step B's last 3 tokens run, and C is admitted: [(A, 1), (B, 3), (C, 3)]. Should the pool run dry in that
-step while room is made for B, the youngest (C, if it runs) is put out first, then B itself.
+A worked step: blocks of 4 tokens, step_tokens 8. A decodes, B is at 4 of a prompt of 14, C (3
+tokens) waits. The plan is [(A, 1), (B, 7)]: A's token, then all that is left for B, nothing for C.
+In the next step B's last 3 tokens run, and C is admitted: [(A, 1), (B, 3), (C, 3)]. Should the pool
+run dry in that step while room is made for B, the youngest (C, if it runs) is put out first, then B
+itself.
 
 No model, no clock, no thread: tests/unit/engine/test_scheduler.py holds plans in tables.
 """
@@ -36,7 +37,8 @@ MAX_RUNNING = 64
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """How full the engine is. waiting, running: sequences; blocks, and how many are held: of the latent cache."""
+    """How full the engine is. waiting, running: sequences; blocks, and how many are held: of the
+    latent cache."""
 
     waiting: int
     running: int
@@ -78,7 +80,8 @@ class Scheduler:
         self._release(sequence)
 
     def schedule(self) -> list[tuple[Sequence, int]]:
-        """The plan of the next step: (sequence, how many of its ids run now), with blocks taken for them.
+        """The plan of the next step: (sequence, how many of its ids run now), with blocks taken for
+        them.
 
         Empty when there is nothing to do."""
         budget = self.step_tokens - sum(s.decodes for s in self.running)
@@ -96,7 +99,8 @@ class Scheduler:
         return plan + self._admit(budget)
 
     def _admit(self, budget: int) -> list[tuple[Sequence, int]]:
-        """Waiting sequences that start now, first come, first served, with `budget` tokens for all of them."""
+        """Waiting sequences that start now, first come, first served, with `budget` tokens for all
+        of them."""
         plan: list[tuple[Sequence, int]] = []
         index = 0
         while index < min(len(self.waiting), self.max_running) and budget > 0 and len(self.running) < self.max_running:
@@ -121,7 +125,8 @@ class Scheduler:
         return plan
 
     def ran(self, sequence: Sequence, count: int) -> None:
-        """`count` more ids are in the KV cache: their full blocks can serve other prompts from now on."""
+        """`count` more ids are in the KV cache: their full blocks can serve other prompts from now
+        on."""
         sequence.computed += count
         size = self.pool.block_tokens
         while (len(sequence.keys) + 1) * size <= sequence.computed:
@@ -130,13 +135,15 @@ class Scheduler:
             self.pool.remember(sequence.blocks[index], sequence.keys[-1])
 
     def _key(self, sequence: Sequence, index: int) -> BlockKey:
-        """The prefix-cache key of the sequence's block `index`; the keys in front of it are known."""
+        """The prefix-cache key of the sequence's block `index`; the keys in front of it are
+        known."""
         size = self.pool.block_tokens
         before = sequence.keys[-1] if sequence.keys else None
         return block_key(before, sequence.ids[index * size : (index + 1) * size])
 
     def _reuse_prefix(self, sequence: Sequence) -> None:
-        """Hold the cached blocks that the ids begin with. The last id always runs, for its logits."""
+        """Hold the cached blocks that the ids begin with. The last id always runs, for its
+        logits."""
         size = self.pool.block_tokens
         for index in range((len(sequence.ids) - 1) // size):
             key = self._key(sequence, index)
@@ -148,8 +155,9 @@ class Scheduler:
         sequence.computed = len(sequence.blocks) * size
 
     def _prefix_is_being_computed(self, sequence: Sequence) -> bool:
-        """Whether a running sequence is computing the very block that this one needs next: then this one waits for
-        it. Of many that arrive at once with one beginning (the n samples of a request), one computes it for all."""
+        """Whether a running sequence is computing the very block that this one needs next: then
+        this one waits for it. Of many that arrive at once with one beginning (the n samples of a
+        request), one computes it for all."""
         start, known = sequence.computed, len(sequence.keys)
         end = start + self.pool.block_tokens
         if end >= len(sequence.ids):
@@ -165,7 +173,8 @@ class Scheduler:
         return -(-(sequence.computed + count) // self.pool.block_tokens) - len(sequence.blocks)
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
-        """Take the blocks for `count` more tokens, preempting the youngest. False when it was `sequence` itself."""
+        """Take the blocks for `count` more tokens, preempting the youngest. False when it was
+        `sequence` itself."""
         while self._missing(sequence, count) > 0:
             try:
                 sequence.blocks.append(self.pool.take())
@@ -180,7 +189,8 @@ class Scheduler:
         return True
 
     def _release(self, sequence: Sequence) -> None:
-        # Last block first: of equally old blocks LRU then evicts the end of a prefix before its beginning.
+        # Last block first: of equally old blocks LRU then evicts the end of a prefix before its
+        # beginning.
         for block in reversed(sequence.blocks):
             self.pool.give_back(block)
         sequence.blocks.clear()

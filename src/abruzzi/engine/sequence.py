@@ -1,4 +1,5 @@
-"""One request inside the engine: its ids so far, its blocks of the latent cache, and what ends it."""
+"""One request inside the engine: its ids so far, its blocks of the latent cache, and what ends
+it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from abruzzi.types import Completion, FinishReason, SamplingParams, Usage
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated id with its natural log-probability. sampled: False when it was forced by a constraint.
+    """One generated id with its natural log-probability. sampled: False when it was forced by a
+    constraint.
 
     top: the most likely ids at its place with theirs, best first, as many as were asked for."""
 
@@ -23,7 +25,8 @@ class Token:
 
 
 class State(Enum):
-    """Where a sequence is: in the scheduler's queue, in its batch, or out of it (ended or aborted)."""
+    """Where a sequence is: in the scheduler's queue, in its batch, or out of it (ended or
+    aborted)."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -32,12 +35,13 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """ids: prompt, then what was generated. limit: how many tokens may be generated. ends: ids that end it.
+    """ids: prompt, then what was generated. limit: how many tokens may be generated. ends: ids that
+    end it.
 
-    computed: how many ids have their latents in the cache; cached_tokens: how many of the prompt were taken
-    over from an earlier one. blocks: the table, in order; keys: the keys of its full blocks.
-    prefill_until: the position up to which tokens attend in the prefill form (step/attention.py); asked when it first
-    runs, and kept."""
+    computed: how many ids have their latents in the cache; cached_tokens: how many of the prompt
+    were taken over from an earlier one. blocks: the table, in order; keys: the keys of its full
+    blocks. prefill_until: the position up to which tokens attend in the prefill form
+    (step/attention.py); asked when it first runs, and kept."""
 
     ids: list[int]
     prompt_length: int
@@ -58,7 +62,8 @@ class Sequence:
 
     @property
     def waiting_ids(self) -> int:
-        """Ids that must still go through the model before the next one can be sampled: 1 in decode."""
+        """Ids that must still go through the model before the next one can be sampled: 1 in
+        decode."""
         return len(self.ids) - self.computed
 
     @property
@@ -67,7 +72,8 @@ class Sequence:
         return self.waiting_ids == 1
 
     def append(self, token: Token) -> None:
-        """A new token; decides whether it is the last. Raises what the constraint raises, and then adds nothing."""
+        """A new token; decides whether it is the last. Raises what the constraint raises, and then
+        adds nothing."""
         if self.constraint is not None:
             self.constraint.accept(token.id)
         self.tokens.append(token)

@@ -1,4 +1,5 @@
-"""Stop strings over streamed answer text: nothing of a stop string is shown, whatever the pieces are.
+"""Stop strings over streamed answer text: nothing of a stop string is shown, whatever the pieces
+are.
 
 With stop "STOP", the pieces "one ST" and "O, two" come out as "one " and "STO, two".
 """
@@ -9,7 +10,8 @@ from functools import lru_cache
 
 
 class StopStrings:
-    """Feed it text; what may be the beginning of a stop string is held back. Once `found`, no more text comes.
+    """Feed it text; what may be the beginning of a stop string is held back. Once `found`, no more
+    text comes.
 
     Linear in the text for each stop string, however they repeat (Knuth, Morris, Pratt)."""
 
@@ -44,8 +46,8 @@ class StopStrings:
 
 
 def _begun(stop: str, begun: int, text: str) -> int:
-    """How many characters of `stop` end a text that ended with `begun` of them and goes on with `text`, which does not
-    complete it."""
+    """How many characters of `stop` end a text that ended with `begun` of them and goes on with
+    `text`, which does not complete it."""
     at, first = 0, stop[0]
     while at < len(text):
         if not begun:
@@ -64,7 +66,8 @@ def _begun(stop: str, begun: int, text: str) -> int:
 
 @lru_cache(maxsize=256)
 def _borders(stop: str) -> list[int]:
-    """For each beginning of a stop string, the length of the longest shorter one that it ends with."""
+    """For each beginning of a stop string, the length of the longest shorter one that it ends
+    with."""
     out, length = [0] * len(stop), 0
     for at in range(1, len(stop)):
         while length and stop[at] != stop[length]:

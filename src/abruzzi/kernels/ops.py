@@ -189,8 +189,9 @@ def log_partition(logits_V: np.ndarray, temperature: float = 1.0, isa: str | Non
 
 
 def sample(logits_V: np.ndarray, draw: Draw, uniform: float, isa: str | None = None) -> int:
-    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all), top_p and min_p,
-    then the candidates' probabilities laid side by side, the most likely first, of equals the lower id."""
+    """The id that the number `uniform` in [0, 1) draws: temperature (above 0), then top_k (0: all),
+    top_p and min_p, then the candidates' probabilities laid side by side, the most likely first, of
+    equals the lower id."""
     _want("logits", logits_V, np.float32, 1)
     return _ext.sample(level(isa), logits_V, draw, uniform)
 

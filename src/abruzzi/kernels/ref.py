@@ -51,7 +51,8 @@ def gate_up(x_TI: np.ndarray, gate_FI: np.ndarray, up_FI: np.ndarray) -> np.ndar
 
 
 class Draw(Protocol):
-    """What a draw depends on beside the logits: types.SamplingParams has it. The compiled one is csrc's Draw."""
+    """What a draw depends on beside the logits: types.SamplingParams has it. The compiled one is
+    csrc's Draw."""
 
     @property
     def temperature(self) -> float: ...
@@ -64,8 +65,8 @@ class Draw(Protocol):
 
 
 def candidates(logprobs_V: np.ndarray, draw: Draw) -> np.ndarray:
-    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches top_p,
-    then those at least min_p times as likely as the first."""
+    """Ids that may be drawn, most likely first: top_k of them, then the fewest whose mass reaches
+    top_p, then those at least min_p times as likely as the first."""
     order = np.argsort(-logprobs_V, kind="stable")
     if draw.top_k:
         order = order[: draw.top_k]
@@ -79,7 +80,8 @@ def candidates(logprobs_V: np.ndarray, draw: Draw) -> np.ndarray:
 
 
 def sample(logits_V: np.ndarray, draw: Draw, uniform: float) -> int:
-    """The id that the number `uniform` in [0, 1) draws among the candidates. draw.temperature is above 0."""
+    """The id that the number `uniform` in [0, 1) draws among the candidates. draw.temperature is
+    above 0."""
     shifted = (logits_V / np.float32(draw.temperature)).astype(np.float64)
     logprobs_V = shifted - shifted.max() - np.log(np.exp(shifted - shifted.max()).sum())
     kept = candidates(logprobs_V, draw)

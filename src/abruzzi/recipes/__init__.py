@@ -33,7 +33,7 @@ class Prepared:
 
 def names() -> dict[str, str]:
     """Every recipe with the first line of its description."""
-    return {name: (_module(name).__doc__ or "").splitlines()[0] for name in _MODULES}
+    return {name: " ".join((_module(name).__doc__ or "").split("\n\n")[0].split()) for name in _MODULES}
 
 
 def prepare(name: str, out: Path) -> Prepared:

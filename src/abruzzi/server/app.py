@@ -286,7 +286,8 @@ def _api_error(request: Request, error: Exception) -> Response:
 
 
 def _http_exception(paths: Mapping[str, str], request: Request, error: Exception) -> Response:
-    """What the router says: no such path, or not with this method. paths: of our routes, with their methods."""
+    """What the router says: no such path, or not with this method. paths: of our routes, with their
+    methods."""
     assert isinstance(error, HTTPException)
     path, hint = request.url.path, "GET /openapi.json lists what there is"
     if error.status_code == 405:

@@ -1,4 +1,5 @@
-"""Request bodies: JSON within limits of size, time and number of values; and the scope of the client that sent it."""
+"""Request bodies: JSON within limits of size, time and number of values; and the scope of the
+client that sent it."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ async def read_body(service: Service, request: Request) -> Any:
 
 
 async def read_fields(service: Service, request: Request, read: Callable[[Fields], T]) -> T:
-    """What a reader makes of the body, off the event loop where it is large. What it drops is named in a header of the
-    answer (request.state.dropped). Raises ApiError."""
+    """What a reader makes of the body, off the event loop where it is large. What it drops is named
+    in a header of the answer (request.state.dropped). Raises ApiError."""
     data = await _received(service, request)
     body = await _built(service, data)
     dropped = request.state.dropped = Dropped(service.settings.lenient_fields)

@@ -1,8 +1,9 @@
 """Content-Encoding of requests: gzip, deflate, br and zstd, decoded in pieces that end at a limit.
 
-A small body can hold a large one (a decompression bomb), so no step makes more than PIECE bytes and whoever
-reads stops when it has enough. gzip and deflate are Python's own; br and zstd need the libraries of
-`abruzzi[serve]`. What cannot be decoded is a 415 that names Content-Encoding (RFC 9110, 8.4 and 15.5.16).
+A small body can hold a large one (a decompression bomb), so no step makes more than PIECE bytes and
+whoever reads stops when it has enough. gzip and deflate are Python's own; br and zstd need the
+libraries of `abruzzi[serve]`. What cannot be decoded is a 415 that names Content-Encoding (RFC
+9110, 8.4 and 15.5.16).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Decode = Callable[[bytes], Iterator[bytes]]
 async def decoded(stream: AsyncIterator[bytes], headers: Headers, limit: int) -> AsyncIterator[bytes]:
     """The body of a request without its content codings, in pieces.
 
-    limit: bytes that it may have, before and behind decoding. Raises ApiError: 415 for a coding that is not
-    known here, 413 behind the limit, 400 for data that are not what the header says."""
+    limit: bytes that it may have, before and behind decoding. Raises ApiError: 415 for a coding
+    that is not known here, 413 behind the limit, 400 for data that are not what the header says."""
     decoders = _decoders(headers)
     if not decoders:
         async for piece in stream:
@@ -158,7 +159,8 @@ def _zstd() -> Decode | None:
         return None
 
     def decode(data: bytes) -> Iterator[bytes]:
-        # The library does not say whether the last frame was whole, so a frame that we know follows it.
+        # The library does not say whether the last frame was whole, so a frame that we know follows
+        # it.
         mark = secrets.token_bytes(8) * 32
         source = io.BytesIO(data + zstandard.compress(mark))
         frames, held = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW), b""

@@ -1,8 +1,9 @@
 """The one thread that owns the engine, and the queues between it and the event loop.
 
-`LLM` is not safe for use by two threads, and a forward pass must not block the event loop. So one thread
-calls submit, step and abort; requests reach it as commands, tokens leave it through an `Outbox`, and a reader
-that is slower than the engine gets several tokens at once (coalescing under load).
+`LLM` is not safe for use by two threads, and a forward pass must not block the event loop. So one
+thread calls submit, step and abort; requests reach it as commands, tokens leave it through an
+`Outbox`, and a reader that is slower than the engine gets several tokens at once (coalescing under
+load).
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class TokenStream:
         return self.finish is not None and not self._tokens
 
     def close(self) -> None:
-        """No more interest: the engine drops the sequence and its blocks. Idempotent, at any time."""
+        """No more interest: the engine drops the sequence and its blocks. Idempotent, at any
+        time."""
         if not self._closed:
             self._closed = True
             if self.finish is None and self._error is None:
@@ -194,8 +196,8 @@ class EngineThread:
         return self._latest_outbox
 
     async def ask(self, question: Callable[[], Answer]) -> Answer:
-        """What `question` answers in the engine's thread, between two steps. Raises what it raises, and ApiError
-        when nothing new is taken."""
+        """What `question` answers in the engine's thread, between two steps. Raises what it raises,
+        and ApiError when nothing new is taken."""
         self.require_room(0)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()

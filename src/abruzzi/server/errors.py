@@ -22,7 +22,8 @@ _ANTHROPIC = {
 class ApiError(Exception):
     """A request that failed. message: one line for a person, with a hint where there is one.
 
-    param: the field at fault. code: a name for programs. retry_after: seconds. extra_headers: of the answer."""
+    param: the field at fault. code: a name for programs. retry_after: seconds. extra_headers: of
+    the answer."""
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class ApiError(Exception):
 class ContextExceeded(ApiError):
     """A prompt that leaves no room to answer, in the words by which clients know it.
 
-    pi, LiteLLM, LangChain and others compact a conversation when they read OpenAI's or Anthropic's sentence about
-    it, and know no other. prompt_tokens, max_context: in tokens. at_least: prompt_tokens is a lower bound, by length,
-    of a prompt that was not encoded."""
+    pi, LiteLLM, LangChain and others compact a conversation when they read OpenAI's or Anthropic's
+    sentence about it, and know no other. prompt_tokens, max_context: in tokens. at_least:
+    prompt_tokens is a lower bound, by length, of a prompt that was not encoded."""
 
     def __init__(self, prompt_tokens: int, max_context: int, param: str = "messages", at_least: bool = False) -> None:
         super().__init__(

@@ -3,8 +3,8 @@
 Types are checked and never coerced: "5" is not 5, true is not 1. null counts as absent, as in
 OpenAI's API, also in a field that nobody knows. Where other people keep their books (items of a
 history, declarations of tools) unknown fields are ignored: `ignore_rest`. Every read states the
-field's JSON Schema beside its check. request_schema.py runs the same readers on a subclass that notes
-these schemas: so a field is told once, and GET /openapi.json follows.
+field's JSON Schema beside its check. request_schema.py runs the same readers on a subclass that
+notes these schemas: so a field is told once, and GET /openapi.json follows.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Fields:
     """Reads one JSON object field by field; `end` raises for fields nobody read.
 
     where: its name in messages. dropped: shared by all objects of a request. Which fields a reader
-    reads may depend on `kind` and `given` alone: these are what the schema branches on. A rule about
-    two fields (this one needs that one) asks `has`."""
+    reads may depend on `kind` and `given` alone: these are what the schema branches on. A rule
+    about two fields (this one needs that one) asks `has`."""
 
     def __init__(self, value: object, where: str = "", dropped: Dropped | None = None) -> None:
         if not isinstance(value, dict):
@@ -68,7 +68,8 @@ class Fields:
         return self._value.get(field) is not None
 
     def peek(self, field: str) -> Any:
-        """The value, without reading the field: to say something better of it, or to leave it out."""
+        """The value, without reading the field: to say something better of it, or to leave it
+        out."""
         return self._value.get(field)
 
     def was_read(self, field: str) -> bool:
@@ -206,7 +207,8 @@ class Fields:
         return tuple(value)
 
     def strings(self, field: str, most: int, longest: int) -> tuple[str, ...]:
-        """A string or a list of at most `most` strings of 1 to `longest` characters; () when absent."""
+        """A string or a list of at most `most` strings of 1 to `longest` characters; () when
+        absent."""
         one: JsonSchema = {"type": "string", "minLength": 1, "maxLength": longest}
         value = self.raw(field, {"anyOf": [one, {"type": "array", "maxItems": most, "items": one}]})
         if value is None:

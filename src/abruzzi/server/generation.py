@@ -1,7 +1,8 @@
 """One request under way: token ids in, one stream of typed events per choice out.
 
-Every dialect encodes this same stream. Tokens travel with the events that they completed, so that ids and
-log-probabilities can be sent beside the text. Leaving the stream closes it, and the engine frees its blocks.
+Every dialect encodes this same stream. Tokens travel with the events that they completed, so that
+ids and log-probabilities can be sent beside the text. Leaving the stream closes it, and the engine
+frees its blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from abruzzi.types import FinishReason, Message, ParserEvent, ToolCallStart, Usa
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What some tokens gave. Either may be empty: a token may complete no event. last: the End follows at once."""
+    """What some tokens gave. Either may be empty: a token may complete no event. last: the End
+    follows at once."""
 
     tokens: tuple[Token, ...]
     events: tuple[ParserEvent, ...]
@@ -33,10 +35,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A choice is over. message: with ids, and calls with their ids on the wire. tokens: all of them.
+    """A choice is over. message: with ids, and calls with their ids on the wire. tokens: all of
+    them.
 
-    stop: the stop string that ended it. Seconds are wall time; rates tokens per second, None = unknown.
-    error: with finish_reason "error", why this choice failed."""
+    stop: the stop string that ended it. Seconds are wall time; rates tokens per second, None =
+    unknown. error: with finish_reason "error", why this choice failed."""
 
     message: Message
     tokens: tuple[Token, ...]
@@ -51,7 +54,8 @@ class End:
 
 
 class Choice:
-    """One of a request's n answers: a stream of tokens through an Answer. Iterate `items` once; `close` at any time.
+    """One of a request's n answers: a stream of tokens through an Answer. Iterate `items` once;
+    `close` at any time.
 
     call_prefix: how ids of calls begin on the wire."""
 
@@ -68,7 +72,8 @@ class Choice:
         self._stream = self._first_stream = self._submit()
 
     async def items(self) -> AsyncGenerator[Batch | End, None]:
-        """Batches, then one End, with its `error` when this sequence failed. Raises ApiError when the engine fails."""
+        """Batches, then one End, with its `error` when this sequence failed. Raises ApiError when
+        the engine fails."""
         try:
             while not self._over:
                 tokens = await self._stream.take()
@@ -97,7 +102,8 @@ class Choice:
         self._stream.close()
 
     def cut(self) -> End | None:
-        """End it where it is (finish_reason "abort"): what was said so far. None when it has ended already."""
+        """End it where it is (finish_reason "abort"): what was said so far. None when it has ended
+        already."""
         if self._over:
             return None
         self._over = True
@@ -106,11 +112,13 @@ class Choice:
         return self._end()
 
     def thought_ids(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """The ids of the thought, its end included, and their flags. Before it has ended: all so far."""
+        """The ids of the thought, its end included, and their flags. Before it has ended: all so
+        far."""
         return self._answer.thought_ids()
 
     async def _require_kept(self) -> None:
-        """What was to be enforced is held against its schema once more, off the event loop. Raises ApiError."""
+        """What was to be enforced is held against its schema once more, off the event loop. Raises
+        ApiError."""
         if self._answer.to_judge:
             try:
                 await asyncio.to_thread(self._answer.require_kept)
@@ -122,7 +130,8 @@ class Choice:
         return self._engine.submit(run.ids, run.params, run.constraint)
 
     def _feed(self, tokens: Sequence[Token]) -> Batch:
-        """What the stream gave, as far as it belongs to the turn; goes on with the next stream where that is due."""
+        """What the stream gave, as far as it belongs to the turn; goes on with the next stream
+        where that is due."""
         answer, events = self._answer, []
         before = len(answer.tokens)
         for token in tokens:
@@ -162,8 +171,8 @@ class Choice:
 
 @dataclass(slots=True)
 class Generation:
-    """The choices of one request. on_end: told of every End, before anybody else sees it. seal: a turn for the
-    client to keep; with End None only its thought."""
+    """The choices of one request. on_end: told of every End, before anybody else sees it. seal: a
+    turn for the client to keep; with End None only its thought."""
 
     id: str
     choices: list[Choice]
@@ -179,7 +188,8 @@ class Generation:
     async def items(self) -> AsyncGenerator[tuple[int, Batch | End], None]:
         """The items of all choices as they come, with the choice's number.
 
-        A choice that fails among others is an End with its error. Raises ApiError when every one failed."""
+        A choice that fails among others is an End with its error. Raises ApiError when every one
+        failed."""
         well, failed = len(self.choices), None
         try:
             async for at, item in self._merged() if len(self.choices) > 1 else self._only():

@@ -1,8 +1,9 @@
-"""How many values a JSON text has, before anything is built of it: a scan in pieces, with a pause after each.
+"""How many values a JSON text has, before anything is built of it: a scan in pieces, with a pause
+after each.
 
-`[1, {"a": [], "b": "x, y"}]` has five: two arrays, an object, a number, a string; keys are not counted. A text of
-32 MB can have 16 million, which take seconds and gigabytes to build; this only counts commas and brackets outside
-strings. What is no JSON is counted somehow: building it tells.
+`[1, {"a": [], "b": "x, y"}]` has five: two arrays, an object, a number, a string; keys are not
+counted. A text of 32 MB can have 16 million, which take seconds and gigabytes to build; this only
+counts commas and brackets outside strings. What is no JSON is counted somehow: building it tells.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def too_many(data: bytes | bytearray, limit: int) -> Iterator[bool]:
     count, before, rest, in_string = 1, b"", b"", False
     for start in range(0, len(data), PIECE):
         piece = rest + data[start : start + PIECE]
-        # A backslash at the end belongs to the next byte; pairs first, so that \\" is no quote that is escaped.
+        # A backslash at the end belongs to the next byte; pairs first, so that \\" is no quote that
+        # is escaped.
         cut = len(piece) - (len(piece) - len(piece.rstrip(b"\\"))) % 2
         piece, rest = piece[:cut], piece[cut:]
         piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")

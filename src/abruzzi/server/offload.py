@@ -1,7 +1,8 @@
-"""Off the event loop: work that is proportional to what a client sent runs in a worker thread once it is large.
+"""Off the event loop: work that is proportional to what a client sent runs in a worker thread once
+it is large.
 
-What is small runs at once, for a thread costs more than that. The workers are few: each takes its turn with the
-interpreter's lock, and the event loop waits for all of them.
+What is small runs at once, for a thread costs more than that. The workers are few: each takes its
+turn with the interpreter's lock, and the event loop waits for all of them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ COLLECT = (50_000, 20, 50)  # 50,000 new containers: about 5 ms; all of them aft
 class Offload:
     """A pool of worker threads for one event loop's requests.
 
-    Two settings of the whole process go with it. Threads take turns more often: the event loop waits a turn for each of
-    its steps while a worker runs, and an answer takes a dozen of them. And the garbage collector looks at new objects
-    in larger numbers, at old ones seldom: while a body of 500,000 values was built, each of its six full collections
-    stopped every thread for 0.3 s, and found nothing."""
+    Two settings of the whole process go with it. Threads take turns more often: the event loop
+    waits a turn for each of its steps while a worker runs, and an answer takes a dozen of them. And
+    the garbage collector looks at new objects in larger numbers, at old ones seldom: while a body
+    of 500,000 values was built, each of its six full collections stopped every thread for 0.3 s,
+    and found nothing."""
 
     def __init__(self) -> None:
         sys.setswitchinterval(min(sys.getswitchinterval(), TURN))

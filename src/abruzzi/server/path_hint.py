@@ -63,7 +63,8 @@ def _right(asked: str, routes: list[str]) -> str:
         return asked
     if asked in ALIASES:
         return ALIASES[asked]
-    # A route's own end, whatever stands in front: /v1/v1/..., /openai/..., /api/v1/..., or nothing at all.
+    # A route's own end, whatever stands in front: /v1/v1/..., /openai/..., /api/v1/..., or nothing
+    # at all.
     ends = {route.removeprefix("/v1"): route for route in routes}
     fitting = [end for end in ends if asked.endswith(end)]
     if fitting:

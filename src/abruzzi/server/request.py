@@ -17,9 +17,9 @@ class ChatRequest:
 
     seals: what an assistant message (by its place) brought along to prove its ids. thinking,
     preserve_thinking: None = the server's, the checkpoint's default. effort: a key of
-    engine.budget.EFFORTS. may_call: whether the model may call tools; which, and in what form: structure.
-    prompt_ids: used as they are, instead of messages. prefill: the beginning of the answer, which goes on behind it
-    (text, perhaps with the thought in front of it)."""
+    engine.budget.EFFORTS. may_call: whether the model may call tools; which, and in what form:
+    structure. prompt_ids: used as they are, instead of messages. prefill: the beginning of the
+    answer, which goes on behind it (text, perhaps with the thought in front of it)."""
 
     model: str | None
     messages: tuple[Message, ...] = ()

@@ -1,4 +1,5 @@
-"""From a request to a generation: restore the history, render, check what fits, set the budgets, submit."""
+"""From a request to a generation: restore the history, render, check what fits, set the budgets,
+submit."""
 
 from __future__ import annotations
 
@@ -38,12 +39,13 @@ COUNTED_CHARS = 2_000_000  # text whose tokens are counted, though it may not fi
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """names: what the model is called, the first one in answers. isa: what the kernels run on, for /health.
+    """names: what the model is called, the first one in answers. isa: what the kernels run on, for
+    /health.
 
-    temperature: of requests that name none. reasoning_field: under which name(s) thoughts are sent. constrained:
-    False leaves calls as the model writes them where a request demands no form, to measure how often it errs.
-    lenient_fields: fields that no reader knows are dropped and named in a header. ignore_hosted_tools: so are tools
-    that only their vendor can run."""
+    temperature: of requests that name none. reasoning_field: under which name(s) thoughts are sent.
+    constrained: False leaves calls as the model writes them where a request demands no form, to
+    measure how often it errs. lenient_fields: fields that no reader knows are dropped and named in
+    a header. ignore_hosted_tools: so are tools that only their vendor can run."""
 
     names: tuple[str, ...]
     isa: str = "unknown"
@@ -67,7 +69,8 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered request. ids, and of each whether the model sampled it; header: those that begin the answer.
+    """A rendered request. ids, and of each whether the model sampled it; header: those that begin
+    the answer.
 
     history: None for exact prompt ids."""
 
@@ -113,8 +116,8 @@ class Service:
         return await self.offload.run(_size(request), self._prompt, scope, request, most)
 
     def require_tokens(self, least: int, most: int | None = None) -> None:
-        """Raises ApiError when a prompt of `least` tokens or more has too many: before it is encoded. most: None = as
-        many as leave room for an answer."""
+        """Raises ApiError when a prompt of `least` tokens or more has too many: before it is
+        encoded. most: None = as many as leave room for an answer."""
         most = self.llm.max_context - 1 if most is None else most
         if least > most:
             raise ContextExceeded(least, self.llm.max_context, at_least=True)
@@ -125,9 +128,11 @@ class Service:
         return -(-size // self.tok.longest)
 
     def _prompt(self, scope: bytes, request: ChatRequest, most: int | None = None) -> Prompt:
-        """The history put back and rendered, in a worker where it is large. most: tokens, as in `require_tokens`.
+        """The history put back and rendered, in a worker where it is large. most: tokens, as in
+        `require_tokens`.
 
-        What cannot fit is refused before it is hashed or encoded; a thought may be left out, so it does not count."""
+        What cannot fit is refused before it is hashed or encoded; a thought may be left out, so it
+        does not count."""
         if request.prompt_ids is not None:
             exact = request.prompt_ids
             return Prompt(None, exact, (False,) * len(exact), self._assistant_header(exact))
@@ -146,7 +151,8 @@ class Service:
         return Prompt(history, tuple(ids), tuple(sampled), header)
 
     def _require_fit(self, messages: Sequence[Message], most: int | None, restored: bool = False) -> None:
-        """Of messages that may still be turns of ours, what their layout may have changed does not count."""
+        """Of messages that may still be turns of ours, what their layout may have changed does not
+        count."""
         least = 0
         for message in messages:
             least += LEAST_OF_MESSAGE
@@ -167,8 +173,8 @@ class Service:
         return history
 
     def _render(self, request: ChatRequest, history: History) -> tuple[list[int], list[bool]]:
-        """Prompt ids, and of each whether the model sampled it. Raises ApiError for messages that make no
-        conversation."""
+        """Prompt ids, and of each whether the model sampled it. Raises ApiError for messages that
+        make no conversation."""
         tools = list(request.tools) if request.may_call else []
         begun = self._begun(request)
         try:
@@ -185,7 +191,8 @@ class Service:
         return rendered.ids, rendered.sampled
 
     def _begun(self, request: ChatRequest) -> tuple[int, ...] | None:
-        """The ids of a prefill, behind the assistant's header: its thought, closed, and its text."""
+        """The ids of a prefill, behind the assistant's header: its thought, closed, and its
+        text."""
         if request.prefill is None:
             return None
         thought, text = request.prefill.reasoning_content or "", request.prefill.content or ""
@@ -229,8 +236,8 @@ class Service:
     # parts
 
     async def _grammar(self, request: ChatRequest) -> TurnGrammar | None:
-        """What the turn may be; None where it may be anything. Without tools, a call that the model begins all the
-        same ends its turn (no_call), which costs nothing."""
+        """What the turn may be; None where it may be anything. Without tools, a call that the model
+        begins all the same ends its turn (no_call), which costs nothing."""
         structure = request.structure
         if not request.tools and structure.answer is None:
             return None
@@ -270,7 +277,8 @@ class Service:
         return Asked(prompt, header, request.params, limit, thought, no_call, grammar)
 
     def _assistant_header(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """What stands behind the last assistant header of exact prompt ids: an open thought, or nothing."""
+        """What stands behind the last assistant header of exact prompt ids: an open thought, or
+        nothing."""
         header = assistant_prefix(self.tok, prompt)
         parser = parser_after(self.tok, header)
         if parser.message().tool_calls or any(i in self.tok.end_ids for i in header):
@@ -284,7 +292,8 @@ class Service:
         return header
 
     def _choices(self, asked: Asked, n: int, call_prefix: str = "call_") -> list[Choice]:
-        """n choices; with a seed, each draws with its own: no sample of one seed is a sample of the next seed."""
+        """n choices; with a seed, each draws with its own: no sample of one seed is a sample of the
+        next seed."""
         seed = asked.params.seed
         seeds = [None if seed is None else seed_of(seed, k) for k in range(n)]
         each = [replace(asked, params=replace(asked.params, seed=s)) for s in seeds]
@@ -324,8 +333,8 @@ def _size(request: ChatRequest) -> int:
 
 
 def _turn(history: History, choice: Choice, end: End | None) -> SampledTurn:
-    """The turn to remember; only its thought while it goes on (end None), and when a stop string cut the answer:
-    what was cut off was sampled, but never said."""
+    """The turn to remember; only its thought while it goes on (end None), and when a stop string
+    cut the answer: what was cut off was sampled, but never said."""
     prefill = "" if history.prefill is None else history.prefill.content or ""
     text = None if end is None else prefill + (end.message.content or "")  # clients keep both as one message
     said = content_hash(text, () if end is None else end.message.tool_calls)

@@ -156,8 +156,9 @@ async def client_gone(receive: Receive) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """Compact UTF-8. A lone surrogate, which UTF-8 cannot hold, is written as JSON's escape; so are the
-    characters at which many readers of event streams (all that use `splitlines`) wrongly end a line."""
+    """Compact UTF-8. A lone surrogate, which UTF-8 cannot hold, is written as JSON's escape; so are
+    the characters at which many readers of event streams (all that use `splitlines`) wrongly end a
+    line."""
     text = _JSON.encode(value)
     return (text if text.isascii() else _SEPARATORS.sub(_escaped, text)).encode("utf-8", "backslashreplace")
 

@@ -1,7 +1,8 @@
-"""JSON as the RFC has it: no NaN or Infinity, no number that overflows, no half of a surrogate pair.
+"""JSON as the RFC has it: no NaN or Infinity, no number that overflows, no half of a surrogate
+pair.
 
-Python's reader takes all three. The first two would be echoed as what is no JSON; the third cannot be
-written as UTF-8, so it would fail later and elsewhere.
+Python's reader takes all three. The first two would be echoed as what is no JSON; the third cannot
+be written as UTF-8, so it would fail later and elsewhere.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 
 from abruzzi.server.errors import ApiError
 
-# Only an escape can bring a surrogate in: UTF-8 has none. So a text without one needs no second look.
+# Only an escape can bring a surrogate in: UTF-8 has none. So a text without one needs no second
+# look.
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def strict_json(text: str, yields: bool = False) -> Any:
-    """The value of a JSON text. yields: let other threads run while it is read, which costs some time: the parser is
-    one call that keeps the interpreter's lock, unless it calls Python.
-    Raises ValueError, RecursionError, and ApiError that names the place of a lone surrogate."""
+    """The value of a JSON text. yields: let other threads run while it is read, which costs some
+    time: the parser is one call that keeps the interpreter's lock, unless it calls Python. Raises
+    ValueError, RecursionError, and ApiError that names the place of a lone surrogate."""
     hooks: dict[str, Any] = {"parse_int": _whole, "object_pairs_hook": _object} if yields else {}
     value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, **hooks)
     if _SURROGATE_ESCAPE.search(text):
@@ -57,8 +59,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _lone_surrogate(value: Any) -> str | None:
-    """The place of the first string or key with a lone surrogate; None when there is none. Depth by a stack: the
-    value may be as deep as the reader allows."""
+    """The place of the first string or key with a lone surrogate; None when there is none. Depth by
+    a stack: the value may be as deep as the reader allows."""
     stack: list[tuple[Any, str]] = [(value, "")]
     while stack:
         item, place = stack.pop()

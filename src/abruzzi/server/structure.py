@@ -1,7 +1,8 @@
 """The grammars of requests: compiled off the event loop, one request at a time, within limits.
 
-What a turn may be and the cache of what was compiled are the engine's (engine/grammar/compiled.py); here a form
-that cannot be enforced becomes a 400 that names the field, and a compilation that takes too long a 503.
+What a turn may be and the cache of what was compiled are the engine's (engine/grammar/compiled.py);
+here a form that cannot be enforced becomes a 400 that names the field, and a compilation that takes
+too long a 503.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MAX_TOTAL_CHARS = 1_000_000  # of all schemas of one request
 
 
 def dropped_header(dropped: Sequence[str]) -> str:
-    """What is not enforced, for a header: "tool:/json/pointer, ..." percent-encoded (the answer's without a name).
+    """What is not enforced, for a header: "tool:/json/pointer, ..." percent-encoded (the answer's
+    without a name).
 
     At most MAX_HEADER characters: then how many more there are."""
     out, length = [], 0
@@ -47,7 +49,8 @@ class RequestGrammars:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
     async def of(self, structure: Structure, first_index: int, thinks: bool) -> TurnGrammar:
-        """The grammar of a turn. first_index: of the next call in the conversation. Raises ApiError."""
+        """The grammar of a turn. first_index: of the next call in the conversation. Raises
+        ApiError."""
         try:
             grammar = await self._of(structure, first_index, thinks)
             self._counts["weakened"] += bool(grammar.dropped)

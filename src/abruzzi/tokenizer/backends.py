@@ -32,13 +32,15 @@ KIMI_PATTERN = "|".join(
         r"\s+",
     ]
 )
-# Characters from which on the library is asked for a batch of one: only batches run without the interpreter's lock.
+# Characters from which on the library is asked for a batch of one: only batches run without the
+# interpreter's lock.
 LONG_TEXT = 10_000
 _REFETCH = "hint: the file is damaged or of another kind; fetch it again"
 
 
 class Backend(Protocol):
-    """Learned tokens only: no control tokens. top_id: the largest id. longest: the bytes of the longest token."""
+    """Learned tokens only: no control tokens. top_id: the largest id. longest: the bytes of the
+    longest token."""
 
     top_id: int
     longest: int

@@ -43,8 +43,9 @@ class Tokenizer:
 
     control: text -> id of every control token. visible: those that are not flagged special.
     vocab_size: the largest id + 1. format: None = the one whose control tokens are there.
-    model_size: ids below it that have no token decode to nothing, as in a model whose vocabulary is padded (`padded`).
-    end_ids: those that end a turn. Raises ValueError when an id is both learned and control."""
+    model_size: ids below it that have no token decode to nothing, as in a model whose vocabulary is
+    padded (`padded`). end_ids: those that end a turn. Raises ValueError when an id is both learned
+    and control."""
 
     def __init__(
         self,
@@ -103,7 +104,8 @@ class Tokenizer:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token; none for padding. Raises ValueError for an id outside the vocabulary."""
+        """The bytes of one token; none for padding. Raises ValueError for an id outside the
+        vocabulary."""
         known = self._bytes.get(token_id)
         if known is None:
             text = self.control_text.get(token_id)
@@ -136,11 +138,13 @@ class Tokenizer:
 
     @property
     def longest(self) -> int:
-        """The bytes of the longest learned token: text of n bytes has n / longest tokens at least."""
+        """The bytes of the longest learned token: text of n bytes has n / longest tokens at
+        least."""
         return self._backend.longest
 
     def missing(self, size: int) -> tuple[int, ...]:
-        """The ids below `size` that no token has, ascending: padding behind the vocabulary, holes within."""
+        """The ids below `size` that no token has, ascending: padding behind the vocabulary, holes
+        within."""
         if len(self._backend.ids) + len(self.control_ids) == size == self.vocab_size:
             return ()
         return tuple(sorted(set(range(size)) - self._backend.ids - self.control_ids))

@@ -1,4 +1,5 @@
-"""Tools (function calling): what a model may call. One a file, with a schema, limits and a run; see registry.py."""
+"""Tools (function calling): what a model may call. One a file, with a schema, limits and a run; see
+registry.py."""
 
 from __future__ import annotations
 

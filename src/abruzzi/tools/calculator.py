@@ -1,4 +1,5 @@
-"""The tool `calculator`: exact arithmetic by a recursive-descent parser; nothing is ever evaluated as code.
+"""The tool `calculator`: exact arithmetic by a recursive-descent parser; nothing is ever evaluated
+as code.
 
     sum     = product (("+" | "-") product)*
     product = unary (("*" | "/" | "//" | "%") unary)*
@@ -6,9 +7,9 @@
     power   = atom ["**" unary]              (to the right, and tighter than a sign before it: -2**2 = -4)
     atom    = number | name "(" sum ("," sum)* ")" | "(" sum ")"
 
-Numbers are exact fractions: 0.1 + 0.2 is 0.3. Only square roots and fractional powers are rounded, to 30
-digits. A result that does not end is shown with ten decimals. Every quantity is limited, so no
-expression, however written, takes more than milliseconds.
+Numbers are exact fractions: 0.1 + 0.2 is 0.3. Only square roots and fractional powers are rounded,
+to 30 digits. A result that does not end is shown with ten decimals. Every quantity is limited, so
+no expression, however written, takes more than milliseconds.
 """
 
 from __future__ import annotations

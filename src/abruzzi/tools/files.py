@@ -1,9 +1,11 @@
-"""The tool `files`: list, search and read text files under one root; nothing outside it can be reached.
+"""The tool `files`: list, search and read text files under one root; nothing outside it can be
+reached.
 
-Every path is walked component by component from an open directory, and no component may be a symbolic
-link: neither `..` nor a link, nor a link that is swapped in between check and use, leads out. (Links
-that stay inside are refused as well: telling the two apart safely is not worth it for reading notes.)
-Files are opened without blocking, so a named pipe cannot hang a run. All output is capped, and says so.
+Every path is walked component by component from an open directory, and no component may be a
+symbolic link: neither `..` nor a link, nor a link that is swapped in between check and use, leads
+out. (Links that stay inside are refused as well: telling the two apart safely is not worth it for
+reading notes.) Files are opened without blocking, so a named pipe cannot hang a run. All output is
+capped, and says so.
 """
 
 from __future__ import annotations

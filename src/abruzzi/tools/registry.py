@@ -1,7 +1,8 @@
-"""The registry of built-in tools: which there are, what each needs, and which a server may offer to a browser.
+"""The registry of built-in tools: which there are, what each needs, and which a server may offer to
+a browser.
 
-`abruzzi run`, `abruzzi chat` and the page of `abruzzi serve` all read BUILT_IN, so that they cannot offer different
-tools. A new tool is a file beside this one and a line in BUILT_IN.
+`abruzzi run`, `abruzzi chat` and the page of `abruzzi serve` all read BUILT_IN, so that they cannot
+offer different tools. A new tool is a file beside this one and a line in BUILT_IN.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from abruzzi.tools.tool import Tool
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a person named on the command line. table: a CSV file. files: a folder that may be read."""
+    """What a person named on the command line. table: a CSV file. files: a folder that may be
+    read."""
 
     table: Path | None = None
     files: Path | None = None
@@ -53,7 +55,8 @@ def tools_for(given: Given, built_in: Sequence[BuiltIn] = BUILT_IN) -> list[Tool
 
 
 def tools_to_serve(built_in: Sequence[BuiltIn] = BUILT_IN) -> list[Tool]:
-    """The tools of a page that anybody with the server's key may open: the safe ones, and nothing was given."""
+    """The tools of a page that anybody with the server's key may open: the safe ones, and nothing
+    was given."""
     return tools_for(Given(), [entry for entry in built_in if entry.safe_to_serve])
 
 

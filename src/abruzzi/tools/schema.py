@@ -1,11 +1,14 @@
-"""JSON Schema: do a call's arguments satisfy a tool's schema? The judge is the library `jsonschema`.
+"""JSON Schema: do a call's arguments satisfy a tool's schema? The judge is the library
+`jsonschema`.
 
-The schema may be anybody's (a tool of somebody else's server), so it is as little trusted as the arguments:
-one that is no JSON Schema raises SchemaFault, which says where; a `$ref` is never fetched; and a check that could
-take for ever (a pattern that backtracks, references that multiply) runs in a process of its own for at most
-SECONDS. Errors name the place by JSON pointer (RFC 6901) and what was expected there.
+The schema may be anybody's (a tool of somebody else's server), so it is as little trusted as the
+arguments: one that is no JSON Schema raises SchemaFault, which says where; a `$ref` is never
+fetched; and a check that could take for ever (a pattern that backtracks, references that multiply)
+runs in a process of its own for at most SECONDS. Errors name the place by JSON pointer (RFC 6901)
+and what was expected there.
 
-Not here: `format`, which JSON Schema itself leaves unchecked; patterns are Python's, not ECMAScript's.
+Not here: `format`, which JSON Schema itself leaves unchecked; patterns are Python's, not
+ECMAScript's.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from typing import Any
 
 SECONDS = 5.0
 SHOWN = 160  # characters of a schema's or an argument's text in an error
-# Up to here a check runs in this process: about so many steps of a pattern, references and levels of arguments.
+# Up to here a check runs in this process: about so many steps of a pattern, references and levels
+# of arguments.
 MAX_STEPS, MAX_REFERENCES, MAX_DEPTH, MAX_SIZE = 1e6, 8, 5, 10_000
 _TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
 _COMBINING = {"allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"}
@@ -29,11 +33,13 @@ _REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 class SchemaFault(ValueError):
-    """The schema itself cannot be applied: it is no JSON Schema, refers to nowhere, or takes too long."""
+    """The schema itself cannot be applied: it is no JSON Schema, refers to nowhere, or takes too
+    long."""
 
 
 def complaint(arguments: Mapping[str, Any], schema: Any) -> str | None:
-    """What is wrong with the arguments, as one line; None where they satisfy the schema. Raises SchemaFault."""
+    """What is wrong with the arguments, as one line; None where they satisfy the schema. Raises
+    SchemaFault."""
     if isinstance(schema, Mapping):
         schema = dict(schema)
     if not isinstance(schema, dict | bool):
@@ -46,7 +52,8 @@ def complaint(arguments: Mapping[str, Any], schema: Any) -> str | None:
 
 
 def may_take_long(schema: object, arguments: object) -> bool:
-    """Whether a check could take more than a moment. Errs towards yes, which costs a process, about 0.3 s."""
+    """Whether a check could take more than a moment. Errs towards yes, which costs a process, about
+    0.3 s."""
     texts = [value for value in _nested(arguments) if isinstance(value, str)]
     longest = max(map(len, texts), default=0)
     references, combined, unique = 0, False, False
@@ -74,7 +81,8 @@ def _steps(pattern: str, length: int) -> float:
 
 
 def _nested(value: object) -> Iterator[object]:
-    """The value and everything in it, keys included; without recursion, as it may be nested deeply."""
+    """The value and everything in it, keys included; without recursion, as it may be nested
+    deeply."""
     waiting = [value]
     while waiting:
         part = waiting.pop()
@@ -127,7 +135,8 @@ def _judge(arguments: Any, schema: Any) -> str | None:
 
 
 def _judge_apart(arguments: object, schema: object) -> str | None:
-    """`_judge` in a process that is ended after SECONDS: a regular expression cannot be interrupted in a thread."""
+    """`_judge` in a process that is ended after SECONDS: a regular expression cannot be interrupted
+    in a thread."""
     try:
         question = json.dumps([arguments, schema]).encode()
     except (TypeError, ValueError) as fault:

@@ -1,8 +1,9 @@
-"""The tool `table`: SQL queries on small tables. SQLite in memory, read-only from the moment it is filled.
+"""The tool `table`: SQL queries on small tables. SQLite in memory, read-only from the moment it is
+filled.
 
-The authorizer lets SELECT, reads of these tables and a list of harmless functions pass and refuses the
-rest: no ATTACH, PRAGMA, extension, write, recursion. Time, rows, and characters are limited, and a cut is
-always said.
+The authorizer lets SELECT, reads of these tables and a list of harmless functions pass and refuses
+the rest: no ATTACH, PRAGMA, extension, write, recursion. Time, rows, and characters are limited,
+and a cut is always said.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Table:
 
     def __init__(self, tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Value]]]]) -> None:
         """tables: name -> (column names, rows). Raises ValueError for odd names and ragged rows."""
-        # The agent may run tools in another thread than the one that built them; calls never overlap.
+        # The agent may run tools in another thread than the one that built them; calls never
+        # overlap.
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
         self.schema = {name: tuple(columns) for name, (columns, _) in tables.items()}
         for name, (columns, rows) in tables.items():
@@ -157,7 +159,8 @@ class Table:
 
 
 def decoded(data: bytes, where: str) -> str:
-    """The text of a CSV file: UTF-8, or UTF-16 and UTF-32 by their mark, else what Western Excel writes (cp1252).
+    """The text of a CSV file: UTF-8, or UTF-16 and UTF-32 by their mark, else what Western Excel
+    writes (cp1252).
 
     Raises ValueError for bytes that are no text."""
     marked = (encoding for mark, encoding in _MARKS if data.startswith(mark))
@@ -195,8 +198,9 @@ def _encoding_without_mark(data: bytes) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """Comma, semicolon, tab or bar: whichever splits the first records into equally many fields, the most of them;
-    where none does, whichever splits the header. Found by reading, not by counting characters: a quoted one is none."""
+    """Comma, semicolon, tab or bar: whichever splits the first records into equally many fields,
+    the most of them; where none does, whichever splits the header. Found by reading, not by
+    counting characters: a quoted one is none."""
     widths: dict[str, list[int]] = {}
     for candidate in ",;\t|":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=candidate)

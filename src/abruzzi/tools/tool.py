@@ -1,8 +1,9 @@
 """The tool protocol, and `call_tool`: the one border where a model's call meets a tool.
 
-Whatever a model writes as arguments, whatever a tool's schema says and whatever the tool does ends as a result
-that the model can read: broken JSON, an unknown tool, a wrong type, a schema that is none, a tool that fails. No
-exception but KeyboardInterrupt passes this border, and no traceback reaches a model.
+Whatever a model writes as arguments, whatever a tool's schema says and whatever the tool does ends
+as a result that the model can read: broken JSON, an unknown tool, a wrong type, a schema that is
+none, a tool that fails. No exception but KeyboardInterrupt passes this border, and no traceback
+reaches a model.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ def error(message: str) -> ToolError:
 
 
 def call_tool(tools: Sequence[Tool], call: ToolCall) -> ToolOk | ToolError:
-    """Run a call whose arguments satisfy the tool's schema. Always returns a result; see the header.
+    """Run a call whose arguments satisfy the tool's schema. Always returns a result; see the
+    header.
 
-    A tool whose schema cannot be applied is not run: the error says what is wrong with the schema."""
+    A tool whose schema cannot be applied is not run: the error says what is wrong with the
+    schema."""
     by_name = {tool.spec.name: tool for tool in tools}
     tool = by_name.get(call.name)
     if tool is None:
@@ -133,7 +136,8 @@ def _encodable(text: str) -> str:
 
 
 def _signature(parameters: object) -> str:
-    """The arguments on one line, as far as a schema tells them: {"text": string, "count": integer (optional)}."""
+    """The arguments on one line, as far as a schema tells them: {"text": string, "count": integer
+    (optional)}."""
     schema = parameters if isinstance(parameters, Mapping) else {}
     properties, required = schema.get("properties"), schema.get("required")
     needed = required if isinstance(required, list | tuple) else ()

@@ -1,4 +1,5 @@
-"""Fixtures of the checks: prompts, tools and schemas that several of them send, and how to obtain a tool call.
+"""Fixtures of the checks: prompts, tools and schemas that several of them send, and how to obtain a
+tool call.
 
 What only one check asks stands beside that check.
 """
@@ -77,8 +78,8 @@ def response_format(schema: Any) -> dict[str, Any]:
 
 
 def forced(p: Probe, tools: list[dict[str, Any]], prompt: str, **fields: Any) -> Reply | None:
-    """An answer that holds a call if the server and model can at all: required where that is known, else auto.
-    None where tools are refused."""
+    """An answer that holds a call if the server and model can at all: required where that is known,
+    else auto. None where tools are refused."""
     if p.session.facts.get("required", True):
         exchange = p.raw(p.body(prompt, tools=tools, tool_choice="required", **fields))
         p.session.facts["required"] = not exchange.refused

@@ -1,7 +1,7 @@
 """JSON Schema validation of answers, one or many at once, by the library `jsonschema`.
 
-An answer that max_tokens cut cannot be valid, but it can already be wrong: it must be the beginning of some JSON
-text. A schema that the server refuses with a 4xx is counted apart.
+An answer that max_tokens cut cannot be valid, but it can already be wrong: it must be the beginning
+of some JSON text. A schema that the server refuses with a 4xx is counted apart.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ BUILT_IN: list[Any] = [
 
 
 def load(path: Path) -> list[tuple[str, Any]]:
-    """(where, schema) of a .jsonl file (a schema a line), a .json file (a schema or a list of them), or of a
-    directory of such files. Raises ValueError or OSError that name the place."""
+    """(where, schema) of a .jsonl file (a schema a line), a .json file (a schema or a list of
+    them), or of a directory of such files. Raises ValueError or OSError that name the place."""
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in (".json", ".jsonl"))
     elif path.suffix in (".json", ".jsonl"):
@@ -79,7 +79,8 @@ class Unjudgeable(Exception):
 
 def complaint(instance: Any, schema: Any) -> str | None:
     """Why the instance does not satisfy the schema, by the jsonschema library; None when it does.
-    Raises Unjudgeable for a schema that is none (a dangling $ref, a pattern that Python does not know)."""
+    Raises Unjudgeable for a schema that is none (a dangling $ref, a pattern that Python does not
+    know)."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
     from jsonschema_specifications import REGISTRY  # a registry that fetches nothing
@@ -110,7 +111,8 @@ def begins_json(text: str) -> bool:
 
 
 def judge_json(p: Probe, reply: Reply, text: str, schema: Any, what: str) -> None:
-    """Count one expectation: `text` is JSON by the schema (None: any object), or was cut by max_tokens."""
+    """Count one expectation: `text` is JSON by the schema (None: any object), or was cut by
+    max_tokens."""
     try:
         instance = json.loads(text)
     except ValueError as error:

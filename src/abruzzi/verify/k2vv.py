@@ -1,13 +1,15 @@
-"""The metrics schema_accuracy and tool_call_f1 of K2-Vendor-Verifier (github.com/MoonshotAI/K2-Vendor-Verifier).
+"""The metrics schema_accuracy and tool_call_f1 of K2-Vendor-Verifier
+(github.com/MoonshotAI/K2-Vendor-Verifier).
 
-schema_accuracy: of the answers with finish_reason "tool_calls", the part in which every call names a declared
-tool and has arguments that parse and satisfy its schema by jsonschema. An answer counts once, however many
-calls it holds; a tool whose schema is absent or empty counts as wrong, as it does there.
+schema_accuracy: of the answers with finish_reason "tool_calls", the part in which every call names
+a declared tool and has arguments that parse and satisfy its schema by jsonschema. An answer counts
+once, however many calls it holds; a tool whose schema is absent or empty counts as wrong, as it
+does there.
 
-tool_call_f1: did the answer end in "tool_calls" where the truth did? 2PR / (P + R) over all requests; every
-other end, also a failed request, counts as no call. Truth is the official API's finish_reason (a results
-file: {"request", "finish_reason"} a line), or, for generated requests, whether the tool is asked for.
-A file of bare request bodies has no truth, so it gives no F1.
+tool_call_f1: did the answer end in "tool_calls" where the truth did? 2PR / (P + R) over all
+requests; every other end, also a failed request, counts as no call. Truth is the official API's
+finish_reason (a results file: {"request", "finish_reason"} a line), or, for generated requests,
+whether the tool is asked for. A file of bare request bodies has no truth, so it gives no F1.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class Counts:
 
 
 def load(path: Path) -> list[Request]:
-    """Requests of a JSON-lines file: bodies, or K2VV's results. Raises ValueError that names the line."""
+    """Requests of a JSON-lines file: bodies, or K2VV's results. Raises ValueError that names the
+    line."""
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -110,7 +113,8 @@ def _prepared(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def generated(budget: int) -> list[Request]:
-    """Pairs of requests with several tools on offer: one that needs a tool, one that plainly does not."""
+    """Pairs of requests with several tools on offer: one that needs a tool, one that plainly does
+    not."""
     tools = []
     for name, description, properties, _, _ in _SUBJECTS:
         schema = {

@@ -1,4 +1,5 @@
-"""Markers of a chat format that must not leak into an answer: think tags and control tokens of all known models."""
+"""Markers of a chat format that must not leak into an answer: think tags and control tokens of all
+known models."""
 
 from __future__ import annotations
 

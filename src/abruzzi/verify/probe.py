@@ -1,8 +1,10 @@
-"""Check, Probe and Result: what a check of `abruzzi verify` is, what it may ask, and what it leaves behind.
+"""Check, Probe and Result: what a check of `abruzzi verify` is, what it may ask, and what it leaves
+behind.
 
-A check gets a Probe: it sends requests, says what it expected (`ok`), and every expectation counts. Three
-ends are possible: pass, fail, and unsupported (the server says that it lacks the feature, or there is
-nothing to judge). Unsupported is never counted as passed. Accepting a field and ignoring it is a fail.
+A check gets a Probe: it sends requests, says what it expected (`ok`), and every expectation counts.
+Three ends are possible: pass, fail, and unsupported (the server says that it lacks the feature, or
+there is nothing to judge). Unsupported is never counted as passed. Accepting a field and ignoring
+it is a fail.
 """
 
 from __future__ import annotations
@@ -61,13 +63,15 @@ def check(
     suites: tuple[str, ...] = ("quick", "full"),
     last: bool = False,
 ) -> Callable[[Callable[[Probe], None]], Check]:
-    """A decorator: the function below becomes a Check of its name. What the arguments mean: see Check."""
+    """A decorator: the function below becomes a Check of its name. What the arguments mean: see
+    Check."""
     return lambda run: Check(run.__name__, group, title, run, judges, required, suites, last)
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of one check. passed of total expectations held; skipped: why some were not judged -> count."""
+    """What became of one check. passed of total expectations held; skipped: why some were not
+    judged -> count."""
 
     check: Check
     status: Status = "pass"
@@ -133,7 +137,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One choice of a chat answer, read without judging: fields of the wrong type come out empty."""
+    """One choice of a chat answer, read without judging: fields of the wrong type come out
+    empty."""
 
     exchange: Exchange
     message: dict[str, Any]
@@ -176,7 +181,8 @@ class Reply:
 
 @dataclass(slots=True)
 class Session:
-    """One run against one endpoint: what all checks share. budget: tokens that an answer may take."""
+    """One run against one endpoint: what all checks share. budget: tokens that an answer may
+    take."""
 
     wire: Wire
     model: str
@@ -203,7 +209,8 @@ class Probe:
     # Asking
 
     def body(self, messages: str | Sequence[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-        """A chat request: greedy and bounded unless `fields` say otherwise; a field of None is left out."""
+        """A chat request: greedy and bounded unless `fields` say otherwise; a field of None is left
+        out."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         body = {
@@ -224,7 +231,8 @@ class Probe:
         return self.read(self.raw(self.body(messages, **fields)))
 
     def feature(self, what: str, messages: str | Sequence[dict[str, Any]], **fields: Any) -> Reply:
-        """A chat request that a server may refuse. Raises Unsupported for a refusal, Broken for worse."""
+        """A chat request that a server may refuse. Raises Unsupported for a refusal, Broken for
+        worse."""
         exchange = self.raw(self.body(messages, **fields))
         if exchange.refused:
             self.sample(exchange)
@@ -302,7 +310,8 @@ class Probe:
     # Facts that several checks need; each is found out once.
 
     def repeats(self) -> bool:
-        """Whether two greedy requests alone give the same answer: without that, nothing can be compared."""
+        """Whether two greedy requests alone give the same answer: without that, nothing can be
+        compared."""
         if "repeats" not in self.session.facts:
             prompt = "List three colours and say where each is seen."
             replies = [self._read_or_none(self.raw(self.body(prompt, max_tokens=40))) for _ in range(2)]

@@ -1,4 +1,5 @@
-"""The report of `abruzzi verify` as one HTML file: no script, nothing loaded, all foreign text escaped."""
+"""The report of `abruzzi verify` as one HTML file: no script, nothing loaded, all foreign text
+escaped."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ pre { overflow-x: auto; max-height: 24rem; padding: .6rem; border: 1px solid var
 
 
 def to_html(report: Report) -> str:
-    """A self-contained page: verdict, measures, every check with what was sent and what came back."""
+    """A self-contained page: verdict, measures, every check with what was sent and what came
+    back."""
     groups: dict[str, list[Result]] = {}
     for result in report.results:
         groups.setdefault(result.check.group, []).append(result)

@@ -1,9 +1,12 @@
-"""The conformance run of `abruzzi verify`: does any endpoint serve a reasoning, tool-calling model correctly?
+"""The conformance run of `abruzzi verify`: does any endpoint serve a reasoning, tool-calling model
+correctly?
 
-A check is a decorated function in checks/, which asks through a Probe (probe.py). asks.py holds what several of them
-ask, json_judge.py and k2vv.py how answers are judged; wire.py speaks raw HTTP, report.py writes the page.
+A check is a decorated function in checks/, which asks through a Probe (probe.py). asks.py holds
+what several of them ask, json_judge.py and k2vv.py how answers are judged; wire.py speaks raw HTTP,
+report.py writes the page.
 
-Not judged here: whether answers are clever (evals/run.py does that), speed, other dialects than chat.
+Not judged here: whether answers are clever (evals/run.py does that), speed, other dialects than
+chat.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing of the server's failed, and all that is required is there. What a weak model fails behind a perfect
-        server is told apart (`of_model`)."""
+        """Nothing of the server's failed, and all that is required is there. What a weak model
+        fails behind a perfect server is told apart (`of_model`)."""
         server = [r for r in self.results if r.check.judges == "server"]
         return all(r.status != "fail" and (r.status == "pass" or not r.check.required) for r in server)
 
@@ -101,7 +104,8 @@ def verify(
 ) -> Report:
     """Run the checks of a suite, in order. only: names of checks, instead of the whole suite.
 
-    Raises EndpointError when the server is not there or refuses the key, ValueError for bad arguments."""
+    Raises EndpointError when the server is not there or refuses the key, ValueError for bad
+    arguments."""
     chosen = _choose(suite, only)
     if not (budget > 0 and concurrency > 0 and math.isfinite(min_f1) and 0 <= min_f1 <= 1):
         raise ValueError("budget and concurrency must be at least 1, min_f1 between 0 and 1")
@@ -129,7 +133,8 @@ def verify(
 
 
 def only_model(wire: Wire) -> str:
-    """The one model that the server offers. Raises EndpointError with the choice where there are more."""
+    """The one model that the server offers. Raises EndpointError with the choice where there are
+    more."""
     exchange = wire.get("/models")
     if exchange.status is None:
         raise EndpointError(f"{wire.base_url} cannot be reached ({exchange.problem}); hint: is the server running?")

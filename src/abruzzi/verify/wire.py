@@ -1,8 +1,10 @@
-"""The recording HTTP client of `abruzzi verify`: every exchange is kept as it was, well formed or not.
+"""The recording HTTP client of `abruzzi verify`: every exchange is kept as it was, well formed or
+not.
 
-The agent's client (agent/client.py) forgives and repairs; this one must not, because what a server gets
-wrong is what we look for. Streams keep every event, and lines that are no events, in order. One streamed
-answer is also put together into the body that the same request without `stream` would have had.
+The agent's client (agent/client.py) forgives and repairs; this one must not, because what a server
+gets wrong is what we look for. Streams keep every event, and lines that are no events, in order.
+One streamed answer is also put together into the body that the same request without `stream` would
+have had.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Exchange:
 
     @property
     def refused(self) -> bool:
-        """The server says that it does not do this: a client error that is not about keys, time or rate."""
+        """The server says that it does not do this: a client error that is not about keys, time or
+        rate."""
         return self.status is not None and (
             (400 <= self.status < 500 and self.status not in (401, 403, 408, 429)) or self.status == 501
         )
@@ -75,7 +78,8 @@ class Exchange:
 class Wire:
     """One endpoint, one model name; every exchange is kept in `log`.
 
-    base_url: with or without /v1. timeout: seconds for the connection and between two pieces of an answer."""
+    base_url: with or without /v1. timeout: seconds for the connection and between two pieces of an
+    answer."""
 
     def __init__(
         self,
@@ -89,8 +93,8 @@ class Wire:
         self.root = self.base_url.removesuffix("/v1")
         self.log: list[Exchange] = []
         self._headers = bearer(api_key)
-        # A connection for every request: a server may close one that it kept at any moment, also when the next request
-        # is on its way, and would be blamed for no answer.
+        # A connection for every request: a server may close one that it kept at any moment, also
+        # when the next request is on its way, and would be blamed for no answer.
         limits = httpx2.Limits(max_keepalive_connections=0)
         self._http = http or client_for(self.base_url, timeout=httpx2.Timeout(timeout, connect=10.0), limits=limits)
         self._sleep = sleep
@@ -103,7 +107,8 @@ class Wire:
         return self._send(Exchange("GET", path), None, None, None)
 
     def post(self, path: str, body: Any, *, raw: str | None = None, timeout: float | None = None) -> Exchange:
-        """POST JSON, or `raw` text as it stands. A path that starts with // is taken from the server's root.
+        """POST JSON, or `raw` text as it stands. A path that starts with // is taken from the
+        server's root.
 
         timeout: give up (and drop the connection) after so many seconds without a byte."""
         stream = isinstance(body, dict) and body.get("stream") is True
@@ -178,7 +183,8 @@ def _json(text: str) -> Any:
 
 
 def put_together(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The body of chat.completion that these chunks amount to. Reads whatever is there and judges nothing."""
+    """The body of chat.completion that these chunks amount to. Reads whatever is there and judges
+    nothing."""
     body: dict[str, Any] = {"choices": []}
     choices: dict[int, dict[str, Any]] = {}
     for event in events:

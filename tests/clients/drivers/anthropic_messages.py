@@ -1,4 +1,5 @@
-"""The anthropic client, messages. keep: the blocks go back as they came; drop: without the thinking blocks."""
+"""The anthropic client, messages. keep: the blocks go back as they came; drop: without the thinking
+blocks."""
 
 import json
 import sys

@@ -1,5 +1,6 @@
-"""LiteLLM. The variant is how the model is named: openai/tiny speaks chat, anthropic/tiny speaks messages and is
-translated back, hosted_vllm/tiny is chat for servers of open models. The message goes back as it came."""
+"""LiteLLM. The variant is how the model is named: openai/tiny speaks chat, anthropic/tiny speaks
+messages and is translated back, hosted_vllm/tiny is chat for servers of open models. The message
+goes back as it came."""
 
 import json
 import sys

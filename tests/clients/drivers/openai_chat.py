@@ -1,5 +1,5 @@
-"""The openai client, chat. keep: the message goes back as it came; drop: role, content and calls only, as in
-most tutorials."""
+"""The openai client, chat. keep: the message goes back as it came; drop: role, content and calls
+only, as in most tutorials."""
 
 import json
 import sys

@@ -1,5 +1,5 @@
-"""The openai client, responses. keep: the items go back as they came; sealed: with encrypted thinking, as for models
-whose thoughts are not shown; drop: without the reasoning items."""
+"""The openai client, responses. keep: the items go back as they came; sealed: with encrypted
+thinking, as for models whose thoughts are not shown; drop: without the reasoning items."""
 
 import json
 import sys

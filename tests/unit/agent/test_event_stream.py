@@ -1,6 +1,8 @@
-"""Event streams are read by the standard: cut anywhere, ended by CR, LF or CRLF and by nothing else.
+"""Event streams are read by the standard: cut anywhere, ended by CR, LF or CRLF and by nothing
+else.
 
-The standard's own examples (WHATWG HTML, 9.2.6) and the characters at which `str.splitlines` would split."""
+The standard's own examples (WHATWG HTML, 9.2.6) and the characters at which `str.splitlines` would
+split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What other people's servers stream: every known shape is understood, and no value ends in a TypeError.
+"""What other people's servers stream: every known shape is understood, and no value ends in a
+TypeError.
 
 The streams go through the whole client over a transport in memory."""
 

@@ -133,7 +133,8 @@ def test_each_end_has_a_name(script: list, limits: Limits, reason: str, steps: i
 
 @pytest.mark.parametrize(("reason", "stop"), [("length", "length"), ("abort", "aborted")])
 def test_a_cut_call_is_not_run_but_answered(reason: str, stop: str) -> None:
-    # A whole call in a cut message is not run either: nobody knows whether it was the last one wanted.
+    # A whole call in a cut message is not run either: nobody knows whether it was the last one
+    # wanted.
     finish, (result,) = play(ScriptedModel(say("", ("calculator", '{"expression": "1"}'), reason=reason)))
     assert finish.stop_reason == stop
     assert isinstance(result.result, ToolError) and "cut off" in result.result.message

@@ -7,8 +7,8 @@ import pytest
 from abruzzi.arch.tensors import Inventory, Piece, Tensor, gated_mlp
 from abruzzi.cost.published import DEEPSEEK_V3
 
-# Three layers; the second alone has two experts, of which a token goes through one. Layer 2 has wider queries, as
-# hybrids do: two lines with one role and part.
+# Three layers; the second alone has two experts, of which a token goes through one. Layer 2 has
+# wider queries, as hybrids do: two lines with one role and part.
 TOY = Inventory(
     [
         Tensor("embedding", "tokens", "embed", (10, 4)),

@@ -1,4 +1,5 @@
-"""quantize_checkpoint: experts become INT4, nothing else changes, and what belongs to the model travels along."""
+"""quantize_checkpoint: experts become INT4, nothing else changes, and what belongs to the model
+travels along."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The list of tensors, against numbers published for Kimi K2 and shapes from DeepSeek-V3's layout."""
+"""The list of tensors, against numbers published for Kimi K2 and shapes from DeepSeek-V3's
+layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Reading: what is right arrives; what is wrong is named, with its file, in one line with a hint."""
+"""Reading: what is right arrives; what is wrong is named, with its file, in one line with a
+hint."""
 
 from __future__ import annotations
 

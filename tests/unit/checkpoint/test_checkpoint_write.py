@@ -1,4 +1,5 @@
-"""Writing: whole or not at all, whatever fails and wherever it is killed; and what must not be written is not."""
+"""Writing: whole or not at all, whatever fails and wherever it is killed; and what must not be
+written is not."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def first_number(folder: Path) -> float:
 @pytest.mark.parametrize("int4", [False, True])
 @pytest.mark.parametrize("limit", [5_000_000_000, 20_000, 1])
 def test_shards(tmp_path: Path, limit: int, int4: bool) -> None:
-    """Whatever the limit, the same tensors; no shard exceeds it but for one matrix larger than it."""
+    """Whatever the limit, the same tensors; no shard exceeds it but for one matrix larger than
+    it."""
     save_checkpoint(tmp_path / "m", CONFIG, weights(), int4=int4, max_shard_bytes=limit)
     save_checkpoint(tmp_path / "one", CONFIG, weights(), int4=int4)
     files = sorted(f.name for f in (tmp_path / "m").glob("*.safetensors"))
@@ -186,9 +188,11 @@ STEPS = ("mkdir", "open", "write", "fsync", "rename")
 
 
 def save_dying(folder: Path, step: str, at: int, die: Any) -> None:
-    """Overwrite `folder` with weights of seed 1, calling `die` at the `at`-th system call of kind `step`.
+    """Overwrite `folder` with weights of seed 1, calling `die` at the `at`-th system call of kind
+    `step`.
 
-    "open" and "write" are those of the weights' files; returns normally if there are fewer calls."""
+    "open" and "write" are those of the weights' files; returns normally if there are fewer
+    calls."""
     left = at
 
     def dying(real: Any) -> Any:
@@ -238,7 +242,8 @@ def test_whatever_fails_the_target_is_whole(step: str, fresh: bool, tmp_path: Pa
             assert first_number(folder) == new and os.listdir(tmp_path) == ["m"]
             break
         rest = [n for n in os.listdir(tmp_path) if n != "m"]
-        # Only the very last steps, behind the renames, may find the new one in place; the old one is then aside.
+        # Only the very last steps, behind the renames, may find the new one in place; the old one
+        # is then aside.
         if folder.exists() and first_number(folder) == new:
             assert step in ("fsync", "rename")
             assert [first_number(tmp_path / n) for n in rest] == ([] if fresh else [old])

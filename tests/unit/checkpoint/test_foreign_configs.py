@@ -1,4 +1,5 @@
-"""config.json and tokenizer.json as other tools write them: null is absent, and nothing ends in a TypeError."""
+"""config.json and tokenizer.json as other tools write them: null is absent, and nothing ends in a
+TypeError."""
 
 from __future__ import annotations
 

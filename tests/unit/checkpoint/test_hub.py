@@ -1,4 +1,5 @@
-"""pull, ls and rm as whole processes against a small hub on loopback: cut off, killed, corrupted, offline."""
+"""pull, ls and rm as whole processes against a small hub on loopback: cut off, killed, corrupted,
+offline."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories of files. stall_after: send so many bytes of a weights file, then nothing more."""
+    """Repositories of files. stall_after: send so many bytes of a weights file, then nothing
+    more."""
 
     daemon_threads = True
 
@@ -106,7 +108,8 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A checkpoint that works, with a weights file of a few megabytes, and things that nobody wants."""
+    """A checkpoint that works, with a weights file of a few megabytes, and things that nobody
+    wants."""
     folder = tiny.write(tmp_path_factory.mktemp("hub") / "m", context=512)
     files = {f.name: f.read_bytes() for f in folder.iterdir()}
     return {**files, "modeling_evil.py": b"raise SystemExit", "pytorch_model.bin": b"pickle" * 100}
@@ -254,7 +257,8 @@ def test_packed_weights_are_listed_with_their_model_and_go_with_it(hub: Hub, tmp
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_pull_that_was_killed_goes_on_where_it_stopped(hub: Hub, tmp_path: Path, ranges: bool) -> None:
-    """kill -9 in the middle of the weights; a hub without ranges sends them again, and they are right all the same."""
+    """kill -9 in the middle of the weights; a hub without ranges sends them again, and they are
+    right all the same."""
     ((path, data),) = ((p, d) for p, d in hub.repos["org/tiny"].items() if p.endswith(".safetensors"))
     hub.stall_after = len(data) // 2
     process = start(hub, tmp_path, "pull", "org/tiny")

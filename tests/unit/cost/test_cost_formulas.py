@@ -1,4 +1,5 @@
-"""Parameters, FLOP and bytes against published figures, the checkpoint's own layout and torch's counter."""
+"""Parameters, FLOP and bytes against published figures, the checkpoint's own layout and torch's
+counter."""
 
 from __future__ import annotations
 
@@ -117,7 +118,8 @@ def test_forward_flop_equal_torchs_own_count(config: ModelConfig, tokens: int) -
         model(torch.zeros(1, tokens, dtype=torch.long))
     ours = flops.prefill(config, tokens)
     head = 2 * config.vocab_size * config.hidden_size
-    # torch's model runs the head on every token, and its products cover the masked half of the scores as well.
+    # torch's model runs the head on every token, and its products cover the masked half of the
+    # scores as well.
     expected = (ours.linear - head / tokens + head) * tokens + ours.attention * tokens * 2 * tokens / (tokens + 1)
     assert counter.get_total_flops() == pytest.approx(expected, rel=1e-9)
 
@@ -135,17 +137,19 @@ def test_deepseek_v3_training_flop(k2_data: Path) -> None:
 
 def test_the_two_forms_of_mla(k2_data: Path) -> None:
     k2 = family(k2_data, "kimi-k2-thinking")
-    # peers.md: prefill in absorbed form costs 3.4 times (moonlight) and 1.8 times (mini) the attention of the naive.
+    # peers.md: prefill in absorbed form costs 3.4 times (moonlight) and 1.8 times (mini) the
+    # attention of the naive.
     mini = replace(k2, kv_lora_rank=256)
     for config, ratio in ((k2, 3.4), (mini, 1.8)):
         forms = [flops.prefill(config, 512, form) for form in ("absorbed", "naive")]
         assert forms[0].attention / forms[1].attention == pytest.approx(ratio, rel=0.005)
         assert forms[0].linear == forms[1].linear
-    # The first token has nothing to decompress; at depth the naive form pays for every position again.
+    # The first token has nothing to decompress; at depth the naive form pays for every position
+    # again.
     assert flops.decode(k2, 1, "naive").total < flops.decode(k2, 1).total
     assert flops.decode(k2, 4096, "naive").total > 20 * flops.decode(k2, 4096).total
-    # K2's report, 2.3: 128 heads instead of 64 cost 83 % more at 128k. It does not say how that is counted; a prompt
-    # of 128k gives 78 % here, and the token at its end 87 %.
+    # K2's report, 2.3: 128 heads instead of 64 cost 83 % more at 128k. It does not say how that is
+    # counted; a prompt of 128k gives 78 % here, and the token at its end 87 %.
     more = replace(k2, num_attention_heads=128)
     whole, last = (flops.prefill(more, n).total / flops.prefill(k2, n).total for n in (1 << 17, (2 << 17) - 1))
     assert whole < 1.83 < last
@@ -153,7 +157,8 @@ def test_the_two_forms_of_mla(k2_data: Path) -> None:
 
 def test_k2s_bytes(k2_data: Path) -> None:
     k2 = family(k2_data, "kimi-k2-thinking")
-    # k2.md 1.1, and users: 594 GB. The engine holds the key part of the up-projection a second time.
+    # k2.md 1.1, and users: 594 GB. The engine holds the key part of the up-projection a second
+    # time.
     twice = 2 * 61 * 64 * 128 * 512 / 1e9
     assert cost_bytes.weights_bytes(k2, "native") / 1e9 - twice == pytest.approx(594, rel=0.001)
     assert cost_bytes.kv_bytes_per_token(k2) == 70_272
@@ -161,8 +166,9 @@ def test_k2s_bytes(k2_data: Path) -> None:
 
 
 def test_moonlights_bytes_beside_llama_cpps(k2_data: Path) -> None:
-    # peers.md: llama.cpp's Q4_0 takes 9.08 GB. Ours besides keeps the embedding in bfloat16 (+ 0.48 GB), the head in
-    # 4.5 bits instead of Q6_K (- 0.09), and the key part of the up-projection twice (+ 0.02).
+    # peers.md: llama.cpp's Q4_0 takes 9.08 GB. Ours besides keeps the embedding in bfloat16 (+ 0.48
+    # GB), the head in 4.5 bits instead of Q6_K (- 0.09), and the key part of the up-projection
+    # twice (+ 0.02).
     moonlight = family(k2_data, "moonlight-16b-a3b")
     beside = 9.08 + 163840 * 2048 * (2 - 18 / 32 - 210 / 256 + 18 / 32) / 1e9 + 27 * 16 * 128 * 512 * 18 / 32 / 1e9
     assert cost_bytes.weights_bytes(moonlight, "all-4-bit") / 1e9 == pytest.approx(beside, rel=0.002)

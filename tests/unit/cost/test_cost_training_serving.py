@@ -29,7 +29,8 @@ def test_the_published_shapes_are_those_of_the_releases(k2_data: Path) -> None:
 
 
 def test_deepseek_v3s_bill() -> None:
-    # eval-and-cost.md 5: 386 TFLOP/s per GPU, 39.1 % of the BF16 peak; at 36 %, 2.89 M hours and $5.78 M.
+    # eval-and-cost.md 5: 386 TFLOP/s per GPU, 39.1 % of the BF16 peak; at 36 %, 2.89 M hours and
+    # $5.78 M.
     assert v3_mfu() == pytest.approx(0.391, rel=0.005)
     assert v3_mfu() * gpu("h800").bf16_flop_s == pytest.approx(386e12, rel=0.005)
     forward = training_cost(published.DEEPSEEK_V3, 14.8e12, gpu("h800"), 2.0, mfu=0.36)
@@ -63,8 +64,9 @@ def test_what_cannot_be_trained(options: dict[str, float], says: str) -> None:
 
 
 def test_k2_on_eight_h200() -> None:
-    # eval-and-cost.md 5 (a model as well): decode tok/s at 16k of context, $20 an hour for the node. Its bytes
-    # are those of experts at 4.0 bit, without the scales that make 4.5 of it: a little faster than this, never slower.
+    # eval-and-cost.md 5 (a model as well): decode tok/s at 16k of context, $20 an hour for the
+    # node. Its bytes are those of experts at 4.0 bit, without the scales that make 4.5 of it: a
+    # little faster than this, never slower.
     node = Node(gpu("h200"))
     for batch, tok_s, usd in ((1, 138, 40), (8, 759, 7.3), (64, 2440, 2.3), (256, 6177, 0.90)):
         found = serving_cost(published.KIMI_K2, node, batch, 16384)
@@ -80,7 +82,8 @@ def test_k2_on_eight_h200() -> None:
 
 
 def test_deepseeks_day_of_serving() -> None:
-    # open-infra-index, day 6: 226.75 nodes of eight H800 cost $87,072 a day; 14.8 k tok/s out and 73.7 k in per node.
+    # open-infra-index, day 6: 226.75 nodes of eight H800 cost $87,072 a day; 14.8 k tok/s out and
+    # 73.7 k in per node.
     node = Node(gpu("h800"), usd_per_gpu_hour=2.0)
     assert 226.75 * 24 * node.usd_per_hour == 87_072
     assert usd_per_mtok(node.usd_per_hour, 14_800) == pytest.approx(0.30, rel=0.005)

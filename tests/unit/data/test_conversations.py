@@ -1,4 +1,5 @@
-"""A person's JSON lines: what is trained in them, and every kind of bad line named with its place."""
+"""A person's JSON lines: what is trained in them, and every kind of bad line named with its
+place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Packing loses nothing, cuts nothing and makes no target of a segment's first token or of padding."""
+"""Packing loses nothing, cuts nothing and makes no target of a segment's first token or of
+padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Answer without an engine: ids in, events out. tests/golden/test_two_doors.py holds what both doors make of it."""
+"""Answer without an engine: ids in, events out. tests/golden/test_two_doors.py holds what both
+doors make of it."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def asked(limit: int = 100, budget: int | None = 75, header: tuple[int, ...] = (
 
 
 def play(answer: Answer, text: str) -> list[ParserEvent]:
-    """The model proposes these ids; what the constraint forces comes first, as in the engine. Stops where it ends."""
+    """The model proposes these ids; what the constraint forces comes first, as in the engine. Stops
+    where it ends."""
     proposals, events = ids(text), []
     while proposals and not isinstance(answer.ended, Ended):
         run = answer.submission
@@ -108,7 +110,8 @@ def test_answer_now_closes_an_open_thought_only() -> None:
 
 @pytest.mark.parametrize(("limit", "resumes"), [(4, True), (3, False)])
 def test_a_thought_is_resumed_only_where_an_answer_fits_behind_its_end(limit: int, resumes: bool) -> None:
-    """<think> and a thought of one token, then the end of the thought and one token of the answer."""
+    """<think> and a thought of one token, then the end of the thought and one token of the
+    answer."""
     (letter,) = ids("x")
     answer = Answer(TOK, asked(limit=limit))
     for token_id in (TOK.control["<think>"], letter):
@@ -159,7 +162,8 @@ def test_compiled_schemas_are_kept_least_recently_used_first_out() -> None:
 
 
 def test_what_cannot_be_enforced_is_left_out_or_named() -> None:
-    """propertyNames has no grammar: a strict tool is refused by name, any other keeps the rest of its schema."""
+    """propertyNames has no grammar: a strict tool is refused by name, any other keeps the rest of
+    its schema."""
     grammars = Grammars(TOK, TOK.vocab_size)
     schema = {"type": "object", "propertyNames": {"maxLength": 3}, "required": ["abcd"]}
     tool = {"type": "function", "function": {"name": "t", "parameters": schema}}

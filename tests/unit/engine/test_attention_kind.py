@@ -1,4 +1,5 @@
-"""What the engine asks a kind of attention: a token's form follows from its sequence alone, a new kind is a row."""
+"""What the engine asks a kind of attention: a token's form follows from its sequence alone, a new
+kind is a row."""
 
 from __future__ import annotations
 
@@ -109,7 +110,8 @@ class MeanWeights:
 
 
 class MeanAttention:
-    """A kind as simple as can be: the mean of the first value components of all tokens so far, one form."""
+    """A kind as simple as can be: the mean of the first value components of all tokens so far, one
+    form."""
 
     def prefill_until(self, start: int, prompt_end: int) -> int:
         return 0
@@ -161,7 +163,8 @@ def test_a_kind_without_a_row_is_refused() -> None:
 
 
 def test_a_new_kind_is_loaded_packed_and_run_by_the_readable_twin(mean: MeanConfig, tmp_path: Path) -> None:
-    """Nobody but the registry was told of it; a prompt in parts gives what it gives in one piece."""
+    """Nobody but the registry was told of it; a prompt in parts gives what it gives in one
+    piece."""
     with open_checkpoint(written(tmp_path, mean)) as checkpoint:
         assert type(checkpoint.config) is MeanConfig
         weights = load_weights(checkpoint)
@@ -182,7 +185,8 @@ def test_a_new_kind_is_loaded_packed_and_run_by_the_readable_twin(mean: MeanConf
 
 
 def test_the_familys_score_is_what_its_router_is_run_with(mean: MeanConfig, tmp_path: Path) -> None:
-    """Exponentials of the logits, renormalized: the weights are a softmax over the chosen experts."""
+    """Exponentials of the logits, renormalized: the weights are a softmax over the chosen
+    experts."""
     with open_checkpoint(written(tmp_path, mean)) as checkpoint:
         moe = load_weights(checkpoint).layers[1].mlp
     assert isinstance(moe, Moe)

@@ -1,4 +1,5 @@
-"""Many sequences at once: the same tokens as alone, blocks counted, whatever is submitted, aborted or preempted."""
+"""Many sequences at once: the same tokens as alone, blocks counted, whatever is submitted, aborted
+or preempted."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def run_all(llm: LLM, sequences: list[Sequence]) -> None:
 def test_a_request_gives_the_same_tokens_alone_and_in_a_crowd(
     folder: Path, runner: NativeRunner, cache_tokens: int
 ) -> None:
-    """To the last bit. The small cache holds one or two of them, so the others are preempted and prefilled again."""
+    """To the last bit. The small cache holds one or two of them, so the others are preempted and
+    prefilled again."""
     asked = requests(seed=1, count=12)
     llm = engine(folder, runner, cache_tokens)
     crowd = [llm.submit(p, params) for p, params in asked]
@@ -223,7 +225,8 @@ def test_each_of_n_samples_ends_by_itself(folder: Path, runner: NativeRunner) ->
 
 
 def test_prompts_that_come_at_once_compute_a_shared_beginning_once(folder: Path, runner: NativeRunner) -> None:
-    """In chunks, with somebody who shares nothing and passes them, and one that is aborted in the middle."""
+    """In chunks, with somebody who shares nothing and passes them, and one that is aborted in the
+    middle."""
     llm = engine(folder, runner, 2048, step_tokens=32, max_running=16)
     llm.runner = counting = Counting(runner)
     greedy = SamplingParams(temperature=0, max_tokens=2)

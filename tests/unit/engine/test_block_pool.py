@@ -1,4 +1,5 @@
-"""The pool against a plain model of it, under random use: nothing lost, nothing held twice by mistake."""
+"""The pool against a plain model of it, under random use: nothing lost, nothing held twice by
+mistake."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from abruzzi.engine.block_pool import BlockPool, OutOfBlocks, block_key
 
 
 class Pool(RuleBasedStateMachine):
-    """The model: how often each block is held, what was last written into it, and who serves which key: the first
-    block that was filled with it, until somebody takes that one. A second block with the same tokens is not kept."""
+    """The model: how often each block is held, what was last written into it, and who serves which
+    key: the first block that was filled with it, until somebody takes that one. A second block with
+    the same tokens is not kept."""
 
     held = Bundle("held")
 

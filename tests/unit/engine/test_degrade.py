@@ -1,4 +1,5 @@
-"""What is left out of a schema that cannot be enforced as it is: the smallest part, by its pointer, and no other."""
+"""What is left out of a schema that cannot be enforced as it is: the smallest part, by its pointer,
+and no other."""
 
 from __future__ import annotations
 

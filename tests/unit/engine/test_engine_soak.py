@@ -1,4 +1,5 @@
-"""Thousands of requests of all sorts, malformed ones too: every one ends, blocks come back, memory stays."""
+"""Thousands of requests of all sorts, malformed ones too: every one ends, blocks come back, memory
+stays."""
 
 from __future__ import annotations
 

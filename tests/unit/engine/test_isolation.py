@@ -1,4 +1,5 @@
-"""One sequence's failure is its own: whatever it asks for, whatever its constraint raises, no neighbour notices."""
+"""One sequence's failure is its own: whatever it asks for, whatever its constraint raises, no
+neighbour notices."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Panic(BaseException):
 
 
 class Raising:
-    """A constraint that raises at its `moment`-th question (allowed) or token (accept); before, it answers `answer`."""
+    """A constraint that raises at its `moment`-th question (allowed) or token (accept); before, it
+    answers `answer`."""
 
     def __init__(self, error: BaseException, moment: int, in_accept: bool, answer: object = None) -> None:
         self._error, self._left, self._in_accept, self._answer = error, moment, in_accept, answer

@@ -1,4 +1,5 @@
-"""Masks against a brute force over every token, endings against an enumeration, texts against `jsonschema`."""
+"""Masks against a brute force over every token, endings against an enumeration, texts against
+`jsonschema`."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def walk(text: JsonText, rng: np.random.Generator, limit: int) -> list[int]:
 
 
 def test_masks_are_those_of_a_brute_force_over_all_tokens(tok: tokenizer.Tokenizer) -> None:
-    """Every token of the small vocabularies; of Kimi's 163,840 some that are allowed and a thousand others."""
+    """Every token of the small vocabularies; of Kimi's 163,840 some that are allowed and a thousand
+    others."""
     grammar = JsonGrammar(Vocabulary(tok, tok.vocab_size + 7), SCHEMA)
     rng = np.random.default_rng(1)
     pieces = {i: tok.token_bytes(i) for i in range(tok.vocab_size) if i not in tok.control_ids}
@@ -93,7 +95,8 @@ def test_masks_are_those_of_a_brute_force_over_all_tokens(tok: tokenizer.Tokeniz
                 looked = {int(i) for i in (*rng.permutation(np.flatnonzero(mask))[:300], *some)} & set(pieces)
             fits = {i for i in looked if LANGUAGE.fullmatch(said + pieces[i], partial=True)}
             allows = {i for i in looked if mask[i]}
-            # Where only one text may follow, only its usual spelling is allowed; elsewhere all that fits is.
+            # Where only one text may follow, only its usual spelling is allowed; elsewhere all that
+            # fits is.
             longest = max((pieces[i] for i in fits), key=len, default=b"")
             forced = all(longest.startswith(pieces[i]) for i in fits) and not LANGUAGE.fullmatch(said)
             assert allows == fits or (forced and allows < fits and mask.any()), (said, allows ^ fits)
@@ -117,7 +120,8 @@ LISTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("lists", LISTS)
 def test_an_ending_is_as_short_as_the_shortest_of_all_texts(lists: dict[str, Any]) -> None:
-    """A language with few texts, all written down: from every beginning, the ending is as short as it can be."""
+    """A language with few texts, all written down: from every beginning, the ending is as short as
+    it can be."""
     schema = {
         "type": "object",
         "properties": {name: {"enum": values} for name, values in lists.items()},
@@ -152,7 +156,8 @@ def schemas_of(k2_data: Path) -> list[dict[str, Any]]:
 
 
 def test_walles_schemas_are_enforced_and_the_texts_are_valid(k2_data: Path) -> None:
-    """166 schemas: random texts, cut anywhere and ended, are valid by a judge that knows nothing of grammars."""
+    """166 schemas: random texts, cut anywhere and ended, are valid by a judge that knows nothing of
+    grammars."""
     vocabulary = Vocabulary(tokenizer.load(NANO))
     rng, refused = np.random.default_rng(3), 0
     given = schemas_of(k2_data)
@@ -246,7 +251,8 @@ def test_what_is_simplified_means_the_same(schema: dict[str, Any], values: list[
     ids=lambda s: str(s)[:40],
 )  # fmt: skip
 def test_what_cannot_be_enforced_is_said_in_time(schema: dict[str, Any]) -> None:
-    """Never a hang: what cannot be compiled, satisfied or completed within limits is a ValueError."""
+    """Never a hang: what cannot be compiled, satisfied or completed within limits is a
+    ValueError."""
     vocabulary = Vocabulary(tiny.vocabulary())
     started = time.process_time()
     with pytest.raises(ValueError, match=r"\w"):
@@ -269,7 +275,8 @@ VALUES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(VALUES, st.booleans())
 def test_any_json_is_a_grammar_or_a_complaint(schema: Any, lenient: bool) -> None:
-    """Also what is no schema at all. Where there is a grammar, its shortest text satisfies the schema."""
+    """Also what is no schema at all. Where there is a grammar, its shortest text satisfies the
+    schema."""
     vocabulary = Vocabulary(TINY)
     try:
         grammar = JsonGrammar(vocabulary, schema, lenient)

@@ -1,4 +1,5 @@
-"""LLM: prefix reuse, budgets, stops, limits. Random weights: what the model says is noise, how it is cut is not."""
+"""LLM: prefix reuse, budgets, stops, limits. Random weights: what the model says is noise, how it
+is cut is not."""
 
 from __future__ import annotations
 
@@ -223,7 +224,8 @@ def test_logits_are_teacher_forced(llm: LLM) -> None:
 
 
 def test_tokens_of_the_prefix_cache_are_no_prefill(llm: LLM) -> None:
-    """prefill_tok_s is of what was computed: the second time only what follows the last whole block."""
+    """prefill_tok_s is of what was computed: the second time only what follows the last whole
+    block."""
     ask = {"messages": [{"role": "user", "content": "the quick brown fox"}], "max_tokens": 2}
     for cached in (False, True):
         end = end_of(llm.chat(**ask))
@@ -234,7 +236,8 @@ def test_tokens_of_the_prefix_cache_are_no_prefill(llm: LLM) -> None:
 
 
 def test_cached_tokens_are_those_of_the_prompt_where_a_thought_ended_the_turn(llm: LLM) -> None:
-    """The sequence that goes on finds the first one's blocks in the cache, but nobody asked for that prompt."""
+    """The sequence that goes on finds the first one's blocks in the cache, but nobody asked for
+    that prompt."""
     tok = llm.tokenizer
     said = iter(tok.encode("<think>" + "seven wizards " * 3 + "<|im_end|>yes<|im_end|>", allow_special=True))
     llm.sample = lambda *_: (next(said), -1.0)

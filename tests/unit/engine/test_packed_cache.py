@@ -1,4 +1,5 @@
-"""Packed weights on disk: the same model bit by bit, and never a worse one, whatever happened to the file."""
+"""Packed weights on disk: the same model bit by bit, and never a worse one, whatever happened to
+the file."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ def found(pattern: str, text: str) -> bool:
 
 
 def said(grammar: JsonGrammar, rng: np.random.Generator, length: int) -> Any:
-    """A value that the masks admit: random tokens, then the shortest ending; None where none is found."""
+    """A value that the masks admit: random tokens, then the shortest ending; None where none is
+    found."""
     text, ids = grammar.begin(), []
     while len(ids) < length:
         allowed = np.flatnonzero(text.mask())
@@ -264,7 +265,8 @@ OBJECTS = st.one_of(
 )
 @example({"type": "object", "patternProperties": {r"^\w+$": {"type": "integer"}}}, 2, False)
 def test_what_is_finished_under_a_schema_of_odd_strings_is_valid(schema: Any, seed: int, lenient: bool) -> None:
-    """jsonschema on the whole schema; where it was left incomplete, on what is left of it by its own words."""
+    """jsonschema on the whole schema; where it was left incomplete, on what is left of it by its
+    own words."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)

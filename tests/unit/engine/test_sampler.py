@@ -1,4 +1,5 @@
-"""Sampling: what may be drawn, how often it is, and that a draw depends on seed and position alone."""
+"""Sampling: what may be drawn, how often it is, and that a draw depends on seed and position
+alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tables of plans: what continuous batching decides, step by step, without a model.
 
-A case is read as: so many blocks, these prompts arrive, then each step's plan as {name: tokens}. After each
-step every sequence without waiting ids gets a token, as the engine would give it one."""
+A case is read as: so many blocks, these prompts arrive, then each step's plan as {name: tokens}.
+After each step every sequence without waiting ids gets a token, as the engine would give it one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ BLOCK = 4
 
 
 def prompt(name: str, length: int, beginning: str = "") -> list[int]:
-    """`length` ids that no other name has, of which the first `len(beginning)` depend on `beginning` alone."""
+    """`length` ids that no other name has, of which the first `len(beginning)` depend on
+    `beginning` alone."""
     shared = [1000 + ord(c) for c in beginning]
     return [*shared, *(100 * ord(name) + i for i in range(length - len(shared)))]
 
@@ -169,7 +170,8 @@ def test_a_preempted_sequence_waits_in_front_of_everybody_and_computes_its_own_t
     assert b.state is State.WAITING and b.computed == 0 and not b.blocks and len(b.tokens) == 1
     assert next(iter(made.scheduler.waiting)) is b and made.scheduler.preemptions == 1
     made.scheduler.remove(made.names["a"])
-    # b's last block was evicted for a's ninth token, its first one is still cached: ids 5 to 9 run again.
+    # b's last block was evicted for a's ninth token, its first one is still cached: ids 5 to 9 run
+    # again.
     assert made.step() == {"b": 5, "c": 4}
     assert b.state is State.RUNNING and b.cached_tokens == 0  # nothing was cached when it first came
 

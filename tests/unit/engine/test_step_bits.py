@@ -1,4 +1,5 @@
-"""The compiled step gives a token the same bits whatever runs beside it, in however many threads."""
+"""The compiled step gives a token the same bits whatever runs beside it, in however many
+threads."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.kernels import supported_isas
 
 BLOCK = 8
-# Wide enough that every stage of a step is shared out among threads, and attention has several parts.
+# Wide enough that every stage of a step is shared out among threads, and attention has several
+# parts.
 CONFIG = ModelConfig(
     vocab_size=260,
     hidden_size=96,
@@ -60,7 +62,8 @@ def load(folder: Path, isa: str, threads: int) -> NativeRunner:
 
 
 class Story:
-    """One sequence: ids, its blocks, how far it has come, its logits. prompt: ids in the prefill form."""
+    """One sequence: ids, its blocks, how far it has come, its logits. prompt: ids in the prefill
+    form."""
 
     def __init__(self, number: int, blocks: np.ndarray, length: int, prompt: int) -> None:
         self.ids = np.random.default_rng(number).integers(0, 260, length)
@@ -113,7 +116,8 @@ def test_the_same_bits_alone_and_in_a_batch_of_eight_in_any_number_of_threads(fo
 
 
 def test_the_comparison_would_notice_a_last_bit(folder: Path) -> None:
-    """Attending in the other form changes last bits and no more: what the test above must be able to see."""
+    """Attending in the other form changes last bits and no more: what the test above must be able
+    to see."""
     runner = load(folder, supported_isas()[-1], threads=1)
     one, other = stories(0)[2], stories(0)[2]
     other.prompt = 0

@@ -14,7 +14,8 @@ stops = st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=3).
 
 
 def shown_by_the_definition(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], str | None, str]:
-    """What is shown piece by piece: all but the longest end that begins a stop string; the slow way."""
+    """What is shown piece by piece: all but the longest end that begins a stop string; the slow
+    way."""
     shown, pending = [], ""
     for piece in pieces:
         text = pending + piece

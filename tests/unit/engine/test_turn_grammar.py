@@ -1,4 +1,5 @@
-"""A turn under its grammar: boundaries are ids, the thought is free, names and arguments are right, it ends in time."""
+"""A turn under its grammar: boundaries are ids, the thought is free, names and arguments are right,
+it ends in time."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ TRAP = "I call " + CALL.format("serach", "{") + '</thinking>{"name": 1} function
 
 
 def test_the_trap_of_a_greedy_thought() -> None:
-    """users.md, pain 12: a thought rule over text swallowed a misspelt call. Here the thought's end is an id."""
+    """users.md, pain 12: a thought rule over text swallowed a misspelt call. Here the thought's end
+    is an id."""
     for grammar in (
         TurnGrammar(TOKENS, CALLS, first_index=3),
         TurnGrammar(TOKENS, CALLS, must_call=True, first_index=3),
@@ -241,7 +243,8 @@ GRAMMARS = {
 @pytest.mark.parametrize("habit", HABITS)
 @pytest.mark.parametrize("kind", GRAMMARS)
 def test_random_weights_give_whole_turns(kind: str, habit: str) -> None:
-    """Whatever is drawn: a turn that does not end by its limit is valid, and those that must be whole always are."""
+    """Whatever is drawn: a turn that does not end by its limit is valid, and those that must be
+    whole always are."""
     grammar, rng = GRAMMARS[kind], np.random.default_rng(11)
     habits: dict[int, float] = {k: v for k, v in HABITS[habit].items() if k is not None}
     for limit in (70, 90, 200):
@@ -285,7 +288,8 @@ def test_ids_that_stop_do_not_cut_a_call() -> None:
 
 @pytest.mark.slow
 def test_long_sweep_with_all_of_walles_schemas(k2_data: Path) -> None:
-    """Every schema as arguments and as the answer, random weights, limits from too short to ample."""
+    """Every schema as arguments and as the answer, random weights, limits from too short to
+    ample."""
     vocabulary = VOCABULARY
     rng = np.random.default_rng(7)
     files = sorted((k2_data / "walle_schema_cases").glob("*.jsonl"))

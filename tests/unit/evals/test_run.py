@@ -1,4 +1,5 @@
-"""A suite: right and wrong answers scored, cut ones counted, resumable after a crash at any byte."""
+"""A suite: right and wrong answers scored, cut ones counted, resumable after a crash at any
+byte."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def test_a_loop_without_end_stops_at_the_limit() -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 40, -40, -1])
 def test_a_suite_goes_on_where_it_was_cut(tmp_path: Path, kept: int) -> None:
-    """The file cut off at any byte: whole lines stay as they are, the rest is run again, nothing twice."""
+    """The file cut off at any byte: whole lines stay as they are, the rest is run again, nothing
+    twice."""
     out = tmp_path / "samples.jsonl"
     scripts = [gold_script(t) for t in TASKS[:3]]
     whole = list(run_suite(model_of(*scripts), TASKS[:3], out=out, clock=lambda: 0.0))

@@ -1,6 +1,7 @@
 """Attention within documents: the kernels' paths against one document after the other in float64.
 
-Without a GPU torch's plain attention stands in for its kernel, so that what surrounds it is tested everywhere."""
+Without a GPU torch's plain attention stands in for its kernel, so that what surrounds it is tested
+everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Experts: all ways to multiply agree; state_dict speaks the checkpoint's names, strictly; the router's score."""
+"""Experts: all ways to multiply agree; state_dict speaks the checkpoint's names, strictly; the
+router's score."""
 
 from __future__ import annotations
 
@@ -205,7 +206,8 @@ def test_the_router_computes_in_float32_inside_autocast() -> None:
 
 
 def test_a_routers_score_is_an_argument() -> None:
-    """softmax over all experts, as Qwen3's and Mixtral's routers have it, against transformers' own."""
+    """softmax over all experts, as Qwen3's and Mixtral's routers have it, against transformers'
+    own."""
     from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 

@@ -1,4 +1,5 @@
-"""Properties of INT4 quantization that need no second implementation (those are in tests/oracles)."""
+"""Properties of INT4 quantization that need no second implementation (those are in
+tests/oracles)."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def test_codes_for_a_given_scale_are_clipped() -> None:
 
 
 def test_large_matrices_are_the_sum_of_their_rows() -> None:
-    """Several blocks of rows at once give what each row gives alone, in any memory order and float type."""
+    """Several blocks of rows at once give what each row gives alone, in any memory order and float
+    type."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((2 * int4._BLOCK // 4096 + 3, 4096)).astype(ml_dtypes.bfloat16)
     codes, scale = int4.quantize(weight)

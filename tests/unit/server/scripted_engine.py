@@ -1,4 +1,5 @@
-"""An engine that says what it is told to, and a server around it (or around a real one), in process."""
+"""An engine that says what it is told to, and a server around it (or around a real one), in
+process."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ CALCULATOR: Any = {
 
 
 def ids(text: str) -> list[int]:
-    """Ids of a message as a model writes it: <think>...</think>text[calls]...[/calls][end], and see `call`."""
+    """Ids of a message as a model writes it: <think>...</think>text[calls]...[/calls][end], and see
+    `call`."""
     for short, name in CONTROL.items():
         text = text.replace(short, name)
     return TOK.encode(text, allow_special=True)
@@ -70,7 +72,8 @@ def call(name: str, arguments: str, index: int = 0) -> str:
 
 
 class ScriptedLLM:
-    """script: (prompt ids, number of the submission) -> ids, or text for `ids`. per_step: tokens per delivery."""
+    """script: (prompt ids, number of the submission) -> ids, or text for `ids`. per_step: tokens
+    per delivery."""
 
     def __init__(
         self,
@@ -126,7 +129,8 @@ class ScriptedLLM:
         self.live.pop(sequence, None)
 
     def _token(self, sequence: Sequence) -> None:
-        """The script's next token; one that is forced comes first. A script must keep to the masks."""
+        """The script's next token; one that is forced comes first. A script must keep to the
+        masks."""
         forced = sequence.constraint.allowed() if sequence.constraint is not None else None
         token_id = next(self.live[sequence], next(iter(ids("[end]"))))
         if isinstance(forced, int):

@@ -1,4 +1,5 @@
-"""What a client's input may cost: values counted before they are built, prompts refused before they are encoded."""
+"""What a client's input may cost: values counted before they are built, prompts refused before they
+are encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Requests in the shape that agents send them: Claude Code, Codex, Qwen Code, pi, smolagents, the OpenAI Agents SDK."""
+"""Requests in the shape that agents send them: Claude Code, Codex, Qwen Code, pi, smolagents, the
+OpenAI Agents SDK."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The prompt's own log-probabilities (echo with logprobs), as evaluation harnesses ask for them, from a real engine."""
+"""The prompt's own log-probabilities (echo with logprobs), as evaluation harnesses ask for them,
+from a real engine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A connection that never says what it wants, or takes nothing of its answer, is closed; one that waits for its answer
-or reads it slowly is not; there are no other protocols."""
+"""A connection that never says what it wants, or takes nothing of its answer, is closed; one that
+waits for its answer or reads it slowly is not; there are no other protocols."""
 
 from __future__ import annotations
 

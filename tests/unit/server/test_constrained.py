@@ -1,5 +1,6 @@
-"""tool_choice, parallel calls and JSON answers through the whole server, with real engines: whatever the model
-would rather say, what comes out is valid by `jsonschema` unless it was cut by its limit."""
+"""tool_choice, parallel calls and JSON answers through the whole server, with real engines:
+whatever the model would rather say, what comes out is valid by `jsonschema` unless it was cut by
+its limit."""
 
 from __future__ import annotations
 
@@ -383,7 +384,8 @@ PERSON_TEXT = '{"name": "Li", "age": 3, "home": 1}'
 
 @pytest.mark.parametrize("thinking", ["<think>" + "x" * 12, "<think>I give up[end]"])
 def test_a_thought_that_is_cut_goes_over_into_the_form(thinking: str) -> None:
-    """Its budget closes it; or, where text is free, the model ended the turn inside it and goes on behind it."""
+    """Its budget closes it; or, where text is free, the model ended the turn inside it and goes on
+    behind it."""
     given_up = thinking.endswith("[end]")
     script = [thinking, PERSON_TEXT + "[end]"] if given_up else [thinking + PERSON_TEXT + "[end]"]
     form: dict[str, Any] = {"tools": TOOLS} if given_up else {"response_format": FORMAT, "thinking_token_budget": 12}

@@ -102,7 +102,8 @@ def test_of_several_choices_only_the_one_that_failed_has_an_error(folder: Path, 
 
 
 def test_a_padded_vocabulary_is_served(tmp_path: Path) -> None:
-    """Its padding is neither sampled nor listed; in a prompt it is refused, and of itself it is no text."""
+    """Its padding is neither sampled nor listed; in a prompt it is refused, and of itself it is no
+    text."""
     with serving(LLM.load(tiny.write(tmp_path / "m", padding=64))) as served:
         tokens = served.llm.vocab_size - 64
         body = {"prompt": [5, 6], "max_tokens": 40, "temperature": 1, "n": 8, "logprobs": 5, "return_token_ids": True}

@@ -1,5 +1,6 @@
-"""schemathesis against the server over a real socket: what /openapi.json allows and what it forbids, at every route.
-No 5xx, no hang, what the document forbids is refused, answers are as it says; afterwards nothing is left running."""
+"""schemathesis against the server over a real socket: what /openapi.json allows and what it
+forbids, at every route. No 5xx, no hang, what the document forbids is refused, answers are as it
+says; afterwards nothing is left running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Other people's bookkeeping in a history, and values that mean nothing, are taken; what could matter is refused."""
+"""Other people's bookkeeping in a history, and values that mean nothing, are taken; what could
+matter is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""News from the engine thread reach the event loop in order, none is lost, and a fast engine wakes it seldom."""
+"""News from the engine thread reach the event loop in order, none is lost, and a fast engine wakes
+it seldom."""
 
 from __future__ import annotations
 

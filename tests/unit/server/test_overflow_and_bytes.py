@@ -1,4 +1,5 @@
-"""Overflow in the words that clients know; compressed bodies; strings and numbers JSON cannot hold; wrong paths."""
+"""Overflow in the words that clients know; compressed bodies; strings and numbers JSON cannot hold;
+wrong paths."""
 
 from __future__ import annotations
 

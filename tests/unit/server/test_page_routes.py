@@ -1,4 +1,5 @@
-"""The page's routes without a browser: a turn through the agent's loop, stop, answer now, the raw prompt."""
+"""The page's routes without a browser: a turn through the agent's loop, stop, answer now, the raw
+prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Prefill: a last message of the assistant is continued, in three dialects, and what cannot be is a 400."""
+"""Prefill: a last message of the assistant is continued, in three dialects, and what cannot be is a
+400."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Awkward schemas through the whole server: who said strict gets all of it or a 400; everybody else gets an answer, the
-rest of the schema enforced, and a header that says what is not."""
+"""Awkward schemas through the whole server: who said strict gets all of it or a 400; everybody else
+gets an answer, the rest of the schema enforced, and a header that says what is not."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def test_in_process_what_is_left_out_is_a_warning(random_model: LLM) -> None:
 
 @pytest.fixture
 def deviant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """A server whose compiler is handed patterns as they are, and a model that walks into its deviation."""
+    """A server whose compiler is handed patterns as they are, and a model that walks into its
+    deviation."""
     monkeypatch.setattr(repair, "rewritten", lambda pattern: pattern)
     with serving(saying(json.dumps({"s": '"a"b"'}) + "[end]")) as served:
         yield served

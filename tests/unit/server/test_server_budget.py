@@ -1,4 +1,5 @@
-"""How long it may think: efforts, budgets, the answer's share, "answer now", and turns that end inside a thought."""
+"""How long it may think: efforts, budgets, the answer's share, "answer now", and turns that end
+inside a thought."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""/v1/chat/completions through the openai client and by hand: what comes out, streamed or not, is one message."""
+"""/v1/chat/completions through the openai client and by hand: what comes out, streamed or not, is
+one message."""
 
 from __future__ import annotations
 
@@ -178,7 +179,8 @@ def test_the_name_of_the_thought_can_be_chosen(field: str) -> None:
 
 @pytest.mark.parametrize("choice", ["none", None])
 def test_no_call_comes_when_none_may(choice: str | None) -> None:
-    """tool_choice none, or no tools: the turn ends in front of a call that the model begins all the same."""
+    """tool_choice none, or no tools: the turn ends in front of a call that the model begins all the
+    same."""
     body: dict[str, Any] = {"messages": USER, "return_token_ids": True}
     body |= {"tools": [CALCULATOR], "tool_choice": choice} if choice else {}
     with serving(saying(TWO_CALLS)) as server:

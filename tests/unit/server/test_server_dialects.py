@@ -1,4 +1,5 @@
-"""Anthropic's messages and OpenAI's responses through their own clients: the same stream of events, other shapes."""
+"""Anthropic's messages and OpenAI's responses through their own clients: the same stream of events,
+other shapes."""
 
 from __future__ import annotations
 
@@ -378,7 +379,8 @@ def test_what_is_not_supported_is_named(path: str, fields: dict[str, Any], param
 
 
 def test_a_keyword_that_no_grammar_has_is_left_out_unless_strict_was_asked_for() -> None:
-    """Agents declare such tools (propertyNames in Kimi Code); what is left out is said in a header."""
+    """Agents declare such tools (propertyNames in Kimi Code); what is left out is said in a
+    header."""
     schema = {"type": "object", "additionalProperties": {"type": "string"}, "propertyNames": {"minLength": 1}}
     spec = {"name": "f", "parameters": schema}
     with serving(saying("a[end]")) as server:

@@ -1,4 +1,5 @@
-"""Thinking survives what clients do to a history: the model sees what it sampled, or the answer says why not."""
+"""Thinking survives what clients do to a history: the model sees what it sampled, or the answer
+says why not."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def inline(message: dict[str, Any], _: int) -> dict[str, Any]:
 
 
 def reformat(message: dict[str, Any], _: int) -> dict[str, Any]:
-    """As clients do that parse and dump: arguments without spaces in another order, text trimmed."""
+    """As clients do that parse and dump: arguments without spaces in another order, text
+    trimmed."""
     message = json.loads(json.dumps(strip(message, 0)))
     message["content"] = (message["content"] or "").strip()
     for made in message.get("tool_calls", []):
@@ -66,7 +68,8 @@ def foreign_ids(message: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def converse(server: Served, mutate: Mutation, restart: Callable[[], None] = lambda: None) -> list[str]:
-    """The scripted conversation through a client that treats its history so; the states it was told."""
+    """The scripted conversation through a client that treats its history so; the states it was
+    told."""
     history: list[dict[str, Any]] = [{"role": "user", "content": "What is 12 + 30, twice?"}]
     states = []
     for number in range(len(TURNS)):

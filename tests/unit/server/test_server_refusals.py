@@ -1,4 +1,5 @@
-"""What is not supported, malformed or out of bounds is an error that names it: never ignored, never a 500, no hang."""
+"""What is not supported, malformed or out of bounds is an error that names it: never ignored, never
+a 500, no hang."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""kill -9 in the middle of a write, a log that was cut anywhere, a full disk: the store opens, older turns are
-there to the last id, half-written ones are absent, and nothing that it gives back is wrong."""
+"""kill -9 in the middle of a write, a log that was cut anywhere, a full disk: the store opens,
+older turns are there to the last id, half-written ones are absent, and nothing that it gives back
+is wrong."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def call_ids(number: int) -> list[str]:
 
 
 def known(store: ReasoningStore, number: int) -> bool:
-    """Whether the turn is there, the whole of it, under every name; AssertionError for half of one or a wrong one."""
+    """Whether the turn is there, the whole of it, under every name; AssertionError for half of one
+    or a wrong one."""
     want = turn(number)
     found = [store.by_said(SCOPE, want.prefix, want.content)]
     found += [store.by_call(SCOPE, call_id) for call_id in call_ids(number)]

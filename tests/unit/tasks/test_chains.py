@@ -63,7 +63,8 @@ def linked_answer(question: str) -> Fraction:
     known: dict[str, Fraction] = {}
     links, asked = [], []
     for said in sentences(question):
-        # "A has 6 fewer than B" is a phrasing of both "more" and "fewer": the same equation either way.
+        # "A has 6 fewer than B" is a phrasing of both "more" and "fewer": the same equation either
+        # way.
         matches = [(kind, m.groupdict()) for kind, p in PATTERNS if (m := p.fullmatch(said))]
         if not matches:
             asked.append(said)

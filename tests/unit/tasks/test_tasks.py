@@ -50,7 +50,8 @@ ALLOWED_STEPS = {
     "puzzles": {"trained": {2, 3}, "held_out": {2, 3}, "longer": {4, 5}},
     "chains": {"trained": {2, 3}, "held_out": {2, 3}, "longer": {4, 5}},
 }
-# Families with a number as the answer, worked out digit by digit; puzzles plant their mistakes in test_puzzles.py.
+# Families with a number as the answer, worked out digit by digit; puzzles plant their mistakes in
+# test_puzzles.py.
 NUMBERS = (*FIRST_FAMILIES, "dates_and_units")
 EVERY: list[tuple[str, Split]] = [(family, split) for family in FAMILIES for split in SPLITS]
 

@@ -50,7 +50,8 @@ def small_ranks() -> dict[bytes, int]:
 
 @functools.cache
 def small_tiktoken() -> Tokenizer:
-    """A tiktoken-backed tokenizer whose ranks spell every control token, but whose text must not become one."""
+    """A tiktoken-backed tokenizer whose ranks spell every control token, but whose text must not
+    become one."""
     ranks = small_ranks()
     control = {t: len(ranks) + n for n, t in enumerate((*CONTROL_TOKENS, RESERVED))}
     visible = frozenset(t for t in control if "tool_call" in t or "think" in t)
@@ -81,7 +82,8 @@ texts = st.lists(
     st.one_of(st.sampled_from(CONTROL_TEXTS), st.text(max_size=6), st.sampled_from(LINES)), max_size=5
 ).map("".join)
 names = st.text(alphabet="abcXYZ019_.-", min_size=1, max_size=12).filter(
-    # "functions." and ":n" are what a label adds; a name that begins with the former cannot be told from it.
+    # "functions." and ":n" are what a label adds; a name that begins with the former cannot be told
+    # from it.
     lambda name: not name.startswith("functions.")
 )
 solid = texts.map(str.strip)  # arguments lose white space around them

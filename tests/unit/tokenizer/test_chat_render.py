@@ -1,4 +1,5 @@
-"""render: K2's layout and mask, spliced ids, append-only histories, and results that find their calls."""
+"""render: K2's layout and mask, spliced ids, append-only histories, and results that find their
+calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The chat format is data: the same turns under other names, and what each field of a format changes."""
+"""The chat format is data: the same turns under other names, and what each field of a format
+changes."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def renamed(tok: Tokenizer) -> Tokenizer:
 @given(history=conversations(), keep=st.booleans(), thinking=st.booleans(), stray=st.lists(st.integers(0, 380)))
 @settings(max_examples=60, deadline=None)
 def test_the_same_ids_under_other_names(history: list[Message], keep: bool, thinking: bool, stray: list[int]) -> None:
-    """No reader of the format knows a token by its text: renaming them all changes no id and no event."""
+    """No reader of the format knows a token by its text: renaming them all changes no id and no
+    event."""
     tok, twin = small(), renamed(small())
     ids = render(tok, history, TOOLS, preserve_thinking=keep, thinking=thinking)
     assert render(twin, history, TOOLS, preserve_thinking=keep, thinking=thinking) == ids

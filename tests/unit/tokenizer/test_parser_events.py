@@ -1,4 +1,5 @@
-"""ChatParser: what real models do wrong, and that streaming, splitting and tokenization change nothing."""
+"""ChatParser: what real models do wrong, and that streaming, splitting and tokenization change
+nothing."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def in_bytes(tok: Tokenizer, ids: Any) -> list[int]:
 
 
 def check_every_split(tok: Tokenizer, ids: list[int]) -> None:
-    """Copy-and-continue at every point gives the non-streaming result; so does the smallest tokenization."""
+    """Copy-and-continue at every point gives the non-streaming result; so does the smallest
+    tokenization."""
     whole = parse(tok, ids)
     parser = ChatParser(tok)
     events: list[ParserEvent] = []

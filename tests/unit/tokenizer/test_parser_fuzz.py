@@ -1,4 +1,5 @@
-"""Random id streams, mostly control tokens: no control token in any field, and the same as a slow twin."""
+"""Random id streams, mostly control tokens: no control token in any field, and the same as a slow
+twin."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ C, A, X = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_en
 
 
 def streams(tok: Tokenizer, count: int, seed: int) -> Iterator[list[int]]:
-    """`count` streams of 4 to 12 ids: half control tokens of the chat, some others, halves of characters."""
+    """`count` streams of 4 to 12 ids: half control tokens of the chat, some others, halves of
+    characters."""
     rng = random.Random(seed)
     likely = [tok.control[t] for t in (S, E, C, A, X, "<think>", "</think>")] * 6 + sorted(tok.control_ids)
     learned = [i for i in range(tok.vocab_size) if i not in tok.control_ids]
@@ -31,7 +33,8 @@ def streams(tok: Tokenizer, count: int, seed: int) -> Iterator[list[int]]:
 
 
 def twin(tok: Tokenizer, ids: list[int]) -> tuple[str, str, list[tuple[str, str, bool]], int]:
-    """Content, reasoning, calls (header, arguments, complete) and stray ids, from blocks of the whole stream."""
+    """Content, reasoning, calls (header, arguments, complete) and stray ids, from blocks of the
+    whole stream."""
     name_of = tok.control_text
     text, think, section, header, arguments = "text", "think", "section", "header", "arguments"
     moves = {

@@ -1,4 +1,5 @@
-"""Text and ids: nothing that is text becomes a control token, every text comes back, bad files are refused."""
+"""Text and ids: nothing that is text becomes a control token, every text comes back, bad files are
+refused."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def test_control_strings_are_read_on_demand_longest_first(text: str) -> None:
 
 
 def test_a_vocabulary_that_spells_control_tokens_does_not_reach_them() -> None:
-    """Added tokens that are in the vocabulary as well, with merges that end in them and `ignore_merges`."""
+    """Added tokens that are in the vocabulary as well, with merges that end in them and
+    `ignore_merges`."""
     data = json.loads(tokenizer_json())
     model = data["model"]
     for added in data["added_tokens"]:

@@ -1,4 +1,5 @@
-"""Vocabularies of our own: every text comes back, digits stand alone, spelled words look alike everywhere."""
+"""Vocabularies of our own: every text comes back, digits stand alone, spelled words look alike
+everywhere."""
 
 from __future__ import annotations
 

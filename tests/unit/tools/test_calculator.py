@@ -1,4 +1,5 @@
-"""The calculator against Python's own Fractions on drawn expressions, and against every way to be nasty."""
+"""The calculator against Python's own Fractions on drawn expressions, and against every way to be
+nasty."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def numbers() -> st.SearchStrategy[tuple[str, Fraction]]:
 
 
 def combine(inner: st.SearchStrategy) -> st.SearchStrategy:
-    """(text, value) of an operation with every operand in parentheses, so that precedence plays no part."""
+    """(text, value) of an operation with every operand in parentheses, so that precedence plays no
+    part."""
 
     def binary(parts: tuple[str, tuple, tuple]) -> tuple[str, Fraction | None]:
         sign, (left, a), (right, b) = parts

@@ -1,7 +1,9 @@
-"""call_tool against schemas that somebody else wrote: broken ones are a result, valid ones hold in full.
+"""call_tool against schemas that somebody else wrote: broken ones are a result, valid ones hold in
+full.
 
-The judge of valid ones is `jsonschema` itself; the broken ones are what servers of tools send: types of other
-languages, keywords of older drafts, references to nowhere, patterns that take for ever.
+The judge of valid ones is `jsonschema` itself; the broken ones are what servers of tools send:
+types of other languages, keywords of older drafts, references to nowhere, patterns that take for
+ever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The registry: one list of built-in tools for the command line and the page, and only safe ones for the page."""
+"""The registry: one list of built-in tools for the command line and the page, and only safe ones
+for the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The sequence loss against a plain computation of DeepSeek-V3's equations, and what it does to a skewed router."""
+"""The sequence loss against a plain computation of DeepSeek-V3's equations, and what it does to a
+skewed router."""
 
 from __future__ import annotations
 

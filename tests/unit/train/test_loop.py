@@ -1,4 +1,5 @@
-"""The step loop: resumes exactly, trains on sampled tokens only, balances, and exports what it trained."""
+"""The step loop: resumes exactly, trains on sampled tokens only, balances, and exports what it
+trained."""
 
 from __future__ import annotations
 
@@ -123,7 +124,8 @@ def test_activation_checkpointing_computes_every_layer_twice(tmp_path: Path) -> 
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
-    """gloo on this machine, clip and balance loss on, two microbatches each; float32 sums differ in order only."""
+    """gloo on this machine, clip and balance loss on, two microbatches each; float32 sums differ in
+    order only."""
     alone = everything(tmp_path / "one", FULL)
     code = (
         "import torch.distributed as d, json, sys\n"
@@ -167,7 +169,8 @@ def test_a_signal_and_the_time_limit_stop_cleanly(tmp_path: Path) -> None:
 
 
 def test_context_counts_its_weight_at_first(tmp_path: Path) -> None:
-    """The loss of each step against a plain computation from the logits of the model before that step."""
+    """The loss of each step against a plain computation from the logits of the model before that
+    step."""
     weight = 0.25
     trainer = Trainer(replace(RUN, context_weight=weight, context_steps=5, log_every=1), shard, tmp_path)
     seen: list[dict[str, Any]] = []
@@ -306,7 +309,8 @@ def test_a_full_disk_leaves_the_state_before_it(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
-    """A finite loss with a gradient that is not: the step is taken, but the state before it stays."""
+    """A finite loss with a gradient that is not: the step is taken, but the state before it
+    stays."""
     trainer = Trainer(replace(RUN, save_every=1, log_every=1), shard, tmp_path)
 
     def poison(metrics: dict[str, Any]) -> None:
@@ -352,7 +356,8 @@ def test_utilisation_is_the_models_flop_over_the_given_peak(tmp_path: Path) -> N
     run = replace(RUN, steps=1, rows_per_step=1, log_every=1)
     trainer = Trainer(run, lambda _: shard(0)[:1], tmp_path, peak_flops=1e9)
     trainer.train(on_step=seen.append)
-    # Forward and backward of causal attention in documents of 12 and 10 tokens, keys of 12 and values of 8.
+    # Forward and backward of causal attention in documents of 12 and 10 tokens, keys of 12 and
+    # values of 8.
     heads = MODEL.num_hidden_layers * MODEL.num_attention_heads
     attention = 3 * 2 * heads * (12 + 8) * (12 * 12 + 10 * 10) / 2
     assert trainer.flop == pytest.approx(6 * 22 * linear_weights(trainer.model) + attention, rel=1e-6)

@@ -1,4 +1,5 @@
-"""MuonClip against torch.optim where the rules coincide, K2's vector, and the logits it is meant to clip."""
+"""MuonClip against torch.optim where the rules coincide, K2's vector, and the logits it is meant to
+clip."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def test_muon_equals_torch_optim_muon(shape: tuple[int, int]) -> None:
     run(mine, ours)
     run(peer, theirs)
     for a, b in zip(ours, theirs):
-        # Both iterate in bfloat16, from momenta that differ by a constant factor: equal up to its rounding.
+        # Both iterate in bfloat16, from momenta that differ by a constant factor: equal up to its
+        # rounding.
         assert (a - b).norm() / (b - loud(*shape, seed=0)).norm() < 2e-2
         assert not torch.allclose(a, loud(*shape, seed=0), atol=1e-3)
 

@@ -1,4 +1,5 @@
-"""Fake quantization is the export's rounding, bit for bit, and what was trained with it is what is exported."""
+"""Fake quantization is the export's rounding, bit for bit, and what was trained with it is what is
+exported."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def test_the_forward_pass_is_that_of_the_exported_checkpoint(tmp_path: Path) -> 
     (row,) = shard(3)[:1]
     ids = torch.from_numpy(row.ids_T)[None]
     exported = k2.load(tmp_path / "ck")
-    # What is not INT4 is stored in bfloat16; take it from the export so that only the experts are compared.
+    # What is not INT4 is stored in bfloat16; take it from the export so that only the experts are
+    # compared.
     state = trainer.model.state_dict()
     plain = {n: t for n, t in exported.state_dict().items() if ".experts." not in n}
     trainer.model.load_state_dict({**state, **plain})
@@ -98,7 +100,8 @@ def test_the_forward_pass_is_that_of_the_exported_checkpoint(tmp_path: Path) -> 
 
 
 def test_logits_are_the_engines_on_the_exported_checkpoint(tmp_path: Path) -> None:
-    """What was trained with rounded experts is what `abruzzi run` computes: within 1e-4 of the largest logit."""
+    """What was trained with rounded experts is what `abruzzi run` computes: within 1e-4 of the
+    largest logit."""
     vocab = tiny.vocabulary()
     model = replace(MODEL, vocab_size=vocab.vocab_size, eos_token_id=vocab.id_of("<|im_end|>"))
     trainer = Trainer(replace(RUN, model=model, qat_steps=RUN.steps), shard, tmp_path / "run")

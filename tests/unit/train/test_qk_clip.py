@@ -1,4 +1,5 @@
-"""QK-Clip in a run: the logits it sees, the factors it applies, and the explosion that it prevents."""
+"""QK-Clip in a run: the logits it sees, the factors it applies, and the explosion that it
+prevents."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
         return torch.stack(list(trace.max_logit_N.values()))
 
     assert torch.allclose(seen(), want, rtol=1e-5)
-    # Where nothing can be above the limit, a bound stands in; where something is, the number is exact.
+    # Where nothing can be above the limit, a bound stands in; where something is, the number is
+    # exact.
     above = float(want.flatten().sort().values[1]) * 1.01
     got = seen(above=above)
     assert (want > above).any() and (want <= above).any()
@@ -80,7 +82,8 @@ def test_the_largest_logits_of_packed_rows_are_those_of_their_documents(
 
 
 def test_the_bound_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With tau far away not one logit is computed for the clip alone, where attention itself does not show them."""
+    """With tau far away not one logit is computed for the clip alone, where attention itself does
+    not show them."""
     from abruzzi.model.fast import documents
 
     model, (ids, segments) = K2Model(MODEL), batch()
@@ -93,7 +96,8 @@ def test_the_bound_saves_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_factors_per_head_are_the_papers(tmp_path: Path) -> None:
-    """One step at learning rate 0: only the clip changes weights (k2.md 3.2, K2's report, Algorithm 1)."""
+    """One step at learning rate 0: only the clip changes weights (k2.md 3.2, K2's report, Algorithm
+    1)."""
     tau = 0.5
     same = shard(0)
     model = loud(K2Model(MODEL, seed=2))
@@ -136,7 +140,8 @@ def test_an_explosion_is_clipped_and_the_control_diverges(tmp_path: Path, tau: f
     if tau is None:
         assert largest[-1] > 100 and largest[-1] > 3 * largest[24] > 9 * largest[14]
     else:
-        # Other rows than those that were clipped for may reach further, and so does what a step adds.
+        # Other rows than those that were clipped for may reach further, and so does what a step
+        # adds.
         assert max(largest) < 4 * tau and sum(largest[-10:]) / 10 < 3 * tau
         assert sum(m["clipped_heads"] for m in seen) > 20
 

@@ -1,4 +1,5 @@
-"""Whom a run learns from: from what the assistant says, and from nobody else, all the way from text to gradient."""
+"""Whom a run learns from: from what the assistant says, and from nobody else, all the way from text
+to gradient."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ MESSAGES = [
 
 
 def speakers() -> tuple[list[int], list[bool], list[str]]:
-    """ids, mask, and who speaks each id; the last from the lengths of growing renderings, not from the mask.
+    """ids, mask, and who speaks each id; the last from the lengths of growing renderings, not from
+    the mask.
 
     What the assistant's header says is put there by us, so it counts as nobody's speech."""
     who: list[str] = []
@@ -56,7 +58,8 @@ def packed(mask: list[bool]) -> Row:
 
 
 def gradient_by_speaker(row: Row, folder: Path) -> dict[str, float]:
-    """Largest gradient at the places that predict each speaker's tokens, taken where the head reads them."""
+    """Largest gradient at the places that predict each speaker's tokens, taken where the head reads
+    them."""
     model = replace(MODEL, vocab_size=VOCAB.vocab_size, max_position_embeddings=512)
     trainer = Trainer(replace(RUN, model=model), lambda _: [row], folder)
     _, _, who = speakers()

@@ -1,8 +1,9 @@
-"""`abruzzi verify` against a correct toy server, and against the same server with one fault planted.
+"""`abruzzi verify` against a correct toy server, and against the same server with one fault
+planted.
 
-The correct one passes every check. For each check there is at least one fault that turns exactly that
-check red, over the whole suite: a check that cannot fail, or fails for its neighbour's reasons, is worth
-nothing. The default run plants one fault per check; the others are slow.
+The correct one passes every check. For each check there is at least one fault that turns exactly
+that check red, over the whole suite: a check that cannot fail, or fails for its neighbour's
+reasons, is worth nothing. The default run plants one fault per check; the others are slow.
 """
 
 from __future__ import annotations
@@ -212,7 +213,8 @@ def test_logprobs_of_the_chosen_token_alone_are_judged_as_well(plant: Planted) -
 def test_a_thought_that_the_server_closed_is_no_fault_and_hides_none(
     plant: Planted, faults: tuple[str, ...], told: bool
 ) -> None:
-    """One forced end of a thought is right; a second one, forced text, or one whose logprob cannot be, is not."""
+    """One forced end of a thought is right; a second one, forced text, or one whose logprob cannot
+    be, is not."""
     report = judge(plant("closes_thoughts", *faults, *(["tells_sampled"] if told else [])), only=["logprobs"])
     assert red(report) == ({"logprobs"} if faults else set())
 

@@ -1,4 +1,5 @@
-"""The parts of `abruzzi verify` that need no server: K2VV's measures, schemas, JSON prefixes, streams, the page."""
+"""The parts of `abruzzi verify` that need no server: K2VV's measures, schemas, JSON prefixes,
+streams, the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The table of checks is the decorated functions themselves: each named once, in order, none forgotten."""
+"""The table of checks is the decorated functions themselves: each named once, in order, none
+forgotten."""
 
 from __future__ import annotations
 

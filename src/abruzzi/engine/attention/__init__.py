@@ -18,7 +18,8 @@ KINDS: dict[str, Callable[[Any], AttentionKind]] = {"mla": Mla}
 
 
 def attention_of(config: ModelConfig) -> AttentionKind:
-    """The kind of attention that a model's layers have. Raises ValueError for one that the engine lacks."""
+    """The kind of attention that a model's layers have. Raises ValueError for one that the engine
+    lacks."""
     if config.ATTENTION not in KINDS:
         raise ValueError(
             f"{config.model_type} has attention {config.ATTENTION!r}, which the engine lacks; "

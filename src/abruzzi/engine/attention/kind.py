@@ -19,8 +19,8 @@ from abruzzi.engine.weights.random_tensors import RandomTensors
 from abruzzi.engine.weights.reader import TensorReader
 from abruzzi.kernels import ops
 
-# By the names under which the compiled step reads them (csrc/bind/model.cpp) and kept weights lie on
-# the disk. None: there is no such part.
+# By the names under which the compiled step reads them (csrc/bind/model.cpp) and kept weights lie
+# on the disk. None: there is no such part.
 PackedAttention = Mapping[str, ops.Packed | list[ops.Packed] | np.ndarray | None]
 
 
@@ -36,7 +36,8 @@ class PlainAttention(Protocol):
     """The first half of a layer in NumPy."""
 
     def run(self, index: int, w: Any, x_TD: np.ndarray, step: Step) -> np.ndarray:
-        """What attention adds to the normed x: float32 [T, D]. index: the layer's, in the cache. w: as loaded."""
+        """What attention adds to the normed x: float32 [T, D]. index: the layer's, in the cache. w:
+        as loaded."""
         ...
 
 

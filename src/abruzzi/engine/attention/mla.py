@@ -123,7 +123,8 @@ class Mla:
 
 
 class MlaAttention:
-    """The readable half layer. T tokens of a chunk or of all; S of a sequence up to its chunk's end."""
+    """The readable half layer. T tokens of a chunk or of all; S of a sequence up to its chunk's
+    end."""
 
     def __init__(self, config: DeepseekConfig, rule: PrefillRule) -> None:
         self._rule = rule
@@ -176,7 +177,8 @@ class MlaAttention:
     def _store(
         self, cache: KvCache, index: int, chunk: Chunk, latent_TR: np.ndarray, k_pe_TP: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A chunk's tokens into the cache; c_kv [S, R] and k_pe [S, P] of its sequence up to there, as copies."""
+        """A chunk's tokens into the cache; c_kv [S, R] and k_pe [S, P] of its sequence up to there,
+        as copies."""
         rank, rope = self._config.cached
         padded, _ = self._config.cache_row
         latent, key = slice(0, rank), slice(padded, padded + rope)

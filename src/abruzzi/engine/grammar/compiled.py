@@ -1,4 +1,5 @@
-"""LRU cache of compiled schemas, and the grammars of turns made of them: an agent sends the same tools every time."""
+"""LRU cache of compiled schemas, and the grammars of turns made of them: an agent sends the same
+tools every time."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ CAPACITY = 256  # compiled schemas
 
 
 class Grammars:
-    """LRU cache of compiled schemas for one vocabulary. Thread safe: at worst something is compiled twice."""
+    """LRU cache of compiled schemas for one vocabulary. Thread safe: at worst something is compiled
+    twice."""
 
     def __init__(
         self, tok: Tokenizer, vocab_size: int, capacity: int = CAPACITY, missed: Callable[[], None] = lambda: None
     ) -> None:
-        """vocab_size: how many logits the model gives. missed: told when a finished turn misses its schema."""
+        """vocab_size: how many logits the model gives. missed: told when a finished turn misses its
+        schema."""
         self._missed = missed
         self._tok, self._size, self._capacity = tok, vocab_size, capacity
         self._tokens: TurnTokens | None = None
@@ -39,9 +42,11 @@ class Grammars:
             return sum(schema.key in self._kept for schema in structure.schemas)
 
     def turn(self, structure: Structure, first_index: int, thinks: bool) -> TurnGrammar:
-        """The grammar of a turn. first_index: of the next call in the conversation. thinks: whether it may think.
+        """The grammar of a turn. first_index: of the next call in the conversation. thinks: whether
+        it may think.
 
-        Compiles what is new: milliseconds, up to seconds for large schemas. Raises Unenforceable."""
+        Compiles what is new: milliseconds, up to seconds for large schemas. Raises
+        Unenforceable."""
         if thinks and structure.demanded is not None and self._tok.marker_ids.spells_thinking:
             raise Unenforceable(
                 f"{structure.demanded} needs to know where the thought ends, and this model spells that as text; "

@@ -1,11 +1,14 @@
-"""From a schema to the largest part of it that compiles: what fails is left out by its smallest subschema.
+"""From a schema to the largest part of it that compiles: what fails is left out by its smallest
+subschema.
 
-`repair.py` leaves out what is known not to work. What the compiler refuses all the same is searched for: inside a
-subschema that fails alone, the parts that fail alone are mended first; then the keywords of the subschema that
-clash are left out. At worst a whole schema becomes {"type": "object"}.
+`repair.py` leaves out what is known not to work. What the compiler refuses all the same is searched
+for: inside a subschema that fails alone, the parts that fail alone are mended first; then the
+keywords of the subschema that clash are left out. At worst a whole schema becomes {"type":
+"object"}.
 
-An example. {"properties": {"a": {"enum": [...20,000 values]}, "b": {"type": "string"}}}: the whole fails, `b` alone
-compiles, `a` alone does not, and nothing is inside it, so `/properties/a/enum` is left out, and `b` stays enforced.
+An example. {"properties": {"a": {"enum": [...20,000 values]}, "b": {"type": "string"}}}: the whole
+fails, `b` alone compiles, `a` alone does not, and nothing is inside it, so `/properties/a/enum` is
+left out, and `b` stays enforced.
 """
 
 from __future__ import annotations

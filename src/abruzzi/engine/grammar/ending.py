@@ -1,13 +1,15 @@
-"""The shortest completion of a JSON text under a grammar: how an answer is closed when its tokens run out.
+"""The shortest completion of a JSON text under a grammar: how an answer is closed when its tokens
+run out.
 
-A grammar says which byte may come next, and nothing about how far the end is. So the end is searched for:
-brackets are closed as soon as they may be, where a value is due each kind of value is tried to its end and
-the shortest taken, and inside strings and numbers a beam search walks all continuations side by side, one
-of each look-alike. The result is exact where values do not depend on each other; else it is short and
-still valid, as every step is the grammar's.
+A grammar says which byte may come next, and nothing about how far the end is. So the end is
+searched for: brackets are closed as soon as they may be, where a value is due each kind of value is
+tried to its end and the shortest taken, and inside strings and numbers a beam search walks all
+continuations side by side, one of each look-alike. The result is exact where values do not depend
+on each other; else it is short and still valid, as every step is the grammar's.
 
-An example. The schema requires `size` (a string, a list of at least one item, or an object that requires
-an integer `w`), then `tag` ("red" or "blue"); the text stands at `{"size":`, one bracket open.
+An example. The schema requires `size` (a string, a list of at least one item, or an object that
+requires an integer `w`), then `tag` ("red" or "blue"); the text stands at `{"size":`, one bracket
+open.
 
     place   may come         step                                                 completion so far
     VALUE   " [ {            tried to their ends: "" (2), [0] (3), {"w":0} (7)    ""
@@ -64,7 +66,8 @@ class Place(Enum):
 
 
 class Scanner:
-    """A scanner of valid JSON: its place and its open brackets. Feed it only what a grammar allowed."""
+    """A scanner of valid JSON: its place and its open brackets. Feed it only what a grammar
+    allowed."""
 
     __slots__ = ("escaped", "in_key", "open", "place")
 
@@ -195,8 +198,8 @@ class _Search:
         return self._walk(grammar, scanner, bound, text=False)
 
     def _walk(self, grammar: ByteGrammar, scanner: Scanner, bound: int, text: bool) -> _Found | None:
-        """Beam search, breadth first. Of strings with the same allowed bytes only the first is kept; numbers
-        with the same allowed bytes may differ in what follows later, so all are."""
+        """Beam search, breadth first. Of strings with the same allowed bytes only the first is
+        kept; numbers with the same allowed bytes may differ in what follows later, so all are."""
         beam = [(b"", grammar, text and scanner.escaped)]
         for _ in range(bound):
             longer: dict[tuple[bytes, bool], tuple[bytes, ByteGrammar, bool]] = {}
@@ -237,7 +240,8 @@ def _may_end(allowed: bytes, grammar: ByteGrammar) -> bool:
 
 
 def _some_of(allowed: bytes, escaped: bool) -> bytes:
-    """All bytes where they are few; else every mark, and one each of small letters, capitals, digits, others."""
+    """All bytes where they are few; else every mark, and one each of small letters, capitals,
+    digits, others."""
     usual = bytes(b for b in allowed if b not in _SPACE) or allowed
     if escaped or len(usual) <= _FEW:
         return usual

@@ -1,7 +1,7 @@
 """JSON under a schema, as a mask over the next token: llguidance over our vocabulary.
 
-A grammar here covers one JSON text and nothing around it: control tokens never match inside, and turn.py
-says by token id where the text begins and ends. Property order is the schema's.
+A grammar here covers one JSON text and nothing around it: control tokens never match inside, and
+turn.py says by token id where the text begins and ends. Property order is the schema's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _LIMITS: dict[str, Any] = {
 
 
 class Vocabulary:
-    """A tokenizer as llguidance sees it, and learned tokens by their bytes. (Kimi's 163,840 ids: about a second.)
+    """A tokenizer as llguidance sees it, and learned tokens by their bytes. (Kimi's 163,840 ids:
+    about a second.)
 
     end: the id of the end of turn. learned: bool [V], the ids that are text. Raises ValueError
     for a tokenizer without the chat's control tokens."""
@@ -78,14 +79,17 @@ class Vocabulary:
 class JsonGrammar:
     """A compiled schema. Immutable; `begin` starts any number of texts.
 
-    least, least_ids: the shortest text. start: bool [V], the ids a text may begin with. max_growth: by how
-    many tokens one token can lengthen the shortest completion of a text, an estimate in bytes. enforced: what is left
-    of the schema, in the compiler's words. dropped: the parts of it that are not enforced."""
+    least, least_ids: the shortest text. start: bool [V], the ids a text may begin with. max_growth:
+    by how many tokens one token can lengthen the shortest completion of a text, an estimate in
+    bytes. enforced: what is left of the schema, in the compiler's words. dropped: the parts of it
+    that are not enforced."""
 
     def __init__(self, vocabulary: Vocabulary, schema: Any, lenient: bool = False) -> None:
-        """Compiles: milliseconds, seconds for large schemas. lenient: leave out what cannot be enforced.
+        """Compiles: milliseconds, seconds for large schemas. lenient: leave out what cannot be
+        enforced.
 
-        Raises ValueError that says which part of the schema it cannot enforce, by its JSON pointer."""
+        Raises ValueError that says which part of the schema it cannot enforce, by its JSON
+        pointer."""
         self.vocabulary = vocabulary
         self.hints = _hints(schema)
         self.enforced, self.dropped = degraded(schema, self._compile)
@@ -165,7 +169,8 @@ class JsonText:
         return shortest_ending(self._bytes, self._scanner, self.grammar.hints)
 
     def ending_ids(self) -> Sequence[int] | None:
-        """`ending` as ids, byte by byte where the tokenizer's own ids do not fit the grammar's state."""
+        """`ending` as ids, byte by byte where the tokenizer's own ids do not fit the grammar's
+        state."""
         data = self.ending()
         if data is None:
             return None

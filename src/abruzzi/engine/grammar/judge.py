@@ -1,9 +1,10 @@
-"""A finished turn, judged once by the library `jsonschema`: what was promised in full is either kept or an error.
+"""A finished turn, judged once by the library `jsonschema`: what was promised in full is either
+kept or an error.
 
-The grammar should make a miss impossible; whoever compiles it (llguidance) has been wrong before. Judged are schemas
-that a caller wanted whole (strict), by what the caller wrote, not by what was compiled of it. Left out of the judgement
-is what the library cannot judge: patterns that Python does not read, and steps of decimals (0.29 is no multiple of
-0.01 in binary numbers).
+The grammar should make a miss impossible; whoever compiles it (llguidance) has been wrong before.
+Judged are schemas that a caller wanted whole (strict), by what the caller wrote, not by what was
+compiled of it. Left out of the judgement is what the library cannot judge: patterns that Python
+does not read, and steps of decimals (0.29 is no multiple of 0.01 in binary numbers).
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def judgeable(schema: Any) -> Any:
 
 
 def _python_reads(pattern: str) -> bool:
-    """Whether Python reads a pattern, and without repeats of repeats, on which its search may take for ever."""
+    """Whether Python reads a pattern, and without repeats of repeats, on which its search may take
+    for ever."""
     if re.search(r"[*+}?]\)+[*+{]", pattern):
         return False
     try:

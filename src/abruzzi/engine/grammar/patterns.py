@@ -45,7 +45,8 @@ class Unenforced(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """One character of a set. inside: a class of Rust's, without brackets; ascii: its members below 128."""
+    """One character of a set. inside: a class of Rust's, without brackets; ascii: its members below
+    128."""
 
     inside: str
     ascii: frozenset[str]
@@ -74,7 +75,8 @@ def rewritten(pattern: str) -> str:
 
 
 class Others(Enum):
-    """What else may match a pattern that `rewritten` does not admit: it matters where a pattern is negated."""
+    """What else may match a pattern that `rewritten` does not admit: it matters where a pattern is
+    negated."""
 
     NONE = auto()
     NEW_LINE = auto()  # Python's `$` steps over a new line at the end; what is admitted never ends in one
@@ -166,7 +168,8 @@ class _Writer:
         return None
 
     def _of(self, members: Any, negated: bool) -> _Set:
-        """What is surely in the class. Of a negated class, everything is listed that is perhaps in it."""
+        """What is surely in the class. Of a negated class, everything is listed that is perhaps in
+        it."""
         inside, ascii_ = [], set[str]()
         kinds = {str(value) for op, value in members if str(op) == "CATEGORY"}
         if any(kind.replace("CATEGORY_", "CATEGORY_NOT_") in kinds for kind in kinds):  # [\\s\\S]: anything
@@ -269,7 +272,8 @@ _TOKEN = re.compile(
 
 
 def _in_python(pattern: str) -> tuple[str, list[str]]:
-    """The pattern with what only ECMAScript has in Python's syntax. Raises Unenforced where the two differ."""
+    """The pattern with what only ECMAScript has in Python's syntax. Raises Unenforced where the two
+    differ."""
     out, properties, in_class = [], [], False
     for token in _TOKEN.finditer(pattern):
         text = token[0]

@@ -1,8 +1,10 @@
-"""What in a schema no grammar here can enforce, found before anything is compiled: keywords and values.
+"""What in a schema no grammar here can enforce, found before anything is compiled: keywords and
+values.
 
-`repaired` gives the schema without it, and says by JSON pointer (RFC 6901) what was left out and why. A caller that
-promised the whole schema (strict) makes an error of the first one; others go on with the rest. Keywords that say
-nothing (annotations, names that JSON Schema does not know) go without a word: the schema means the same.
+`repaired` gives the schema without it, and says by JSON pointer (RFC 6901) what was left out and
+why. A caller that promised the whole schema (strict) makes an error of the first one; others go on
+with the rest. Keywords that say nothing (annotations, names that JSON Schema does not know) go
+without a word: the schema means the same.
 """
 
 from __future__ import annotations
@@ -100,8 +102,8 @@ class Repair:
         return any(f"{ref.removeprefix('#')}/".startswith(f"{pointer}/") for ref in self._used)
 
     def _unsound(self, key: str, value: Any, node: Mapping[str, Any]) -> str | None:
-        """Why a value of the right type is not enforced: the compiler refuses it, or gets it wrong (as seen against
-        `jsonschema`)."""
+        """Why a value of the right type is not enforced: the compiler refuses it, or gets it wrong
+        (as seen against `jsonschema`)."""
         rule = _RULES.get(key)
         if rule is not None:
             return rule(value, node)
@@ -135,7 +137,8 @@ class Repair:
             out["required"] = [name for name in names if name in known]
 
     def _pattern_properties(self, out: dict[str, Any], pointer: str) -> None:
-        """Names by pattern, rewritten. Names that match by one reading only must come under none of them."""
+        """Names by pattern, rewritten. Names that match by one reading only must come under none of
+        them."""
         given = out.pop("patternProperties", None)
         if not given:
             return

@@ -1,4 +1,5 @@
-"""Estimates of a JSON Schema: how large its smallest instances are, and texts that match its patterns.
+"""Estimates of a JSON Schema: how large its smallest instances are, and texts that match its
+patterns.
 
 Nothing here decides what is valid.
 """
@@ -38,8 +39,9 @@ def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
 def max_growth(schema: dict[str, Any]) -> int:
     """An estimate, in bytes: by how much one token can lengthen the shortest completion of a text.
 
-    That is the longest of the smallest instances of its subschemas and properties: the token that begins
-    one makes all of it due. Required integers a and b: 16, where the shortest `{"a":0,"b":0}` has 13."""
+    That is the longest of the smallest instances of its subschemas and properties: the token that
+    begins one makes all of it due. Required integers a and b: 16, where the shortest
+    `{"a":0,"b":0}` has 13."""
     root = schema
     budget = [20_000]  # visits; references can make a small schema large
 
@@ -80,7 +82,8 @@ def max_growth(schema: dict[str, Any]) -> int:
 
 
 def patterns(schema: Any) -> tuple[str, ...]:
-    """A matching text for each `pattern` of the schema, with which a string under it can be completed."""
+    """A matching text for each `pattern` of the schema, with which a string under it can be
+    completed."""
     found = {p["pattern"] for p in subschemas(schema) if isinstance(p.get("pattern"), str)}
     return tuple(sorted(text for text in map(example, found) if text))
 

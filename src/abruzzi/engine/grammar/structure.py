@@ -1,8 +1,9 @@
-"""The form that a turn must have: which tools may be called, with what arguments, and what the text must be.
+"""The form that a turn must have: which tools may be called, with what arguments, and what the text
+must be.
 
-Whoever has a request to read makes a Structure of it (the server's dialects, the keywords of `LLM.chat` through
-`structure_of`); `compiled.Grammars` makes a grammar of that. Nothing here knows fields or status codes but by the
-names that a Schema brings along for errors.
+Whoever has a request to read makes a Structure of it (the server's dialects, the keywords of
+`LLM.chat` through `structure_of`); `compiled.Grammars` makes a grammar of that. Nothing here knows
+fields or status codes but by the names that a Schema brings along for errors.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ Key = tuple[str, bool]
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON Schema that somebody gave. name: of the field, for errors. lenient: leave out what cannot be
-    enforced, and say so."""
+    """A JSON Schema that somebody gave. name: of the field, for errors. lenient: leave out what
+    cannot be enforced, and say so."""
 
     value: Any
     name: str
@@ -32,7 +33,8 @@ class Schema:
 
     @cached_property
     def key(self) -> Key:
-        """What it is cached under. Property order counts: it is the order in which they are written.
+        """What it is cached under. Property order counts: it is the order in which they are
+        written.
 
         Raises Unenforceable for what is nested too deep."""
         try:
@@ -45,8 +47,9 @@ class Schema:
 class Structure:
     """The form that a turn must have.
 
-    arguments: the schema of each tool that may be called, by its name; empty = none may. must_call: no text.
-    max_calls: None = any number. answer: what the text must be; None = any. choice_field: who demanded calls."""
+    arguments: the schema of each tool that may be called, by its name; empty = none may. must_call:
+    no text. max_calls: None = any number. answer: what the text must be; None = any. choice_field:
+    who demanded calls."""
 
     arguments: Mapping[str, Schema] = field(default_factory=dict)
     must_call: bool = False
@@ -76,11 +79,13 @@ class Structure:
 
 
 class SchemaWeakened(UserWarning):
-    """Parts of a schema that nobody called strict are not enforced; the text names them by tool and JSON pointer."""
+    """Parts of a schema that nobody called strict are not enforced; the text names them by tool and
+    JSON pointer."""
 
 
 class Unenforceable(ValueError):
-    """A form that no grammar here can hold a turn to. field: what asked for it; code: unsupported_schema, ..."""
+    """A form that no grammar here can hold a turn to. field: what asked for it; code:
+    unsupported_schema, ..."""
 
     def __init__(self, message: str, field: str, code: str) -> None:
         super().__init__(message)
@@ -90,8 +95,8 @@ class Unenforceable(ValueError):
 def argument_schema(parameters: object, name: str, strict: bool = False) -> Schema:
     """What a tool's arguments must be: an object, whatever else its declaration says.
 
-    strict: a part that cannot be enforced is an error; otherwise only that part is left out, for agents declare
-    tools with keywords that no grammar has (propertyNames)."""
+    strict: a part that cannot be enforced is an error; otherwise only that part is left out, for
+    agents declare tools with keywords that no grammar has (propertyNames)."""
     schema = dict(parameters) if isinstance(parameters, Mapping) else {}
     return Schema(schema if "type" in schema else {"type": "object", **schema}, name, not strict)
 
@@ -103,7 +108,8 @@ def structure_of(
     response_schema: Mapping[str, Any] | bool | None = None,
     form: ChatFormat = K2,
 ) -> Structure:
-    """The form that the keywords of `LLM.chat` ask for; they are described there. Raises ValueError."""
+    """The form that the keywords of `LLM.chat` ask for; they are described there. Raises
+    ValueError."""
     tools_text(tools, form)  # raises for what declares no function
     arguments: dict[str, Schema] = {}
     for number, tool in enumerate(tools):

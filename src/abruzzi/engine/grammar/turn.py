@@ -1,15 +1,16 @@
 """The grammar of an assistant's turn, think* (text | call+), as a mask over the next token.
 
-Boundaries are control-token ids and never text, so nothing in a thought can be taken for a call or for
-the answer. A call's name is one of those offered and its arguments fit their schema; an answer may
-have to be JSON. Which ids bound what, the chat format says (Tokenizer.marker_ids).
+Boundaries are control-token ids and never text, so nothing in a thought can be taken for a call or
+for the answer. A call's name is one of those offered and its arguments fit their schema; an answer
+may have to be JSON. Which ids bound what, the chat format says (Tokenizer.marker_ids).
 
-Before its tokens run out the turn is closed by its *shortest completion*: the fewest tokens after which
-it is whole. One sampled token can make that completion longer (a "{" whose object has required keys): its
-*growth*. The completion is forced once no more tokens are left than it has, plus the growth of one.
+Before its tokens run out the turn is closed by its *shortest completion*: the fewest tokens after
+which it is whole. One sampled token can make that completion longer (a "{" whose object has
+required keys): its *growth*. The completion is forced once no more tokens are left than it has,
+plus the growth of one.
 
-An example: `add` may be called, with integers a and b, both required; 60 tokens are left; markers in
-capitals. "shortest" counts the tokens of the shortest completion.
+An example: `add` may be called, with integers a and b, both required; 60 tokens are left; markers
+in capitals. "shortest" counts the tokens of the shortest completion.
 
     left  state      shortest  may come next               comes
     60    TEXT       -         anything: text is free      SECTION_OPEN
@@ -21,8 +22,9 @@ capitals. "shortest" counts the tokens of the shortest completion.
     34    ARGUMENTS  10        a digit, ",", white space   3, and 3 again: a small model in a loop
     25    ARGUMENTS  10        ",": forced from here on    ,"b":0} CALL_CLOSE SECTION_CLOSE end_of_turn
 
-At 25 the ten tokens and the growth, 15, are all that is left. (The growth of this schema is 16 and that of
-one character 6, but a completion may claim a quarter of the limit early at most: `reserve`.)
+At 25 the ten tokens and the growth, 15, are all that is left. (The growth of this schema is 16 and
+that of one character 6, but a completion may claim a quarter of the limit early at most:
+`reserve`.)
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ from abruzzi.engine.grammar.judge import Judge
 from abruzzi.tokenizer import ChatParser
 from abruzzi.tokenizer.formats.parser import State
 
-# Growth of the shortest completion by one token, where no schema says more: three bytes that a character
-# still lacks, or the escape \uXXXX.
+# Growth of the shortest completion by one token, where no schema says more: three bytes that a
+# character still lacks, or the escape \uXXXX.
 _CHARACTER_GROWTH = 6
 # To find the shortest completion is dear, so it is not measured at every token. Between two
 # measurements it is taken to grow by at most this many tokens for each one that comes.
@@ -56,7 +58,8 @@ class CallGrammar:
 
 
 class TurnTokens:
-    """The control tokens of a turn, and what they leave of the vocabulary. One for each vocabulary."""
+    """The control tokens of a turn, and what they leave of the vocabulary. One for each
+    vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary, self.format = vocabulary, vocabulary.tok.format
@@ -83,10 +86,10 @@ class TurnGrammar:
     """What one turn may be. Immutable; `begin` makes the constraint of one sequence.
 
     calls: what may be called, nothing = no calls. must_call: no text, at least one call. max_calls:
-    None = any number. answer: what the text must be, None = any text. first_index: of the next call in
-    the conversation. may_think: whether a thought may be opened. reserve: the share of the limit that a
-    completion may claim for growth. dropped: what of the schemas is not enforced, as "tool:/json/pointer", the
-    answer's without a name. judge: of the finished turn."""
+    None = any number. answer: what the text must be, None = any text. first_index: of the next call
+    in the conversation. may_think: whether a thought may be opened. reserve: the share of the limit
+    that a completion may claim for growth. dropped: what of the schemas is not enforced, as
+    "tool:/json/pointer", the answer's without a name. judge: of the finished turn."""
 
     def __init__(
         self,
@@ -115,10 +118,11 @@ class TurnGrammar:
         return self.answer is None and not self.must_call
 
     def begin(self, ids: Iterable[int], limit: int, stops: Iterable[int] = ()) -> TurnConstraint:
-        """The constraint of a sequence whose turn begins with these ids and goes on for at most `limit` tokens.
+        """The constraint of a sequence whose turn begins with these ids and goes on for at most
+        `limit` tokens.
 
-        stops: ids at which the client stops; inside calls and JSON they may not come. Raises ValueError
-        for a beginning that the grammar does not allow."""
+        stops: ids at which the client stops; inside calls and JSON they may not come. Raises
+        ValueError for a beginning that the grammar does not allow."""
         turn = TurnConstraint(self, limit, stops)
         if not turn.advance_all(ids):
             raise ValueError("the turn begins with what does not fit the form that was asked for")
@@ -174,7 +178,8 @@ class TurnConstraint:
         return self._ids.end
 
     def accept(self, token_id: int) -> None:
-        """Advance by the sampled token. One that `allowed` did not allow is a mistake of the caller."""
+        """Advance by the sampled token. One that `allowed` did not allow is a mistake of the
+        caller."""
         self._left -= 1
         if self._completion:
             assert token_id == self._completion[0], f"token {token_id} came where {self._completion[0]} was forced"
@@ -216,7 +221,8 @@ class TurnConstraint:
         return True
 
     def advance_all(self, ids: Iterable[int]) -> bool:
-        """advance, for many. Where think markers are text, a thought at the beginning is no answer."""
+        """advance, for many. Where think markers are text, a thought at the beginning is no
+        answer."""
         if not self._vocabulary.tok.marker_ids.spells_thinking:
             return all([self.advance(token_id) for token_id in ids])
         self._parser.feed_all(ids)
@@ -309,7 +315,8 @@ class TurnConstraint:
     # the shortest completion
 
     def _complete_in_time(self) -> None:
-        """Force the shortest completion when the tokens left are just its length and one token's growth."""
+        """Force the shortest completion when the tokens left are just its length and one token's
+        growth."""
         if self._left > self._measure_at:
             return
         completions = self._completions()
@@ -331,7 +338,8 @@ class TurnConstraint:
         return max(map(len, completions)) - min(map(len, completions)) + 1
 
     def _completions(self) -> list[list[int]]:
-        """The shortest completion of each course the turn can still take (one a tool). Empty where text is free."""
+        """The shortest completion of each course the turn can still take (one a tool). Empty where
+        text is free."""
         state, ids = self._parser.state, self._ids
         tail = [ids.end_section, ids.end]
         if state is State.ARGUMENTS or (state is State.TEXT and self._json is not None):

@@ -1,10 +1,10 @@
 """Decode speed estimate of a model that is not loaded yet, by timing a part of it.
 
-The compiled step runs on random weights of the model's own shapes and kinds, so that what an instruction set, a mode
-of weights, short vectors, threads and calls cost is measured and not assumed. A model up to WHOLE bytes is timed as it
-is. Of a larger one two pieces are: some layers of experts, with as many experts as keep them out of the caches, and
-one dense layer with a part of the head; the model's time is that of its layers, and for the second piece
-grows with the bytes.
+The compiled step runs on random weights of the model's own shapes and kinds, so that what an
+instruction set, a mode of weights, short vectors, threads and calls cost is measured and not
+assumed. A model up to WHOLE bytes is timed as it is. Of a larger one two pieces are: some layers of
+experts, with as many experts as keep them out of the caches, and one dense layer with a part of the
+head; the model's time is that of its layers, and for the second piece grows with the bytes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ STEPS = 32  # between two looks at the clock; about as deep as `abruzzi bench` g
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A model to time. count: how often its step is in the whole model's; count_at_depth: how often what a filled
-    cache adds to it."""
+    """A model to time. count: how often its step is in the whole model's; count_at_depth: how often
+    what a filled cache adds to it."""
 
     config: ModelConfig
     count: float
@@ -51,8 +51,9 @@ def decode_seconds(
     threads: int | None = None,
     experts: str = "int4",
 ) -> list[float]:
-    """Seconds of one decode step of one sequence, with so many tokens behind it each. Takes a few seconds, and memory
-    up to WHOLE. weights_bytes: of the whole model; experts: how its experts are held (ops.KINDS)."""
+    """Seconds of one decode step of one sequence, with so many tokens behind it each. Takes a few
+    seconds, and memory up to WHOLE. weights_bytes: of the whole model; experts: how its experts are
+    held (ops.KINDS)."""
     total = [0.0] * len(depths)
     for probe in _probes(config, weights_bytes, experts):
         runner = random_model(probe.config, weights, precision, threads, experts=experts).runner

@@ -1,4 +1,5 @@
-"""Scoring (teacher forcing): the log-probability of each token of a text, given those in front of it."""
+"""Scoring (teacher forcing): the log-probability of each token of a text, given those in front of
+it."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ class Teacher(Protocol):
 
 
 def score(llm: Teacher, ids: Sequence[int], top: int = 0) -> tuple[Token, ...]:
-    """ids[1:] with their log-probabilities at temperature 1; top: also tell so many of the likeliest at each place.
+    """ids[1:] with their log-probabilities at temperature 1; top: also tell so many of the
+    likeliest at each place.
 
-    Nothing stands in front of ids[0], so it has none. All logits are held at once: 4 bytes per token and word."""
+    Nothing stands in front of ids[0], so it has none. All logits are held at once: 4 bytes per
+    token and word."""
     if len(ids) < 2:
         return ()
     params = SamplingParams(temperature=1.0, top_logprobs=top)

@@ -1,9 +1,10 @@
 """Engine benchmark: prefill and decode timed on a runner, the machine's own limits in between.
 
-The runner is driven as `LLM.step` drives it: a prompt in chunks of the scheduler's size, then one step per token for
-all sequences together. Token ids are random, as in llama.cpp's llama-bench: what is read and computed does not
-depend on what they mean, and a greedy continuation of random weights would say the same word again and again, whose
-experts would stay in the caches. Not measured here: sampling (`StepOverhead` is what the engine adds to a step).
+The runner is driven as `LLM.step` drives it: a prompt in chunks of the scheduler's size, then one
+step per token for all sequences together. Token ids are random, as in llama.cpp's llama-bench: what
+is read and computed does not depend on what they mean, and a greedy continuation of random weights
+would say the same word again and again, whose experts would stay in the caches. Not measured here:
+sampling (`StepOverhead` is what the engine adds to a step).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ PROBE_BYTES, PROBE_SECONDS = 512 << 20, 0.25
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """prefill: tokens of one prompt; decode: steps, each of one token for `batch` sequences that have `depth` tokens
-    in the cache already. 0 of either leaves it out."""
+    """prefill: tokens of one prompt; decode: steps, each of one token for `batch` sequences that
+    have `depth` tokens in the cache already. 0 of either leaves it out."""
 
     prefill: int = 512
     decode: int = 64
@@ -60,7 +61,8 @@ class Workload:
 
 @dataclass(slots=True)
 class Samples:
-    """One number per round of each: tok/s (of all sequences together), GB/s that the machine reads, 8-bit Gop/s."""
+    """One number per round of each: tok/s (of all sequences together), GB/s that the machine reads,
+    8-bit Gop/s."""
 
     prefill_tok_s: list[float] = field(default_factory=list)
     decode_tok_s: list[float] = field(default_factory=list)
@@ -69,7 +71,8 @@ class Samples:
 
 
 class Stopwatch:
-    """A cache that is filled up to the workload's depth, and the two things that are timed on it."""
+    """A cache that is filled up to the workload's depth, and the two things that are timed on
+    it."""
 
     def __init__(self, runner: StepRunner, work: Workload, seed: int = 0) -> None:
         self._runner, self._work = runner, work
@@ -107,8 +110,8 @@ class Stopwatch:
         return self._rng.integers(0, self._runner.config.vocab_size, count)
 
     def _fill(self) -> None:
-        """Cache rows of some real tokens, copied to every place up to `depth`: a prefill of the whole depth would take
-        minutes for a large model, and its speed is another measurement."""
+        """Cache rows of some real tokens, copied to every place up to `depth`: a prefill of the
+        whole depth would take minutes for a large model, and its speed is another measurement."""
         count = min(SEED_TOKENS, self._work.slots)
         blocks = np.arange(-(-count // BLOCK_TOKENS), dtype=np.int32)
         self._runner.forward([Chunk(self._ids(count), 0, blocks)], self.cache)
@@ -130,8 +133,8 @@ def measure(
     """`repeat` rounds of: bandwidth, integer peak, prefill, decode, after one that is not counted.
 
     The limits are measured in each round, because the neighbours of a virtual machine come and go.
-    warm: called after the uncounted round, before anything but the model has claimed memory; report: told each
-    round's number."""
+    warm: called after the uncounted round, before anything but the model has claimed memory;
+    report: told each round's number."""
     watch = Stopwatch(runner, work)
     if work.prefill:
         watch.prefill(min(work.prefill, STEP_TOKENS))
@@ -148,7 +151,8 @@ def measure(
         if work.prefill:
             found.prefill_tok_s.append(work.prefill / watch.prefill())
         if work.decode:
-            # The bandwidth's buffer has pushed a small model out of the caches, where decoding finds it.
+            # The bandwidth's buffer has pushed a small model out of the caches, where decoding
+            # finds it.
             watch.decode(min(work.decode, WARM_STEPS))
             found.decode_tok_s.append(work.batch * work.decode / watch.decode())
     return found
@@ -161,7 +165,8 @@ def bandwidth_gb_s(threads: int, probe_bytes: int = PROBE_BYTES) -> float:
 
 @dataclass(frozen=True, slots=True)
 class StepOverhead:
-    """What the engine adds to the compiled step: scheduling, sampling, bookkeeping. Medians over the steps."""
+    """What the engine adds to the compiled step: scheduling, sampling, bookkeeping. Medians over
+    the steps."""
 
     step_s: float
     forward_s: float

@@ -1,1 +1,2 @@
-"""Forward step: batches of chunks and the KV cache in, logits out; the NumPy twin and the compiled one."""
+"""Forward step: batches of chunks and the KV cache in, logits out; the NumPy twin and the compiled
+one."""

@@ -1,10 +1,11 @@
-"""The compiled forward step (csrc/step/model.cpp): one call per step, without the interpreter's lock.
+"""The compiled forward step (csrc/step/model.cpp): one call per step, without the interpreter's
+lock.
 
-Weights are handed over once, layer by layer, in one of three weight modes (packing.py). Precision `exact`: activations
-and sums in float32, whatever the weights are stored in. Precision `fast`: what goes into a matrix of 4 or 8 bits
-is rounded to 8 bits, one scale a token (W4A8, W8A8), which costs a little precision (tests/oracles/test_fast_mode.py
-measures it). In both a token gets the same bits whatever runs beside it, in however many threads. The readable twin
-of the exact mode is plain.py.
+Weights are handed over once, layer by layer, in one of three weight modes (packing.py). Precision
+`exact`: activations and sums in float32, whatever the weights are stored in. Precision `fast`: what
+goes into a matrix of 4 or 8 bits is rounded to 8 bits, one scale a token (W4A8, W8A8), which costs
+a little precision (tests/oracles/test_fast_mode.py measures it). In both a token gets the same bits
+whatever runs beside it, in however many threads. The readable twin of the exact mode is plain.py.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from abruzzi.kernels.dispatch import level
 class NativeRunner:
     """Weights in the kernels' layout, and the step over them. Holds no state of a sequence.
 
-    tensors: None = they are handed over with set_ends and add_layer. isa, threads: None = what this machine has
-    (dispatch.py). Raises BrokenKernelError, which names the kernel, when the self-test of the kernels fails, and
-    ValueError for precision="fast" where no matrix has 4 or 8 bits."""
+    tensors: None = they are handed over with set_ends and add_layer. isa, threads: None = what this
+    machine has (dispatch.py). Raises BrokenKernelError, which names the kernel, when the self-test
+    of the kernels fails, and ValueError for precision="fast" where no matrix has 4 or 8 bits."""
 
     def __init__(
         self,
@@ -68,8 +69,8 @@ class NativeRunner:
         precision: Precision = "exact",
         weights: WeightMode = "native",
     ) -> NativeRunner:
-        """From a checkpoint, holding one layer twice at most. Raises what the checkpoint's reader raises, and
-        ValueError for the fast precision where nothing would be fast."""
+        """From a checkpoint, holding one layer twice at most. Raises what the checkpoint's reader
+        raises, and ValueError for the fast precision where nothing would be fast."""
         if precision == "fast" and weights == "native" and checkpoint.config.int4 is None:
             raise ValueError(
                 'precision="fast" needs experts in INT4, and this checkpoint is unquantized; hint: `abruzzi quantize`, '
@@ -103,9 +104,11 @@ class NativeRunner:
         return self._model.weight_bytes
 
     def forward(self, chunks: Sequence[Chunk], cache: KvCache) -> list[np.ndarray]:
-        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for all.
+        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for
+        all.
 
-        Raises ValueError for a chunk without ids, an id outside the vocabulary, and a block outside the cache."""
+        Raises ValueError for a chunk without ids, an id outside the vocabulary, and a block outside
+        the cache."""
         if not chunks or any(c.ids.size == 0 for c in chunks):
             raise ValueError("no tokens to run; expected at least one id")
         plan = np.empty((len(chunks), 7), np.int64)

@@ -1,14 +1,17 @@
-"""One forward pass in plain NumPy: chunks of sequences and a KV cache in, logits out; float32 throughout.
+"""One forward pass in plain NumPy: chunks of sequences and a KV cache in, logits out; float32
+throughout.
 
-The slow, readable twin of the compiled step (native.py), and of model/k2.py without torch: tests hold all three
-against each other, and nothing else runs it. All tokens go through the layers at once, each layer being
+The slow, readable twin of the compiled step (native.py), and of model/k2.py without torch: tests
+hold all three against each other, and nothing else runs it. All tokens go through the layers at
+once, each layer being
 
     x += attention(norm(x)); x += mlp(norm(x))
 
-with a class for each kind of half layer: attention as the model's kind has it (engine/attention/), `Dense` and
-`Experts` with their `Router` (DeepSeek-V3, equations 12 to 16).
+with a class for each kind of half layer: attention as the model's kind has it (engine/attention/),
+`Dense` and `Experts` with their `Router` (DeepSeek-V3, equations 12 to 16).
 
-Letters: T tokens of all chunks, D hidden_size, K experts of a token, E experts, V vocabulary, W rows of logits.
+Letters: T tokens of all chunks, D hidden_size, K experts of a token, E experts, V vocabulary, W
+rows of logits.
 """
 
 from __future__ import annotations
@@ -81,7 +84,8 @@ class PlainRunner:
         self.experts = Experts(Router(config))
 
     def forward(self, chunks: Sequence[Chunk], cache: KvCache) -> list[np.ndarray]:
-        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for all.
+        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for
+        all.
 
         Raises ValueError for a chunk without ids and for an id outside the vocabulary."""
         self._check(chunks)

@@ -1,6 +1,8 @@
-"""Input of a forward step: chunks of sequences (continuous batching), the paged KV cache, and the runner protocol.
+"""Input of a forward step: chunks of sequences (continuous batching), the paged KV cache, and the
+runner protocol.
 
-The compiled runner (native.py) and its NumPy twin (plain.py) share these, and the engine knows only these.
+The compiled runner (native.py) and its NumPy twin (plain.py) share these, and the engine knows only
+these.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ class PrefillRule(Protocol):
 class Chunk:
     """Consecutive tokens of one sequence, from position `start` on.
 
-    ids: [T]. blocks: the sequence's block table, at least up to its last token. prefill_until: the position up to
-    which tokens attend in the prefill form (PrefillRule), None = as if the chunk were a whole prompt. all_logits: a
-    row of logits for each token, not only for the last."""
+    ids: [T]. blocks: the sequence's block table, at least up to its last token. prefill_until: the
+    position up to which tokens attend in the prefill form (PrefillRule), None = as if the chunk
+    were a whole prompt. all_logits: a row of logits for each token, not only for the last."""
 
     ids: np.ndarray
     start: int
@@ -99,13 +101,14 @@ class StepRunner(Protocol):
     config: ModelConfig
 
     def forward(self, chunks: Sequence[Chunk], cache: KvCache) -> list[np.ndarray]:
-        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for all."""
+        """Run the chunks as one batch. Logits float32 [1, V] per chunk, or [T, V] where it asks for
+        all."""
         ...
 
 
 def _untouched_zeros(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros that take memory as they are written to, in huge pages where the system has them: attention reads
-    megabytes a step."""
+    """float32 zeros that take memory as they are written to, in huge pages where the system has
+    them: attention reads megabytes a step."""
     size = 4 * math.prod(shape)
     if size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, np.float32)

@@ -2,14 +2,15 @@
 
     $ABRUZZI_HOME/packed/<key>.packed    (ABRUZZI_HOME: ~/.abruzzi if not set)
 
-The key is a hash of what the checkpoint's files hold, of the mode of weights, and of what the compiled packers make of
-a known matrix: another checkpoint under the same name, another mode or another layout is another key. A file comes to
-its name by a rename once all of it is on the disk; what a killed process leaves is a `.part`, which the next one
-takes over. Of two processes that load the same model at once the second finds the part locked and goes without.
-On load the file is mapped, and each megabyte held against its checksum; one that fails is made anew, with a message.
+The key is a hash of what the checkpoint's files hold, of the mode of weights, and of what the
+compiled packers make of a known matrix: another checkpoint under the same name, another mode or
+another layout is another key. A file comes to its name by a rename once all of it is on the disk;
+what a killed process leaves is a `.part`, which the next one takes over. Of two processes that load
+the same model at once the second finds the part locked and goes without. On load the file is
+mapped, and each megabyte held against its checksum; one that fails is made anew, with a message.
 
-ABRUZZI_PACKED=off switches it off; a number is the size, in MB, from which checkpoints are kept (1024). `abruzzi ls`
-shows the files, `abruzzi rm` removes them.
+ABRUZZI_PACKED=off switches it off; a number is the size, in MB, from which checkpoints are kept
+(1024). `abruzzi ls` shows the files, `abruzzi rm` removes them.
 
 The format of a file is packed_file.py's.
 """
@@ -60,7 +61,8 @@ def folder() -> Path:
 
 
 def entries() -> list[Entry]:
-    """Every whole file, by source. Unreadable ones are not among them (the next load replaces them)."""
+    """Every whole file, by source. Unreadable ones are not among them (the next load replaces
+    them)."""
     found = []
     for path in folder().glob("*.packed"):
         with suppress(Damaged, OSError):
@@ -70,8 +72,8 @@ def entries() -> list[Entry]:
 
 
 def remove(source: Path) -> int:
-    """Delete what was made of the checkpoint in this directory, or below it; the bytes that this freed. A process that
-    has a file mapped keeps it until it ends."""
+    """Delete what was made of the checkpoint in this directory, or below it; the bytes that this
+    freed. A process that has a file mapped keeps it until it ends."""
     freed = sweep()
     for path in folder().glob("*.packed"):
         with suppress(OSError):
@@ -93,10 +95,12 @@ def _made_of(path: Path, source: Path) -> bool:
 def through(
     checkpoint: Path, files: Sequence[Path], weights: str, make: Callable[[], Iterator[Part]]
 ) -> Iterator[Part]:
-    """The parts of a model: from the file where there is one, else from `make`, writing them down on the way.
+    """The parts of a model: from the file where there is one, else from `make`, writing them down
+    on the way.
 
-    checkpoint: its directory; files: those of its weights, which are read in full for their hash the first time they
-    are seen. What goes wrong with the cache never stops a load: it is logged, and `make` does the work."""
+    checkpoint: its directory; files: those of its weights, which are read in full for their hash
+    the first time they are seen. What goes wrong with the cache never stops a load: it is logged,
+    and `make` does the work."""
     limit = _smallest()
     if limit is None or sum(f.stat().st_size for f in files) < limit:
         return make()
@@ -145,7 +149,8 @@ def _keep(
 
 
 def _writer(path: Path, said: Mapping[str, str], size: int) -> Writer | None:
-    """None, with a message, when the disk lacks room; without one when another process writes it already."""
+    """None, with a message, when the disk lacks room; without one when another process writes it
+    already."""
     try:
         sweep()
         free = shutil.disk_usage(path.parent).free
@@ -185,7 +190,8 @@ def sweep() -> int:
 
 
 def _smallest() -> int | None:
-    """Bytes from which on checkpoints are kept; None = never. Raises ValueError for a wrong ABRUZZI_PACKED."""
+    """Bytes from which on checkpoints are kept; None = never. Raises ValueError for a wrong
+    ABRUZZI_PACKED."""
     given = os.environ.get(SWITCH) or str(SMALLEST)
     if given == "off":
         return None
@@ -217,8 +223,9 @@ def _packers() -> str:
 
 
 def _hashes(files: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file. Remembered by inode, size and times (among them that of the last change of the inode,
-    which nobody can set), so that only the first start reads everything; the hub's cache names its files by it."""
+    """SHA-256 of each file. Remembered by inode, size and times (among them that of the last change
+    of the inode, which nobody can set), so that only the first start reads everything; the hub's
+    cache names its files by it."""
     memory = folder() / "hashes.json"
     known: dict[str, str] = {}
     with suppress(OSError, ValueError):

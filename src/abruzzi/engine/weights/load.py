@@ -1,8 +1,8 @@
 """A checkpoint's tensors in the form that the runners compute on.
 
-Unquantized matrices become float32, or stay bfloat16 where that is asked for (the compiled step widens them as it
-goes). Routed experts that the checkpoint stores in INT4 stay packed. What attention makes of its tensors, its kind says
-(engine/attention/).
+Unquantized matrices become float32, or stay bfloat16 where that is asked for (the compiled step
+widens them as it goes). Routed experts that the checkpoint stores in INT4 stay packed. What
+attention makes of its tensors, its kind says (engine/attention/).
 
 Letters: V vocabulary, D hidden_size, E experts.
 """
@@ -29,7 +29,8 @@ class Matrix:
     int4: Int4Matrix | None = None
 
     def as_float(self) -> np.ndarray:
-        """float32 [out, in]; a fresh array each time if it is stored otherwise (it is used and dropped)."""
+        """float32 [out, in]; a fresh array each time if it is stored otherwise (it is used and
+        dropped)."""
         if self.dense is not None:
             return self.dense.astype(np.float32, copy=False)
         assert self.int4 is not None
@@ -68,7 +69,8 @@ class Weights:
 
 
 def load_weights(checkpoint: Checkpoint) -> Weights:
-    """Every tensor of the checkpoint, converted once to float32. Raises what the checkpoint's reader raises."""
+    """Every tensor of the checkpoint, converted once to float32. Raises what the checkpoint's
+    reader raises."""
     return Weights(
         embed_VD=load_embedding(checkpoint),
         layers=tuple(load_layer(checkpoint, i) for i in range(checkpoint.config.num_hidden_layers)),

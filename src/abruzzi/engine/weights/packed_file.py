@@ -1,7 +1,8 @@
 """A file of packed weights: written once, then mapped. (Which, where and when: kept.py.)
 
-Blobs, each at a multiple of 64 bytes; an index (JSON); at the end where the index begins, how long it is, its
-SHA-256, and a magic number. A file comes to its name by a rename, once all of it is on the disk.
+Blobs, each at a multiple of 64 bytes; an index (JSON); at the end where the index begins, how long
+it is, its SHA-256, and a magic number. A file comes to its name by a rename, once all of it is on
+the disk.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def about(path: Path) -> dict[str, str]:
 
 
 class Writer:
-    """One file in the making, locked: nobody else writes it. Raises BlockingIOError when another process does."""
+    """One file in the making, locked: nobody else writes it. Raises BlockingIOError when another
+    process does."""
 
     def __init__(self, path: Path, about: Mapping[str, str]) -> None:
         self.path, self._part = path, path.with_suffix(".part")
@@ -70,7 +72,8 @@ class Writer:
         self._file = self._part.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, whoever held the lock may have finished and renamed the file.
+            # Between opening and locking, whoever held the lock may have finished and renamed the
+            # file.
             if not self._part.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._part.stat()):
                 raise BlockingIOError(f"{path} was finished by another process")
         except BaseException:
@@ -102,7 +105,8 @@ class Writer:
                 self._file.close()
 
     def _spans(self) -> Iterator[np.ndarray]:
-        """What was written, read again (mapped, all of it would count as memory of this process)."""
+        """What was written, read again (mapped, all of it would count as memory of this
+        process)."""
         self._file.seek(0)
         for at in range(0, self._at, SPAN):
             yield np.frombuffer(self._file.read(min(SPAN, self._at - at)), np.uint8)
@@ -159,8 +163,9 @@ def _inflate(value: Any, view: memoryview) -> Any:
 
 
 def _sums(span: np.ndarray) -> bytes:
-    """The sum of every megabyte as 64-bit numbers: a flipped bit, a page of zeros and pieces in the wrong order are
-    found, at the speed of memory. (A cryptographic hash of 9 GB would take as long as packing them.)"""
+    """The sum of every megabyte as 64-bit numbers: a flipped bit, a page of zeros and pieces in the
+    wrong order are found, at the speed of memory. (A cryptographic hash of 9 GB would take as long
+    as packing them.)"""
     words = span.view(np.uint64)
     whole = len(words) // (PIECE // 8) * (PIECE // 8)
     sums = words[:whole].reshape(-1, PIECE // 8).sum(axis=1, dtype=np.uint64)

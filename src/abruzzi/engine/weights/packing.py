@@ -1,6 +1,8 @@
-"""Weights in the layout of the compiled step, in one of three weight modes: native, int8-dense, all-4-bit.
+"""Weights in the layout of the compiled step, in one of three weight modes: native, int8-dense,
+all-4-bit.
 
-What a mode rounds, and to what, is arch/modes.py's table. How attention is packed, its kind says (engine/attention/).
+What a mode rounds, and to what, is arch/modes.py's table. How attention is packed, its kind says
+(engine/attention/).
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ PackedMlp = list[ops.Packed]  # gate, up, down
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """One layer as the compiled model takes it. None: there is no such part; shared: the dense MLP where there is no
-    router. Norms and bias float32."""
+    """One layer as the compiled model takes it. None: there is no such part; shared: the dense MLP
+    where there is no router. Norms and bias float32."""
 
     input_norm: np.ndarray
     post_norm: np.ndarray

@@ -1,6 +1,8 @@
-"""Models of a named shape with random weights, made in memory: what speed is measured on without a 9 GB file.
+"""Models of a named shape with random weights, made in memory: what speed is measured on without a
+9 GB file.
 
-Shapes: Moonlight-16B-A3B's, and `mini`, a small one of the same family (facts: Moonlight's config.json).
+Shapes: Moonlight-16B-A3B's, and `mini`, a small one of the same family (facts: Moonlight's
+config.json).
 """
 
 from __future__ import annotations
@@ -84,9 +86,11 @@ def random_model(
     seed: int = 0,
     experts: str = "int4",
 ) -> RandomModel:
-    """Every matrix random, of about the size 1 / sqrt(columns). experts: how they are held, one of ops.KINDS.
+    """Every matrix random, of about the size 1 / sqrt(columns). experts: how they are held, one of
+    ops.KINDS.
 
-    Takes as much memory as the weights, and some seconds for gigabytes. Raises ValueError for unknown modes."""
+    Takes as much memory as the weights, and some seconds for gigabytes. Raises ValueError for
+    unknown modes."""
     runner = NativeRunner(config, precision=precision, threads=threads, weights=weights)
     make = RandomTensors(config.inventory, weights, experts, itertools.count(seed << 32))
     attention = attention_of(config)

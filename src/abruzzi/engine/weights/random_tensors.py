@@ -14,8 +14,8 @@ from abruzzi.kernels import ops
 
 @dataclass(frozen=True, slots=True)
 class RandomTensors:
-    """Tensors of one layer (None: of none), by role and part. experts: how routed experts are held, one of ops.KINDS.
-    Each matrix takes the next seed."""
+    """Tensors of one layer (None: of none), by role and part. experts: how routed experts are held,
+    one of ops.KINDS. Each matrix takes the next seed."""
 
     tensors: Inventory
     weights: WeightMode

@@ -12,7 +12,8 @@ from abruzzi.checkpoint import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class TensorReader:
-    """Tensors of one layer (None: of none). widen False: bfloat16 stays as it is stored, but for vectors."""
+    """Tensors of one layer (None: of none). widen False: bfloat16 stays as it is stored, but for
+    vectors."""
 
     checkpoint: Checkpoint
     layer: int | None
@@ -35,6 +36,7 @@ class TensorReader:
     def _dense(self, name: str, widen: bool) -> np.ndarray:
         array = self.checkpoint.array(name)
         if not widen and array.dtype.name == "bfloat16":
-            # A copy: the file may be replaced or on a slow disk, and its tensors need not be aligned.
+            # A copy: the file may be replaced or on a slow disk, and its tensors need not be
+            # aligned.
             return np.array(array, order="C")
         return np.ascontiguousarray(array, dtype=np.float32)

@@ -154,9 +154,11 @@ def _prompt(
 
 
 def _continues(body: Fields, marked: bool | None) -> bool:
-    """Whether a last message of the assistant is continued: yes, unless vLLM's two fields ask for a turn of its own.
+    """Whether a last message of the assistant is continued: yes, unless vLLM's two fields ask for a
+    turn of its own.
 
-    marked: what that message says itself (`prefix`, `partial`); None where the last one is not the assistant's."""
+    marked: what that message says itself (`prefix`, `partial`); None where the last one is not the
+    assistant's."""
     goes_on, new_turn = body.boolean("continue_final_message"), body.boolean("add_generation_prompt")
     if (goes_on and new_turn) or (marked and goes_on is False):
         raise ApiError(
@@ -191,7 +193,8 @@ def _tool(service: Service, entry: Fields) -> tuple[dict[str, Any], Schema] | No
 
 
 def _message(fields: Fields) -> tuple[Message, bool | None]:
-    """The message; of an assistant's, whether it says itself that it begins the answer, else None."""
+    """The message; of an assistant's, whether it says itself that it begins the answer, else
+    None."""
     fields.ignore_rest()  # clients keep their books in a history: ids, LiteLLM's and OpenRouter's fields
     role = fields.kind("role", "system", "developer", "user", "assistant", "tool")
     read_part = {"assistant": _assistant_part, "tool": _result_part}.get(role, _text_part)
@@ -224,7 +227,8 @@ def _result_part(part: Fields) -> str:
 
 
 def _assistant_part(part: Fields) -> str:
-    """Text or a refusal; a thought kept as a part is skipped, as it comes under a name of its own as well."""
+    """Text or a refusal; a thought kept as a part is skipped, as it comes under a name of its own
+    as well."""
     part.ignore_rest()
     kinds = ("text", "refusal", "thinking", "redacted_thinking", "reasoning")
     kind = part.kind("type", *kinds, hint="this model reads text only", default="text")

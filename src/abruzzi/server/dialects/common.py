@@ -100,8 +100,9 @@ def by_name(tools: list[tuple[dict[str, Any], Schema]]) -> tuple[tuple[dict[str,
 def own_tool(service: Service, entry: Fields, *kinds: str, switches: Mapping[str, str], named: bool = False) -> str:
     """The type of a declared tool; "" for a hosted one that is left out (--ignore-hosted-tools).
 
-    kinds: those that run at the client; the first is meant where none is said (named: the type must be said).
-    switches: how clients stop sending a hosted tool, by how its type begins. Raises ApiError."""
+    kinds: those that run at the client; the first is meant where none is said (named: the type must
+    be said). switches: how clients stop sending a hosted tool, by how its type begins. Raises
+    ApiError."""
     kind = entry.peek("type")
     if isinstance(kind, str) and kind not in kinds:
         if service.settings.ignore_hosted_tools:

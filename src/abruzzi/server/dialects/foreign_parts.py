@@ -1,8 +1,9 @@
-"""Parts of a history that this model cannot read, where refusing them would end the session for good.
+"""Parts of a history that this model cannot read, where refusing them would end the session for
+good.
 
-An image in a tool's result stays in the history of every later request. It becomes a short text that says what was
-there, is counted (/metrics) and named in a header of the answer. In a user's own message it stays a 400: there
-somebody asks about it.
+An image in a tool's result stays in the history of every later request. It becomes a short text
+that says what was there, is counted (/metrics) and named in a header of the answer. In a user's own
+message it stays a 400: there somebody asks about it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ KINDS = (
 
 
 def result_part(part: Fields, *text_kinds: str) -> str:
-    """A part of a tool's result as text. text_kinds: the types that hold text; the first one may be left out."""
+    """A part of a tool's result as text. text_kinds: the types that hold text; the first one may be
+    left out."""
     part.ignore_rest()
     kind = part.peek("type")
     if isinstance(kind, str) and kind and kind not in text_kinds:

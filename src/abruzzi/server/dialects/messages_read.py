@@ -46,7 +46,8 @@ SWITCHES = {
 }
 # Of the assistant's own blocks, those that only their vendor can read: skipped, as nothing is lost.
 OPAQUE = ("redacted_thinking", "container_upload", "compaction", "fallback")
-# Calls of hosted tools and their results, from a conversation with another server: left out and counted.
+# Calls of hosted tools and their results, from a conversation with another server: left out and
+# counted.
 HOSTED = (
     *("server_tool_use", "mcp_tool_use", "mcp_tool_result", "web_search_tool_result", "web_fetch_tool_result"),
     *("code_execution_tool_result", "bash_code_execution_tool_result", "tool_search_tool_result"),
@@ -113,8 +114,8 @@ def _without_billing(system: str | list[str] | None) -> str:
 
 
 def _thinking(body: Fields) -> tuple[Thinking, Schema | None, bool]:
-    """The thinking options, the form of the answer, which stands in one object with them, and whether thoughts are
-    not to be shown."""
+    """The thinking options, the form of the answer, which stands in one object with them, and
+    whether thoughts are not to be shown."""
     out, answers, display = Thinking(), [], None
     thinking = body.object("thinking")
     if thinking is not None:
@@ -168,8 +169,8 @@ class _Offered:
         self._loaded: set[str] = set()
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The declaration that is due where a tool_reference names this tool; None where it is declared already, or
-        gone."""
+        """The declaration that is due where a tool_reference names this tool; None where it is
+        declared already, or gone."""
         tool = self._tools.get(name)
         if tool is None or not tool.deferred or name in self._loaded:
             return None
@@ -302,7 +303,8 @@ class _History:
         content = fields.text_or_each("content", read, "blocks", need=True)
         if isinstance(content, str):
             texts.append(content)
-        # display: "omitted" leaves the signature with an empty thought: as if the client had dropped it.
+        # display: "omitted" leaves the signature with an empty thought: as if the client had
+        # dropped it.
         thought = "".join(thoughts) or None
         self.add(Message("assistant", "".join(texts), thought, tuple(calls)), seals[-1] if seals else None)
 

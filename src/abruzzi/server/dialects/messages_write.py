@@ -153,7 +153,8 @@ def _input(arguments: str) -> dict[str, Any]:
 
 
 def _finite(number: str) -> float:
-    """Raises ValueError for what JSON cannot hold: the model may write 1e999, and it would be read as Infinity."""
+    """Raises ValueError for what JSON cannot hold: the model may write 1e999, and it would be read
+    as Infinity."""
     value = float(number)
     if not math.isfinite(value):
         raise ValueError(number)

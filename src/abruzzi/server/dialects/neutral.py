@@ -1,7 +1,8 @@
-"""Neutral values: fields of other servers that this one does not have, with the values that mean what happens anyway.
+"""Neutral values: fields of other servers that this one does not have, with the values that mean
+what happens anyway.
 
-Clients and benchmarks send them always (`ignore_eos: false`, `repetition_penalty: 1.0`). One table for all dialects:
-a value that would change the answer is a 400 that names it, in each of them.
+Clients and benchmarks send them always (`ignore_eos: false`, `repetition_penalty: 1.0`). One table
+for all dialects: a value that would change the answer is a 400 that names it, in each of them.
 """
 
 from __future__ import annotations
@@ -202,7 +203,8 @@ HINTS = {
 
 
 def read_neutral(body: Fields) -> None:
-    """The fields of the table that the dialect has not read itself. Raises ApiError for a value with a meaning."""
+    """The fields of the table that the dialect has not read itself. Raises ApiError for a value
+    with a meaning."""
     for name, values in NEUTRAL.items():
         if not body.was_read(name):
             body.only(name, *values, hint=HINTS.get(name, NOT_HERE))

@@ -1,8 +1,9 @@
 """Prefill: a last message of the assistant is the beginning of the answer, which goes on behind it.
 
-The answer holds the continuation alone, in all dialects. Thinking comes in front of an answer, so none is begun
-behind a prefill; the message may bring its own. What cannot be continued is a 400: a message that ends with calls
-(it waits for their results) or is a thought alone, and a prefill with thinking switched on by the request.
+The answer holds the continuation alone, in all dialects. Thinking comes in front of an answer, so
+none is begun behind a prefill; the message may bring its own. What cannot be continued is a 400: a
+message that ends with calls (it waits for their results) or is a thought alone, and a prefill with
+thinking switched on by the request.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def split_prefill(
 ) -> tuple[tuple[Message, ...], Message | None]:
     """The messages, and the beginning of the answer where the last one is the assistant's.
 
-    An empty last message is no beginning and left out. field: the messages' name. Raises ApiError."""
+    An empty last message is no beginning and left out. field: the messages' name. Raises
+    ApiError."""
     if not messages or messages[-1].role != "assistant":
         return tuple(messages), None
     *before, last = messages

@@ -129,7 +129,8 @@ def _reasoning(body: Fields) -> tuple[Thinking, dict[str, Any], bool]:
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
-    """One entry of `tools`: a function, or a namespace of them. echo: as the response repeats it."""
+    """One entry of `tools`: a function, or a namespace of them. echo: as the response repeats
+    it."""
 
     tools: list[tuple[dict[str, Any], Schema]]
     echo: dict[str, Any]
@@ -140,7 +141,8 @@ Tools = tuple[tuple[dict[str, Any], ...], bool, Structure, list[dict[str, Any]],
 
 
 def _tools(service: Service, body: Fields) -> Tools:
-    """The tools, whether the model may call them, how, their echo, and of those in a namespace which one it is."""
+    """The tools, whether the model may call them, how, their echo, and of those in a namespace
+    which one it is."""
     declared = [entry for entry in body.each("tools", partial(_tool, service)) if entry is not None]
     tools, schemas = by_name([tool for entry in declared for tool in entry.tools])
     structure = any_tool(schemas, body.boolean("parallel_tool_calls") is not False)
@@ -163,7 +165,8 @@ def _function(entry: Fields) -> _Declared:
 
 
 def _namespace(service: Service, entry: Fields) -> _Declared:
-    """Codex's group of functions: to the model each is `namespace.name`, on the wire both stand apart."""
+    """Codex's group of functions: to the model each is `namespace.name`, on the wire both stand
+    apart."""
     entry.ignore_rest()
     name, about = entry.required_text("name", filled=True), entry.text("description")
     inner = [tool for tool in entry.each("tools", partial(_inner_tool, service)) if tool is not None]

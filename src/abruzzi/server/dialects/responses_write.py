@@ -21,8 +21,8 @@ KINDS = {"reasoning": "rs_", "message": "msg_", "function_call": "fc_"}
 
 @dataclass(frozen=True, slots=True)
 class ResponseOutput:
-    """Options of the answer's form. echo: what the response repeats of the request. namespaces: of a function that
-    was declared in one, by the name that the model knows (`joined_name`)."""
+    """Options of the answer's form. echo: what the response repeats of the request. namespaces: of
+    a function that was declared in one, by the name that the model knows (`joined_name`)."""
 
     model: str
     stream: bool = False

@@ -89,8 +89,8 @@ def answer_format(body: Fields, field: str, nested: bool, strict: bool = False) 
     """response_format, text.format and their like: the schema of the answer, and what to repeat of
     the request.
 
-    nested: the schema stands in an object json_schema of its own, as in chat. strict: what its absence means: where
-    it is false, parts that cannot be enforced are left out and said."""
+    nested: the schema stands in an object json_schema of its own, as in chat. strict: what its
+    absence means: where it is false, parts that cannot be enforced are left out and said."""
     return body.parsed(field, partial(_answer_format, nested, strict)) or (None, {"type": "text"})
 
 

@@ -28,7 +28,8 @@ STATES = ("kept", "restored", "absent", "expired")
 class History:
     """A restored history. messages: ready to render. prefix: the hash of them all.
 
-    states: of each assistant turn, by its place. prefill: the beginning of the answer, if the client sent one."""
+    states: of each assistant turn, by its place. prefill: the beginning of the answer, if the
+    client sent one."""
 
     messages: tuple[Message, ...]
     prefix: bytes

@@ -8,7 +8,8 @@ T = TypeVar("T")
 
 
 class OpenCalls(Generic[T]):
-    """Calls by their ids, each with a value of the caller's; any number of them in constant time each.
+    """Calls by their ids, each with a value of the caller's; any number of them in constant time
+    each.
 
     A result answers the latest open call with its id; one without an id, the oldest open call."""
 
@@ -24,7 +25,8 @@ class OpenCalls(Generic[T]):
         self._count += 1
 
     def answer(self, call_id: str | None) -> T | None:
-        """The value of the call that a result answers, which is open no more; None when there is none."""
+        """The value of the call that a result answers, which is open no more; None when there is
+        none."""
         number = self._latest(call_id) if call_id else next(iter(self._open), None)
         return None if number is None else self._open.pop(number)[1]
 

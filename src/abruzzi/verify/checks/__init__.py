@@ -1,4 +1,5 @@
-"""The checks of `abruzzi verify`, one file a subject: each a function under `@check`, in the order in which they run.
+"""The checks of `abruzzi verify`, one file a subject: each a function under `@check`, in the order
+in which they run.
 
 A new check is a decorated function in one of these files. A new file is also a name in SUBJECTS.
 """

@@ -1,4 +1,5 @@
-"""Checks of error handling: a 4xx with an error object that says what is wrong; never a 500, never silence."""
+"""Checks of error handling: a 4xx with an error object that says what is wrong; never a 500, never
+silence."""
 
 from __future__ import annotations
 
@@ -130,7 +131,8 @@ def error_context(p: Probe) -> None:
 
 @check("errors", "Clients recognise what is said of an overflow", last=True)
 def overflow_wording(p: Probe) -> None:
-    """Agents compact their history when they know the sentence (LiteLLM, LangChain, pi), and die otherwise."""
+    """Agents compact their history when they know the sentence (LiteLLM, LangChain, pi), and die
+    otherwise."""
     limit = _context_length(p)
     if limit is None or limit > MAX_CONTEXT_PROBED[p.session.suite]:
         raise Unsupported("the context's length is not known, or too long to overfill")

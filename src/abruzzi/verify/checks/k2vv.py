@@ -1,4 +1,5 @@
-"""Checks of K2-Vendor-Verifier's two measures (verify/k2vv.py): schema_accuracy and tool_call_f1."""
+"""Checks of K2-Vendor-Verifier's two measures (verify/k2vv.py): schema_accuracy and
+tool_call_f1."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def schema_accuracy(p: Probe) -> None:
 
 @check("tools", "K2VV: tools are called when they should be", judges="model")
 def tool_call_f1(p: Probe) -> None:
-    """Passes where F1 reaches the limit, so single misses are told but not counted against the server."""
+    """Passes where F1 reaches the limit, so single misses are told but not counted against the
+    server."""
     outcomes = _run(p)
     counts: Counts = p.session.facts["counts"]
     if counts.tool_call_f1 is None:

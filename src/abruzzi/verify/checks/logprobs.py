@@ -1,8 +1,9 @@
 """The check of logprobs: well formed, consistent with one another and with what was said.
 
-Greedily chosen means the most likely, with one exception: a server that limits thinking closes the thought itself,
-and that token has a log-probability but was not chosen. A server that tells which ids it sampled is taken at its
-word; of the others, one end of a thought may be less likely than the best.
+Greedily chosen means the most likely, with one exception: a server that limits thinking closes the
+thought itself, and that token has a log-probability but was not chosen. A server that tells which
+ids it sampled is taken at its word; of the others, one end of a thought may be less likely than the
+best.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def logprobs(p: Probe) -> None:
 
 
 def _forced(reply: Reply, entries: list[Any]) -> int | None:
-    """The place of the one token that the server may have put there: the first end of a thought, unless the server
-    says that it was sampled. One that is not shaped like a control token is never taken for forced."""
+    """The place of the one token that the server may have put there: the first end of a thought,
+    unless the server says that it was sampled. One that is not shaped like a control token is never
+    taken for forced."""
     flags = reply.choice.get("sampled")
     told = flags if isinstance(flags, list) and len(flags) == len(entries) else None
     for position, entry in enumerate(entries):
@@ -72,7 +74,8 @@ def _said(entries: list[dict[str, Any]]) -> str:
 
 
 def _bad(entry: Any, expected: int, forced: bool) -> str | None:
-    """What is wrong with the logprob of one greedily chosen (or forced) token with `expected` alternatives."""
+    """What is wrong with the logprob of one greedily chosen (or forced) token with `expected`
+    alternatives."""
     if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
         return "has no token text"
     chosen, top = entry.get("logprob"), entry.get("top_logprobs")
@@ -98,7 +101,8 @@ def _bad(entry: Any, expected: int, forced: bool) -> str | None:
 
 
 def _bad_forced(token: str, chosen: float, top: list[Any], values: Sequence[float]) -> str | None:
-    """A token that was not chosen is where its log-probability puts it: among the best, or below them all."""
+    """A token that was not chosen is where its log-probability puts it: among the best, or below
+    them all."""
     listed = [v for t, v in zip(top, values) if t.get("token") == token]
     if listed and min(abs(v - chosen) for v in listed) > TOLERANCE:
         return f"has {chosen:.4f} itself and {listed[0]:.4f} among its top_logprobs"

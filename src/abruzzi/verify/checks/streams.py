@@ -1,4 +1,5 @@
-"""Checks of streams: well-formed chunks in the right order that say what the unstreamed answer says; leaving."""
+"""Checks of streams: well-formed chunks in the right order that say what the unstreamed answer
+says; leaving."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from abruzzi.verify.wire import Exchange
 
 THINKING = ("reasoning_content", "reasoning")
 MIN_STREAMED_CHARACTERS = 40
-# An answer after clients left may take this much longer than one before: noise, not waiting in a queue.
+# An answer after clients left may take this much longer than one before: noise, not waiting in a
+# queue.
 CANCEL_SLACK_SECONDS = 2.0
 CANCEL_SLACK_FACTOR = 3.0
 
@@ -173,8 +175,9 @@ def stream_usage(p: Probe) -> None:
 
 @check("streams", "A client that leaves stops its answer", last=True)
 def cancel(p: Probe) -> None:
-    """Leave long answers one after the other, then ask something short. A server that goes on generating for
-    nobody runs out of slots: the next answer waits. With more slots than we leave answers it is not seen."""
+    """Leave long answers one after the other, then ask something short. A server that goes on
+    generating for nobody runs out of slots: the next answer waits. With more slots than we leave
+    answers it is not seen."""
     before = max(_timed(p) for _ in range(3))
     limit = before * CANCEL_SLACK_FACTOR + CANCEL_SLACK_SECONDS
     story = p.body("Write a very long story about the sea.", max_tokens=2048)

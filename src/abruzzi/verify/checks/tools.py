@@ -1,4 +1,5 @@
-"""Checks of tool calling: calls, ids, arguments, choice, results of foreign clients, thinking that is kept."""
+"""Checks of tool calling: calls, ids, arguments, choice, results of foreign clients, thinking that
+is kept."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def tool_arguments(p: Probe) -> None:
 
 
 def _argument_text(call: Call) -> str:
-    """Arguments as JSON text; that an object came instead of text is the check `tool_calls`' business."""
+    """Arguments as JSON text; that an object came instead of text is the check `tool_calls`'
+    business."""
     return call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
 
 
