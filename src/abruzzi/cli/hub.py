@@ -65,9 +65,9 @@ def pull(
 
 def ls(as_json: bool = AS_JSON) -> int:
     from abruzzi.checkpoint import hub
-    from abruzzi.engine.weights import kept as packed_cache
+    from abruzzi.engine.weights import kept
 
-    models, packed = hub.cached(), packed_cache.entries()
+    models, packed = hub.cached(), kept.entries()
     for model in models:
         own = [e for e in packed if e.source.is_relative_to(model.path.resolve())]
         packed = [e for e in packed if e not in own]
@@ -84,7 +84,7 @@ def rm(
     as_json: bool = AS_JSON,
 ) -> int:
     from abruzzi.checkpoint import hub
-    from abruzzi.engine.weights import kept as packed_cache
+    from abruzzi.engine.weights import kept
 
     models = {m.name: m.path for m in hub.cached()}
     if not packed:
@@ -95,13 +95,13 @@ def rm(
             )
         freed = hub.remove(name)
         if name in models:
-            freed += packed_cache.remove(models[name])
+            freed += kept.remove(models[name])
     else:
-        known = {str(e.source) for e in packed_cache.entries()}
+        known = {str(e.source) for e in kept.entries()}
         place = Path("/") if name is None else models.get(name, Path(name).expanduser().resolve())
         if name is not None and not any(Path(k).is_relative_to(place.resolve()) for k in known):
             raise FileNotFoundError(f"there are no packed weights of {name}; hint: `abruzzi ls` lists them")
-        freed = packed_cache.remove(place)
+        freed = kept.remove(place)
     what = name or "packed weights"
     print(json.dumps({"model": name, "bytes": freed}) if as_json else f"{what}: {freed / 1e9:.2f} GB freed")
     return OK

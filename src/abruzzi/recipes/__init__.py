@@ -32,7 +32,7 @@ class Prepared:
 
 
 def names() -> dict[str, str]:
-    """Every recipe with the first line of its description."""
+    """Every recipe with its description."""
     return {name: " ".join((_module(name).__doc__ or "").split("\n\n")[0].split()) for name in _MODULES}
 
 

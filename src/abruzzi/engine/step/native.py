@@ -19,7 +19,7 @@ from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import Checkpoint
 from abruzzi.engine.attention import attention_of
 from abruzzi.engine.step.state import Chunk, KvCache
-from abruzzi.engine.weights import kept as packed_cache
+from abruzzi.engine.weights import kept
 from abruzzi.engine.weights.load import Weights, load_embedding, load_head, load_layer, load_norm
 from abruzzi.engine.weights.memory import give_back_freed
 from abruzzi.engine.weights.packing import PackedLayer, Precision, WeightMode, check_modes, pack_layer
@@ -77,7 +77,7 @@ class NativeRunner:
                 "or weights int8-dense or all-4-bit"
             )
         runner = cls(checkpoint.config, None, isa, threads, precision, weights)
-        parts = packed_cache.through(checkpoint.folder, checkpoint.files, weights, lambda: _parts(checkpoint, weights))
+        parts = kept.load_or_pack(checkpoint.folder, checkpoint.files, weights, lambda: _parts(checkpoint, weights))
         runner.set_ends(**next(parts))
         for part in parts:
             runner.add_layer(PackedLayer.from_flat(part))

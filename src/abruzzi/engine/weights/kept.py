@@ -85,14 +85,15 @@ def remove(source: Path) -> int:
 
 
 def _made_of(path: Path, source: Path) -> bool:
-    """Damaged files belong to everybody."""
+    """Whether the file was packed from this checkpoint. A damaged one counts as every checkpoint's:
+    `rm` of any deletes it."""
     try:
         return Path(about(path)["source"]).is_relative_to(source)
     except Damaged:
         return True
 
 
-def through(
+def load_or_pack(
     checkpoint: Path, files: Sequence[Path], weights: str, make: Callable[[], Iterator[Part]]
 ) -> Iterator[Part]:
     """The parts of a model: from the file where there is one, else from `make`, writing them down
