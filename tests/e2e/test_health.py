@@ -65,7 +65,7 @@ def messages(size: int) -> tuple[str, Any]:
 
 def turns(size: int) -> tuple[str, Any]:
     block = [{"role": "assistant", "content": "y"}, {"role": "user", "content": [{"type": "text", "text": "x" * 100}]}]
-    return "/v1/messages", {"model": "tiny", "messages": [USER, *block * (size // 180)], "max_tokens": 1}
+    return "/v1/messages", {"model": "tiny", "messages": [USER, *block * (size // 200)], "max_tokens": 1}
 
 
 def tools(size: int) -> tuple[str, Any]:
