@@ -51,8 +51,9 @@ std::size_t sample(Isa isa, const float* x, std::size_t n, const Draw& draw) {
       weight[i] = std::exp(static_cast<double>(kept[i].value) - static_cast<double>(top));
       mass += weight[i];
     }
-    const bool enough = cut == kEverything || (draw.top_k && kept.size() >= draw.top_k) ||
-                        (draw.min_p > 0 && std::exp(-cut) < draw.min_p) ||
+    // top_p is a share of top_k's mass, so with both of them min_p alone does not end the search.
+    const bool by_min_p = draw.min_p > 0 && std::exp(-cut) < draw.min_p && !(draw.top_k && draw.top_p < 1);
+    const bool enough = cut == kEverything || (draw.top_k && kept.size() >= draw.top_k) || by_min_p ||
                         (!draw.top_k && draw.top_p < 1 && mass >= draw.top_p * all) ||
                         (whole && mass > draw.uniform * all);
     if (enough) break;

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.engine.sampler import log_softmax, most_likely, sample, seed_of
+from abruzzi.engine.sampler import log_softmax, most_likely, next_token, sample, seed_of
+from abruzzi.engine.sequence import Sequence
 from abruzzi.kernels import ops, ref, supported_isas
 from abruzzi.types import SamplingParams
 
@@ -41,6 +42,16 @@ def test_candidates_are_what_the_definitions_say(seed: int, top_k: int, top_p: f
     assert kept[0] == logprobs.argmax()
 
 
+def drawn_near(values: np.ndarray, draw: SamplingParams, uniform: float, near: float = 1e-6) -> set[int]:
+    """The candidates whose place among the others the number hits, within rounding; in the tail these are many."""
+    logprobs = log_softmax((values / np.float32(draw.temperature)).astype(np.float64))
+    kept = ref.candidates(logprobs, draw)
+    ends = np.cumsum(np.exp(logprobs[kept]))
+    ends /= ends[-1]
+    begins = np.concatenate([[0.0], ends[:-1]])
+    return {int(i) for i in kept[(begins <= uniform + near) & (ends >= uniform - near)]}
+
+
 @given(
     seed=st.integers(0, 10_000),
     spread=st.sampled_from([0.01, 1.0, 5.0, 40.0]),
@@ -59,11 +70,12 @@ def test_the_compiled_draw_equals_its_twin(
     if masked:
         values[np.random.default_rng(seed).random(500) < 0.9] = -np.inf
     draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    want = {ref.sample(values, draw, min(max(uniform + d, 0), 1 - 1e-12)) for d in (-1e-6, 0, 1e-6)}
     # A border of top_p or min_p may fall on either side of a candidate, by rounding.
-    for d in (-1e-6, 1e-6):
-        nudged = replace(draw, top_p=min(1.0, top_p * (1 + d)) if top_p < 1 else 1.0, min_p=min_p * (1 + d))
-        want |= {ref.sample(values, nudged, uniform)}
+    nudged = [
+        replace(draw, top_p=min(1.0, top_p * (1 + d)) if top_p < 1 else 1.0, min_p=min(1.0, min_p * (1 + d)))
+        for d in (-1e-6, 0, 1e-6)
+    ]
+    want = {token for one in nudged for token in drawn_near(values, one, uniform)}
     for isa in supported_isas():
         assert ops.sample(values, draw, uniform, isa=isa) in want
         exact = np.log(np.exp((values / np.float32(temperature)).astype(np.float64)).sum())
@@ -133,3 +145,17 @@ def test_the_first_of_n_samples_draws_with_the_seed_itself_and_no_two_share_one(
     assert seed_of(7, 0) == 7
     seeds = [seed_of(seed, number) for seed in range(20) for number in range(8)]
     assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("outside", [-1, 500])
+def test_an_id_outside_the_vocabulary_is_an_error_wherever_it_comes_from(outside: int) -> None:
+    class Forced:
+        def allowed(self) -> int:
+            return outside
+
+        def accept(self, token_id: int) -> None: ...
+
+    for constraint, chosen in ((None, outside), (Forced(), 3)):
+        sequence = Sequence([1], 1, SamplingParams(), 0, 9, frozenset(), constraint)
+        with pytest.raises(ValueError, match=f"token id {outside} is outside the vocabulary of 500"):
+            next_token(sequence, logits(1, 500), lambda *_, id_=chosen: (id_, -1.0))
