@@ -1,14 +1,16 @@
 """Ctrl-C ends with 130 wherever it lands: 25 interrupts each of run, chat, pull and train, at
 random moments.
 
-SIGINT goes out at a moment drawn between the first import of the command line and a little after
-its end, while another process keeps the machine busy. An interrupt that comes after the program's
-end changes nothing."""
+SIGINT goes out at a moment drawn between the first import of the command line and its end, as long
+as an undisturbed run takes, while another process keeps the machine busy. An interrupt that comes
+after the program's end changes nothing."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +34,7 @@ COMMANDS = {
     "run": ["run", "Calculate 69 - 21 + 39."],
     "chat": ["chat"],
     "pull": ["pull", "org/tiny"],
-    "train": ["train", "nano", "--set", "steps=3"],
+    "train": ["train", "sft", "--data", "mine.jsonl", "--from", "m", "--set", "steps=2", "--set", "row_length=128"],
 }
 
 
@@ -41,9 +43,9 @@ def obey_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def interrupted(arguments: list[str], after: float, folder: Path) -> tuple[int, str]:
-    """(exit code as a shell tells it, stderr) of the command, interrupted so many seconds after its
-    first import."""
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """The command, at the moment at which our first import is over."""
+    shutil.rmtree(folder / "runs", ignore_errors=True)
     ours, its = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, str(its), *arguments],
@@ -67,6 +69,22 @@ def interrupted(arguments: list[str], after: float, folder: Path) -> tuple[int, 
     process.stdin.flush()
     os.read(ours, 1)
     os.close(ours)
+    return process
+
+
+def undisturbed(arguments: list[str], folder: Path, ends: int) -> float:
+    """Seconds that the command takes after its first import, when it ends as it should."""
+    process = start(arguments, folder)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == ends, err
+    return time.monotonic() - began
+
+
+def interrupted(arguments: list[str], after: float, folder: Path) -> tuple[int, str]:
+    """(exit code as a shell tells it, stderr) of the command, interrupted so many seconds after its
+    first import."""
+    process = start(arguments, folder)
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -78,19 +96,44 @@ def interrupted(arguments: list[str], after: float, folder: Path) -> tuple[int, 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_interrupt_at_any_moment_ends_with_130(name: str, tmp_path: Path) -> None:
     tiny.write(tmp_path / "m")
+    turns = [{"role": "user", "content": "Calculate 1 + 2."}, {"role": "assistant", "content": "It is 3."}]
+    (tmp_path / "mine.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 20)
+    over = {"run": 0, "chat": 0, "pull": 1, "train": 0}[name]
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     rng = random.Random(name)
     try:
+        whole = undisturbed(COMMANDS[name], tmp_path, over)
+        print(f"{name} takes {whole:.1f} s")
         ends = []
         for _ in range(TIMES):
-            after = rng.uniform(0, 4.0 if name in ("run", "chat") else 2.0)
+            after = rng.uniform(0, whole)
             code, err = interrupted(COMMANDS[name], after, tmp_path)
             ends.append((code, round(after, 3), err[-300:]))
     finally:
         busy.kill()
         busy.wait()
     # A command that was over before its signal ends as it would have.
-    over = {"run": 0, "chat": 0, "pull": 1, "train": 0}[name]
     odd = [end for end in ends if end[0] != 130 and not (end[0] == over and "Traceback" not in end[2])]
-    assert not odd and not [end for end in ends if "Traceback" in end[2]], odd
-    assert sum(end[0] == 130 for end in ends) > TIMES // 3
+    odd += [end for end in ends if "Traceback" in end[2] or "Exception ignored" in end[2]]
+    assert not odd
+    # However fast the machine became meanwhile, the earliest of the moments lie inside the command.
+    assert any(end[0] == 130 for end in ends)
+
+
+def test_an_interrupt_that_a_callback_drops_is_raised_again() -> None:
+    code = """
+import signal, sys, time, weakref
+from abruzzi.cli import interrupts
+class Thing: pass
+thing = Thing()
+keep = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+try:
+    del thing
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130 if interrupts.seen() else 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], preexec_fn=obey_ctrl_c, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (130, "")

@@ -2,7 +2,8 @@
 at exit.
 
 A KeyboardInterrupt alone is not enough: NumPy turns one in its import into an ImportError, a
-`__del__` or a weakref's callback drops it, libraries wrap it. So the signal is remembered as well.
+`__del__` or a weakref's callback drops it, libraries wrap it. So the signal is remembered as well,
+and one that was dropped is raised again.
 Importing this module starts listening; SIGINT that was inherited as ignored (nohup, a background
 job) stays ignored.
 """
@@ -16,7 +17,11 @@ from types import FrameType, TracebackType
 
 from abruzzi.cli.exit_codes import INTERRUPTED
 
+# How long after a callback dropped an interrupt it is raised again: the callback is over by then.
+AGAIN_S = 0.01
+
 _seen = False
+_report_dropped = sys.unraisablehook
 
 
 def seen() -> bool:
@@ -37,10 +42,20 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
     sys.__excepthook__(kind, error, trace)
 
 
+def _dropped(unraisable: sys.UnraisableHookArgs) -> None:
+    """A `__del__` or a callback, from which nothing can be raised, was where the interrupt fell."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _report_dropped(unraisable)
+    elif hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _note)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+
 def leave_at_once() -> None:
     """From here on, everything is written and SIGINT only ends what Python still does to end."""
-    if signal.getsignal(signal.SIGINT) is _note:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    for number in (signal.SIGINT, getattr(signal, "SIGALRM", signal.SIGINT)):
+        if signal.getsignal(number) is _note:
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))
 
 
 def _listen() -> None:
@@ -48,6 +63,7 @@ def _listen() -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _note)
             sys.excepthook = _uncaught
+            sys.unraisablehook = _dropped
     except ValueError:
         pass  # not the main thread: somebody uses the command line as a library
 
