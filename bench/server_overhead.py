@@ -74,7 +74,7 @@ def measure(llm: LLM, server: Serving, client: Client, tokens: int, rounds: int)
                 if number:  # the first round warms up
                     took[name].append(seconds)
                     cpu[name].append(time.process_time() - before)
-    assert server.service.engine.open == 0 and server.service.engine.load().blocks_held == 0
+    assert server.service.engine.open == 0 and server.service.engine.occupancy().blocks_held == 0
     wall = {name: statistics.median(s) for name, s in took.items()}
     busy = {name: statistics.median(s) for name, s in cpu.items()}
     engine_token = (wall["engine n"] - wall["engine 1"]) / (tokens - 1)
