@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Self, TypeVar
 
 from abruzzi.server.errors import ApiError, unsupported
@@ -72,9 +72,10 @@ class Fields:
         out."""
         return self._value.get(field)
 
-    def was_read(self, field: str) -> bool:
-        """Whether somebody has read it."""
-        return field in self._read
+    def unread(self, table: Collection[str]) -> list[str]:
+        """The given fields that are in the table and that nobody has read. A table may be much
+        longer than a body."""
+        return [field for field in self._value if field in table and field not in self._read]
 
     def ignore_rest(self) -> None:
         """Fields that nobody reads are other people's bookkeeping here: ignored."""

@@ -13,7 +13,7 @@ every field and finds it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from abruzzi.server.fields import Fields, JsonSchema, read_all
@@ -56,8 +56,8 @@ class RecordingFields(Fields):
     def peek(self, field: str) -> Any:
         return None
 
-    def was_read(self, field: str) -> bool:
-        return field in self._properties
+    def unread(self, table: Collection[str]) -> list[str]:
+        return [field for field in table if field not in self._properties]
 
     def raw(self, field: str, schema: JsonSchema, need: bool = False, missing: str = "") -> Any:
         self._note(field, schema, need)

@@ -205,9 +205,7 @@ HINTS = {
 def read_neutral(body: Fields) -> None:
     """The fields of the table that the dialect has not read itself. Raises ApiError for a value
     with a meaning."""
-    for name, values in NEUTRAL.items():
-        if not body.was_read(name):
-            body.only(name, *values, hint=HINTS.get(name, NOT_HERE))
-    for name in LABELS:
-        if not body.was_read(name):
-            body.raw(name, {})
+    for name in body.unread(NEUTRAL):
+        body.only(name, *NEUTRAL[name], hint=HINTS.get(name, NOT_HERE))
+    for name in body.unread(LABELS):
+        body.raw(name, {})
