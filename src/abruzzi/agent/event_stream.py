@@ -1,8 +1,9 @@
 """Server-sent events, read from bytes by the standard (WHATWG HTML, 9.2 "Server-sent events").
 
-A line ends at CR, LF or CRLF and nowhere else. `str.splitlines`, and HTTP libraries that use it, also split at
-U+2028, U+2029, U+0085, VT and FF, all of which JSON may hold as they are. One reader for both clients: agent/client.py,
-which forgives what it can, and verify/wire.py, which counts what a server gets wrong.
+A line ends at CR, LF or CRLF and nowhere else. `str.splitlines`, and HTTP libraries that use it,
+also split at U+2028, U+2029, U+0085, VT and FF, all of which JSON may hold as they are. One reader
+for both clients: agent/client.py, which forgives what it can, and verify/wire.py, which counts what
+a server gets wrong.
 
     list(events(split_lines([b"data: a\\r", b"\\ndata:b\\n\\n"]))) == [ServerEvent("a\\nb")]
 """

@@ -1,13 +1,16 @@
-"""Regular expressions of schemas, rewritten so that what the compiler enforces matches by every reading.
+"""Regular expressions of schemas, rewritten so that what the compiler enforces matches by every
+reading.
 
-`pattern` is ECMAScript's, most validators use their own language's (Python's `re`), and llguidance Rust's. They
-differ: `\\d`, `\\w`, `\\s` (Unicode or ASCII), `.`, `$` in front of a last new line, `[a&&b]`, `[[:alpha:]]`. So a
-pattern is parsed here, and written anew with explicit ranges that stay inside both ECMAScript's and Python's
-reading: what is admitted matches by either; a few characters that only one of them takes are never written.
+`pattern` is ECMAScript's, most validators use their own language's (Python's `re`), and llguidance
+Rust's. They differ: `\\d`, `\\w`, `\\s` (Unicode or ASCII), `.`, `$` in front of a last new line,
+`[a&&b]`, `[[:alpha:]]`. So a pattern is parsed here, and written anew with explicit ranges that
+stay inside both ECMAScript's and Python's reading: what is admitted matches by either; a few
+characters that only one of them takes are never written.
 
-And a deviation of llguidance 1.9: it matches on text without escapes and then escapes each set of bytes. A set with
-all control characters (or all but the new line) becomes "any escape", and that includes `\\"` and `\\\\`: `[^"]` admits
-a quote. Without U+0000 a set is escaped exactly, so that one character leaves such sets.
+And a deviation of llguidance 1.9: it matches on text without escapes and then escapes each set of
+bytes. A set with all control characters (or all but the new line) becomes "any escape", and that
+includes `\\"` and `\\\\`: `[^"]` admits a quote. Without U+0000 a set is escaped exactly, so that
+one character leaves such sets.
 """
 
 from __future__ import annotations
