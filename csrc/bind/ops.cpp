@@ -32,6 +32,15 @@ std::vector<float*> rows_of(Out<float, 2> y) {
   return rows;
 }
 
+// A whole number of Python, which has no end, and at most `most`.
+std::size_t at_most(std::size_t most, nb::handle number) {
+  int overflow = 0;
+  const nb::int_ whole(number);
+  const long long value = PyLong_AsLongLongAndOverflow(whole.ptr(), &overflow);
+  fit(overflow >= 0 && (overflow > 0 || value >= 0), "sample");
+  return overflow > 0 ? most : static_cast<std::size_t>(std::min<unsigned long long>(value, most));
+}
+
 }  // namespace
 
 void bind_ops(nb::module_& m) {
@@ -110,7 +119,7 @@ void bind_ops(nb::module_& m) {
       [](int isa, In<float, 1> x, nb::handle params, double uniform) {
         abruzzi::Draw draw;  // the fields of kernels/ref.py:Draw
         draw.temperature = nb::cast<float>(params.attr("temperature"));
-        draw.top_k = std::min(nb::cast<std::size_t>(params.attr("top_k")), x.shape(0));
+        draw.top_k = at_most(x.shape(0), params.attr("top_k"));
         draw.top_p = nb::cast<double>(params.attr("top_p"));
         draw.min_p = nb::cast<double>(params.attr("min_p"));
         draw.uniform = uniform;

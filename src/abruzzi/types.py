@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from math import inf
 from numbers import Integral, Real
 from typing import Any, Literal, Protocol
 
@@ -167,6 +166,7 @@ class Message:
 
 
 GREEDY_BELOW = 1e-6  # temperatures
+HOTTEST = 1e38  # the compiled sampler divides by a float32
 # Of SamplingParams: what may be None as well has True.
 _NUMBERS: tuple[tuple[str, type, bool], ...] = (
     *((name, Real, False) for name in ("temperature", "top_p", "min_p")),
@@ -206,7 +206,7 @@ class SamplingParams:
             if isinstance(given, bool) or not (isinstance(given, kind) or (optional and given is None)):
                 raise ValueError(f"{name}={given!r}; expected {'a whole' if kind is Integral else 'a'} number")
         for name, ok, want in (
-            ("temperature", 0 <= self.temperature < inf, "0 or more"),
+            ("temperature", 0 <= self.temperature <= HOTTEST, f"from 0 to {HOTTEST:g}"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),

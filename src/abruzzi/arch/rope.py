@@ -36,6 +36,7 @@ class YarnScaling:
 
 
 _YARN_KEYS = tuple(f.name for f in fields(YarnScaling))
+_YARN_ABOVE_0 = frozenset({"factor", "original_max_position_embeddings", "beta_fast", "beta_slow"})  # they divide
 
 
 def inv_freq(dim: int, theta: float, yarn: YarnScaling | None) -> tuple[float, ...]:
@@ -103,6 +104,8 @@ def read_rope(given: Mapping[str, Any]) -> tuple[float, YarnScaling | None]:
     known = {*_NAMES, *_YARN_KEYS, *_YARN_FIXED, "attention_factor"} if kind == "yarn" else _NAMES
     if surplus := set(said) - known:
         raise ValueError(f"{key}: {', '.join(sorted(surplus))} is not supported with rope type {kind!r}")
+    if kind == "yarn" and theta == 1:
+        raise ValueError(f"{key}: YaRN needs a rope_theta other than 1, for all pairs would turn alike")
     return theta, _read_yarn(key, said) if kind == "yarn" else None
 
 
@@ -137,8 +140,9 @@ def _read_yarn(key: str, block: Mapping[str, Any]) -> YarnScaling:
             raise ValueError(f"{key}.{name}={block[name]!r} is not supported; expected {expected!r}")
     numbers = {n: block[n] for n in _YARN_KEYS if n in block}
     for name, value in numbers.items():
-        if not _is_number(value) or value < 0:
-            raise ValueError(f"{key}.{name}={value!r}; expected a number, 0 or more")
+        if not _is_number(value) or value < 0 or (value == 0 and name in _YARN_ABOVE_0):
+            span = "above 0" if name in _YARN_ABOVE_0 else "0 or more"
+            raise ValueError(f"{key}.{name}={value!r}; expected a number, {span}")
     yarn = YarnScaling(**numbers)
     stated, follows = block.get("attention_factor"), attention_factor(yarn)
     if stated is not None and not (_is_number(stated) and math.isclose(stated, follows, rel_tol=1e-6)):
@@ -149,4 +153,4 @@ def _read_yarn(key: str, block: Mapping[str, Any]) -> YarnScaling:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

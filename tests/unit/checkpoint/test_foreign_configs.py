@@ -56,6 +56,21 @@ def test_null_counts_as_absent_and_defaults_may_be_spelt_out(base: Path, scaling
     assert ModelConfig.from_dict(config.to_dict()) == config
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: value} for name in ("factor", "beta_fast", "beta_slow") for value in (0, 0.0, float("nan"), 1e999)),
+        {"original_max_position_embeddings": 0},
+        {"mscale": float("nan")},
+        {"rope_theta": 1},
+    ],
+)
+def test_numbers_that_yarn_cannot_divide_by_are_refused_by_name(base: Path, changes: dict[str, Any]) -> None:
+    given = config_of(base) | {"rope_theta": None, "rope_scaling": {**YARN, **changes}}
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        ModelConfig.from_dict(given)
+
+
 @pytest.mark.parametrize("changes", [{"truncate": False}, {"attention_factor": 1.5}, {"attention_factor": "1"}])
 def test_what_would_have_to_be_ignored_is_refused_by_name(base: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"rope_scaling.{next(iter(changes))}="):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from abruzzi import nano_path
@@ -75,6 +75,8 @@ options = st.dictionaries(
 
 @settings(max_examples=300, deadline=None)
 @given(ids, options)
+@example([0], {"top_k": 2**64})
+@example([0], {"temperature": 10**400})
 def test_whatever_is_asked_is_answered_or_refused_in_one_sentence(llm: LLM, ids: Any, options: dict[str, Any]) -> None:
     try:
         sequence = llm.submit(ids, SamplingParams(**options))
