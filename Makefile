@@ -1,6 +1,7 @@
 # make demo | test | slow | check | table | bench | bench-large | sanitize. Each does all its own set-up in .venv (Python 3.11+, make, g++).
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 CSRC := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 NATIVE := CMakeLists.txt pyproject.toml $(CSRC)
@@ -26,10 +27,12 @@ demo: $(VENV)/.run
 	$(BIN)/abruzzi run "Walter spends 2 days on the route, doing 100 miles a day. The route is only finished after 258 miles. So how many miles does he have left? Please tell me the answer."
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not net and not clients"
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not alone and not slow and not gpu and not net and not clients"
+	$(BIN)/python -m pytest -q -m "alone and not slow"
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not alone"
+	$(BIN)/python -m pytest -q -m "slow and alone"
 	$(BIN)/python scripts/mutants.py
 
 check: $(VENV)/.dev

@@ -20,6 +20,7 @@ import pytest
 
 from tests import tiny
 
+pytestmark = pytest.mark.alone
 ABRUZZI = [sys.executable, "-c", "from abruzzi.cli.main import main; main()"]
 USER: Any = {"role": "user", "content": "Hi"}
 CALL: Any = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
