@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "home": set(),
     "network": {"types"},
     "config": {"arch"},
+    "connect": {"network", "types"},
     "tokenizer": {"types"},
     "checkpoint": {"arch", "network", "quant", "types", "numpy", "ml_dtypes", "safetensors"},
     "quant": {"arch", "numpy", "ml_dtypes"},

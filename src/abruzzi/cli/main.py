@@ -19,7 +19,11 @@ from abruzzi.cli import streams
 from abruzzi.cli.exit_codes import ERROR, INTERRUPTED, OK
 
 # What a package that is not installed belongs to.
-EXTRAS = {"starlette": "serve", "uvicorn": "serve", "torch": "train", "reasoning_gym": "tasks"}
+EXTRAS = {
+    **dict.fromkeys(("starlette", "uvicorn", "tomlkit", "ruamel"), "serve"),
+    "torch": "train",
+    "reasoning_gym": "tasks",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,9 +77,9 @@ def _run() -> int:
 
 def _register(app: typer.Typer) -> None:
     """Add every command, in the order of `--help`."""
-    from abruzzi.cli import bench, cost, fit, hub, quantize, run, serve, show, tasks, train, verify
+    from abruzzi.cli import bench, connect, cost, fit, hub, quantize, run, serve, show, tasks, train, verify
 
-    for group in (run, hub, cost, fit, bench, quantize, show, tasks, train, serve, verify):
+    for group in (run, hub, cost, fit, bench, quantize, show, tasks, train, serve, connect, verify):
         group.register(app)
 
 

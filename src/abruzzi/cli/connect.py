@@ -1,0 +1,132 @@
+"""`abruzzi connect`: other people's clients on the running server."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from abruzzi.cli.exit_codes import OK
+
+if TYPE_CHECKING:
+    from abruzzi.connect import Change, Connection
+
+HELP = """Show how a client is told of the running server; --write tells it, --undo takes that back.
+
+CLIENT is claude, codex, opencode, pi, qwen, cline, aider, llm or openwebui. The server is asked for its model
+and context. --write merges into the client's own files, says what it changed and remembers it; --undo takes
+exactly that back, and leaves what you changed since.
+
+Examples: abruzzi connect codex --write
+
+abruzzi connect claude --url http://127.0.0.1:8421
+"""
+URL = "http://127.0.0.1:8420"
+HIDDEN = "..."  # where a key stands, unless the person typed it here
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("connect", help=HELP)(connect)
+
+
+def connect(
+    client: str = typer.Argument(..., metavar="CLIENT", help="The client's command, e.g. codex."),
+    url: str = typer.Option(URL, "--url", help="Where the server listens, with or without /v1."),
+    api_key: str = typer.Option(None, "--api-key", help="What it wants of clients (else ABRUZZI_API_KEY)."),
+    model: str = typer.Option(None, "--model", help="One of those that it serves; default: the first."),
+    write: bool = typer.Option(False, "--write", help="Put the settings into the client's files."),
+    undo: bool = typer.Option(False, "--undo", help="Take out what --write put in."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
+) -> int:
+    from abruzzi import connect as room
+    from abruzzi.home import home_folder
+
+    if client not in room.CLIENTS:
+        raise ValueError(f"client {client!r} is not known; expected one of {', '.join(room.CLIENTS)}")
+    if write and undo:
+        raise ValueError("--write puts settings in, --undo takes them out; give one of them")
+    if undo:
+        changes = room.undo(client, home_folder())
+        _tell_changes(client, changes, as_json, "taken back")
+        return OK
+    key = api_key or os.environ.get("ABRUZZI_API_KEY") or None
+    made = room.connection(client, room.ask(url, key, model), room.Places.of_machine())
+    hidden = key if key and not api_key else None
+    if not write:
+        _show(made, as_json, hidden)
+        return OK
+    if not made.files:
+        raise ValueError(
+            f"{made.title} keeps this in no file of ours to write; hint: abruzzi connect {client} shows what to run"
+        )
+    changes = room.write(made, home_folder())
+    _tell_changes(client, changes, as_json, "written", hidden)
+    if not as_json:
+        print(f"start it: {made.command}")
+        _notes(made)
+    return OK
+
+
+def _show(made: Connection, as_json: bool, hidden: str | None) -> None:
+    """What would be written, in full."""
+    from abruzzi.connect.clients import shell_lines
+    from abruzzi.connect.document import parse
+
+    files = []
+    for file in made.files:
+        document = parse("", file.format)
+        for key, value in file.settings.items():
+            document.set(key, value)
+        files.append({"path": str(file.path), "text": _masked(document.text(), hidden)})
+    env = {name: _masked(value, hidden) for name, value in made.env.items()}
+    if as_json:
+        print(json.dumps({"client": made.client, "files": files, "env": env, "command": _masked(made.command, hidden)}))
+        return
+    for file in files:
+        print(f"# {file['path']}\n{file['text'].rstrip()}\n")
+    if env:
+        print(f"# {'or, ' if files else ''}in the shell that starts it")
+        print("\n".join(shell_lines(env)) + "\n")
+    print(f"# then\n{_masked(made.command, hidden)}")
+    if files:
+        print(f"\nabruzzi connect {made.client} --write puts this there, beside what is there already.")
+    _notes(made)
+
+
+def _tell_changes(client: str, changes: list[Change], as_json: bool, done: str, hidden: str | None = None) -> None:
+    from abruzzi.connect.journal import files_of
+
+    if as_json:
+        told = [{**asdict(c), "path": str(c.path), "key": ".".join(c.key)} for c in changes]
+        whole = {"client": client, "files": [str(p) for p in files_of(changes)], "changes": told}
+        print(_masked(json.dumps(whole), hidden))
+        return
+    if not changes:
+        print("nothing to change: it is there already")
+    for path in files_of(changes):
+        print(f"{path}:")
+        for change in (c for c in changes if c.path == path):
+            print("  " + _masked(_line(change, done), hidden))
+
+
+def _line(change: Change, done: str) -> str:
+    name = ".".join(change.key)
+    if not change.done:
+        return f"{name}: left alone, {change.why}"
+    before, after = (json.dumps(v, ensure_ascii=False) for v in (change.before, change.after))
+    if done == "taken back":
+        return f"{name}: {'removed' if change.before is None else f'{before} again'}"
+    return f"{name} = {after}{'' if change.before is None else f' (was {before})'}"
+
+
+def _notes(made: Connection) -> None:
+    for note in made.notes:
+        print(f"Note: {note}")
+
+
+def _masked(text: str, hidden: str | None) -> str:
+    return text.replace(hidden, HIDDEN) if hidden else text
