@@ -61,19 +61,23 @@ bench: $(VENV)/.dev
 bench-large: $(VENV)/.dev
 	$(BIN)/python bench/shapes.py --shape moonlight --repeat 3 $(if $(RECORD),--out $(RECORD)/shapes_large.json)
 
-# Clients that we did not write, in environments of their own (Python, npm); about 1.1 GB. Needs npm, curl and jq.
-$(VENV)-clients/.done: tests/clients/package.json tests/clients/requirements.txt
+# Clients that we did not write, in environments of their own (Python, npm); about 4 GB. Needs npm, curl and jq.
+$(VENV)-clients/.done: $(wildcard tests/clients/package.json tests/clients/requirements*.txt)
 	@for have in npm curl jq; do command -v $$have >/dev/null || { echo "make clients needs $$have; hint: apt-get install npm curl jq"; exit 1; }; done
 	$(PYTHON) -m venv $(VENV)-clients
 	$(VENV)-clients/bin/python -m pip --disable-pip-version-check install --quiet -r tests/clients/requirements.txt
+	$(PYTHON) -m venv $(VENV)-clients-aider
+	$(VENV)-clients-aider/bin/python -m pip --disable-pip-version-check install --quiet -r tests/clients/requirements-aider.txt
 	npm install --prefix tests/clients --no-audit --no-fund --no-package-lock
 	@touch $@
 
+# RECORD=DIR keeps what these find.
 clients: $(VENV)/.dev $(VENV)-clients/.done
-	$(BIN)/python -m tests.clients.matrix --out build/clients
+	$(BIN)/python -m tests.clients.matrix --out $(or $(RECORD),build/clients)
+	$(BIN)/python -m tests.clients.agents --out $(or $(RECORD),build/clients)
 
 sanitize: $(VENV)/.dev
 	PYTHON=$(BIN)/python bash scripts/sanitize.sh
 
 clean:
-	rm -rf $(VENV) $(VENV)-clients tests/clients/node_modules build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-clients-aider tests/clients/node_modules build .pytest_cache .ruff_cache .hypothesis

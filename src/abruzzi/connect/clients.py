@@ -152,11 +152,22 @@ def _qwen(server: Server, places: Places) -> Connection:
 
 
 def _cline(server: Server, places: Places) -> Connection:
-    command = (
-        f"cline auth --provider openai --apikey {shlex.quote(server.key or NO_KEY)} "
-        f"--modelid {shlex.quote(server.model)} --baseurl {shlex.quote(server.api)}"
-    )
-    return Connection("cline", "Cline", (), {}, f"{command} && cline", (_window(server, 5_000),))
+    provider = "openai-compatible"
+    entry = ("providers", provider)
+    settings = {
+        ("version",): 1,
+        ("lastUsedProvider",): provider,
+        (*entry, "settings", "provider"): provider,
+        (*entry, "settings", "apiKey"): server.key or NO_KEY,
+        (*entry, "settings", "model"): server.model,
+        (*entry, "settings", "baseUrl"): server.api,
+        (*entry, "settings", "contextWindow"): server.context,
+        (*entry, "settings", "maxTokens"): server.answer,
+        (*entry, "updatedAt"): "2026-12-01T00:00:00.000Z",  # it must be there, and decides nothing
+        (*entry, "tokenSource"): "manual",
+    }
+    files = (File(places.home / ".cline" / "data" / "settings" / "providers.json", "json", settings),)
+    return Connection("cline", "Cline", files, {}, f"cline -P {provider}", (_window(server, 5_000),))
 
 
 def _aider(server: Server, places: Places) -> Connection:

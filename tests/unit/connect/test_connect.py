@@ -20,7 +20,7 @@ from abruzzi.connect.document import ABSENT, parse
 from abruzzi.types import UserError
 
 SERVER = Server("http://127.0.0.1:8420", "org/a model", 32_768, "secret 'key'")
-WITH_FILES = [name for name in CLIENTS if name not in ("cline", "openwebui")]
+WITH_FILES = [name for name in CLIENTS if name not in ("openwebui",)]
 
 # What somebody may have in these files already.
 THEIRS = {
