@@ -119,7 +119,7 @@ def _line(change: Change, done: str) -> str:
         return f"{name}: left alone, {change.why}"
     before, after = (json.dumps(v, ensure_ascii=False) for v in (change.before, change.after))
     if done == "taken back":
-        return f"{name}: {'removed' if change.before is None else f'{before} again'}"
+        return f"{name}: {'removed' if change.after is None else f'{after} again'}"
     return f"{name} = {after}{'' if change.before is None else f' (was {before})'}"
 
 

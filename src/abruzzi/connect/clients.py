@@ -11,7 +11,7 @@ import json
 import shlex
 from collections.abc import Callable
 
-from abruzzi.connect.connection import ENTRY, Connection, File, Places
+from abruzzi.connect.connection import ENTRY, Connection, File, Key, Places
 from abruzzi.connect.server import Server
 from abruzzi.types import UserError
 
@@ -68,12 +68,13 @@ def _codex(server: Server, places: Places) -> Connection:
         (*provider, "base_url"): server.api,
         (*provider, "wire_api"): "responses",
     }
-    env = {}
+    env, notes = {}, [_window(server, 6_000)]
     if server.key:
         settings[(*provider, "env_key")] = KEY_VARIABLE
         env[KEY_VARIABLE] = server.key
+        notes.append(f"Its file names the variable that holds the key: export {KEY_VARIABLE} where it is started.")
     path = places.folder("CODEX_HOME", ".codex") / "config.toml"
-    return Connection("codex", "Codex", (File(path, "toml", settings),), env, "codex", (_window(server, 6_000),))
+    return Connection("codex", "Codex", (File(path, "toml", settings),), env, "codex", tuple(notes))
 
 
 def _opencode(server: Server, places: Places) -> Connection:
@@ -117,13 +118,12 @@ def _pi(server: Server, places: Places) -> Connection:
         (*provider, "apiKey"): server.key or NO_KEY,
         (*provider, "models"): [model],
     }
-    defaults = {("defaultProvider",): NAME, ("defaultModel",): server.model}
+    defaults: dict[Key, object] = {("defaultProvider",): NAME, ("defaultModel",): server.model}
     # It keeps 16,384 tokens for an answer and 20,000 of the newest turns: more than a small window.
     if server.context < 48_000:
-        defaults[("compaction", "reserveTokens")] = str(server.answer)
-        defaults[("compaction", "keepRecentTokens")] = str(server.answer)
-    small = {key: int(value) if value.isdigit() else value for key, value in defaults.items()}
-    files = (File(folder / "models.json", "json", settings), File(folder / "settings.json", "json", small))
+        defaults[("compaction", "reserveTokens")] = server.answer
+        defaults[("compaction", "keepRecentTokens")] = server.answer
+    files = (File(folder / "models.json", "json", settings), File(folder / "settings.json", "json", defaults))
     return Connection("pi", "pi", files, {}, f"pi --provider {NAME} --model {shlex.quote(server.model)}", ())
 
 

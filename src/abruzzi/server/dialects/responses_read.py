@@ -38,12 +38,13 @@ NEVER_MADE = (
     *("web_search_call.action.sources", "web_search_call.results", "file_search_call.results"),
     *("code_interpreter_call.outputs", "computer_call_output.output.image_url", "message.input_image.image_url"),
 )
-# Types of tools that OpenAI runs: how Codex stops sending them.
+# Types of tools that OpenAI runs: how Codex (0.171) stops sending them.
+_OWN_NAME = "Codex sends it to models whose name it knows: serve under another (--served-model-name)"
 SWITCHES = {
     "web_search": 'in Codex: codex -c web_search="disabled"',
     "image_generation": "in Codex: codex --disable image_generation",
-    "tool_search": "in Codex: codex --disable tool_search",
-    "custom": "declare it as a function; in Codex: codex -c include_apply_patch_tool=false",
+    "tool_search": f"declare the tools themselves; {_OWN_NAME}",
+    "custom": f"declare it as a function; {_OWN_NAME}",
 }
 # Items of hosted tools, from a conversation with another server: left out and counted.
 HOSTED = (
