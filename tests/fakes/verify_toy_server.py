@@ -60,6 +60,9 @@ class Endpoint:
         self.slot = threading.Semaphore(1)
         self.busy = 0
         self.dead = False
+        self.poisoned = 0  # requests under way that spoil the others
+        self.blocked = 0.0  # until when, monotonic seconds
+        self.prompts: list[list[str]] = []
         self.asked: list[dict[str, Any]] = []
         endpoint = self
 
@@ -153,6 +156,19 @@ class Endpoint:
 
     # What is said
 
+    def cached(self, prompt: list[str]) -> int:
+        """Tokens of the longest common beginning with an earlier prompt, in blocks of 16."""
+        most = 0
+        for earlier in self.prompts:
+            common = next(
+                (i for i, (a, b) in enumerate(zip(earlier, prompt)) if a != b), min(len(earlier), len(prompt))
+            )
+            most = max(most, common if prompt is not earlier else 0)
+        if self.broken("prefix_lost") and prompt not in self.prompts:
+            most = 0
+        self.prompts = [*self.prompts[-3:], prompt]
+        return most // 16 * 16
+
     def usage(self, prompt: list[str], answers: list[Answer]) -> dict[str, Any]:
         p = len(prompt) + self.broken("prompt_count_off")
         c = sum(len(a.tokens) for a in answers) + self.broken("completion_count_off")
@@ -161,7 +177,7 @@ class Endpoint:
             "prompt_tokens": p,
             "completion_tokens": c,
             "total_tokens": p + c + self.broken("total_off"),
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.cached(prompt)},
             "completion_tokens_details": {"reasoning_tokens": thinking + 99 * self.broken("reasoning_count_off")},
         }
 
@@ -221,6 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         s = self.server_of
+        time.sleep(max(0.0, s.blocked - time.monotonic()))
         if self.path == "/v1/models":
             name = "other" if s.broken("model_not_listed") else "toy"
             known = {} if s.broken("context_unknown") else {"max_model_len": CONTEXT}
@@ -236,8 +253,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if s.dead:
                 raise RuntimeError("dead")
+            if len(text) > 1_000_000 and s.broken("large_body_blocks"):
+                s.blocked = time.monotonic() + 1.3
             body = self._parse(text)
-            if self.path == "/v1/chat/completions":
+            if self.path == "/v1/messages/count_tokens":
+                tools = [
+                    t for t in body.get("tools", []) if not t.get("defer_loading") or s.broken("deferred_is_loaded")
+                ]
+                said = " ".join([*(m["content"] for m in body["messages"]), *(t["description"] for t in tools)])
+                self._json(200, {"input_tokens": len(tokenize(said))})
+            elif self.path == "/v1/chat/completions":
                 self._chat(body)
             elif self.path == "/tokenize":
                 self._tokenize(body)
@@ -271,6 +296,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _chat(self, body: Any) -> None:
         s = self.server_of
         s.check(body)
+        if s.broken("neighbour_poisoned"):
+            if body.get("temperature") == 1e-46:
+                s.poisoned += 1
+                time.sleep(0.2)
+                s.poisoned -= 1
+            elif s.poisoned:
+                raise RuntimeError("the batch failed")
         s.asked.append(body)
         for name in (
             "seed",

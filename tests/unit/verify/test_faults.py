@@ -75,6 +75,10 @@ EXACTLY = {
     "error_bad_schema": ["bad_schema_crashes"],
     "error_context": ["context_cut"],
     "overflow_wording": ["overflow_unclear"],
+    "neighbour_isolated": ["neighbour_poisoned"],
+    "health_under_load": ["large_body_blocks"],
+    "prefix_reused": ["prefix_lost"],
+    "deferred_tools": ["deferred_is_loaded"],
     "history_bookkeeping": ["bookkeeping_refused"],
     "alive": ["dies_of_context"],
 }

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from abruzzi.verify.checks import answers, errors, k2vv, logprobs, schemas, streams, tools
+from abruzzi.verify.checks import answers, crowd, errors, k2vv, logprobs, schemas, streams, tools
 from abruzzi.verify.probe import Check
 
-SUBJECTS = (answers, logprobs, streams, tools, schemas, k2vv, errors)
+SUBJECTS = (answers, logprobs, streams, tools, schemas, k2vv, crowd, errors)
 
 
 def in_order(*subjects: ModuleType) -> tuple[Check, ...]:
