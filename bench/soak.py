@@ -4,10 +4,12 @@ returned, memory flat.
     python bench/soak.py [--requests 10000] [--clients 16] [--model nano] [--out FILE]
 
 All dialects, streamed and whole, second turns whose thought was dropped, clients that leave (before
-the answer, in the middle of it), and requests that are malformed in many ways, in a random order
-from a seed. Every answer is checked: its status, that it is whole, that the dropped thought was
-restored. Memory is the resident set of the server's process, sampled; its slope is fitted over the
-second half of the run. Exit code 1 when a check failed.
+the answer, in the middle of it), requests that are malformed in many ways, and one in a hundred
+that is meant to hurt (malicious.py), in a random order from a seed. Every answer is checked: its
+status, that it is whole, that the dropped thought was restored, and that a seeded answer is what it
+was before the crowd came. /health is asked all the time. Memory is the resident set of the server's
+process, sampled; its slope is fitted over the second half of the run. Exit code 1 when a check
+failed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from machine import describe, emit, output_option
+from malicious import malicious
 
 CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 ENDS = {CHAT: "data: [DONE]", COMPLETIONS: "data: [DONE]", MESSAGES: "message_stop", RESPONSES: "response.completed"}
@@ -39,6 +42,10 @@ MAX_SLOPE_KIB = 512.0  # per 1000 requests, over the second half
 SHORT, MAX_GROWTH_MIB = 5000, 16.0  # a shorter run only touches its cache for the first time: this much may come
 EXPECTED_COMPLAINTS = ("WARNING:  Invalid HTTP request received.",)
 TOOL = {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object", "properties": {}}}}
+
+
+GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+NEIGHBOURS = 12
 
 
 class Wrong(Exception):
@@ -63,6 +70,9 @@ class Soak:
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)  # what each neighbour said before the crowd came
+    health: list[float] = field(default_factory=list)  # seconds
+    hurt: Counter[str] = field(default_factory=Counter)  # answers to what was meant to hurt
 
     async def run(self, requests: int, clients: int, sample: Callable[[int], None]) -> None:
         """`requests` of them, from `clients` at a time. sample: called with how many are done."""
@@ -83,7 +93,18 @@ class Soak:
                 except (Wrong, OSError, TimeoutError, LookupError, ValueError) as error:
                     self.wrong.append(f"{number} {kind.__name__}: {type(error).__name__} {error}")
 
+        async def probe() -> None:
+            while True:
+                answer = await self.send(GET_HEALTH)
+                self.health.append(self.seconds.pop())
+                if answer.status != 200:
+                    self.wrong.append(f"/health gave {answer.status}")
+                await asyncio.sleep(0.1)
+
+        self.alone = [await say(self, seed) for seed in range(NEIGHBOURS)]
+        prober = asyncio.create_task(probe())
         await asyncio.gather(*(client() for _ in range(clients)))
+        prober.cancel()
 
     async def send(self, data: bytes, leave_after: int | None = None) -> Answer:
         """Send bytes, read until the server closes, or leave after so many bytes of the answer."""
@@ -117,8 +138,15 @@ class Soak:
         return answer
 
 
-def request(path: str, body: bytes, kind: str = "application/json", length: int | None = None) -> bytes:
+def request(
+    path: str,
+    body: bytes,
+    kind: str = "application/json",
+    length: int | None = None,
+    more: Mapping[str, str] | None = None,
+) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in (more or {}).items())
     return head.encode() + f"Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
 
 
@@ -258,6 +286,32 @@ async def breaks_off(soak: Soak, number: int) -> None:
     writer.close()
 
 
+async def say(soak: Soak, seed: int) -> str:
+    body = {"messages": [{"role": "user", "content": f"Is {seed} even?"}], "temperature": 1.0, "seed": seed}
+    return json.dumps(json_of(await soak.ask(CHAT, {**body, "max_tokens": 40}))["choices"][0]["message"])
+
+
+async def neighbour(soak: Soak, number: int) -> None:
+    """Says with its seed what it said when it was alone."""
+    seed = number % NEIGHBOURS
+    said = await say(soak, seed)
+    if said != soak.alone[seed]:
+        raise Wrong(f"seed {seed} says {said[:200]}, alone {soak.alone[seed][:200]}")
+
+
+async def hurts(soak: Soak, number: int) -> None:
+    """Answered or refused, never a failure."""
+    path, body, more = malicious(sum(soak.hurt.values()))
+    try:
+        answer = await soak.send(request(path, body, more=more))
+    except (ConnectionResetError, BrokenPipeError):
+        soak.hurt["closed"] += 1  # on what the server did not want to read to the end
+        return
+    soak.hurt[str(answer.status)] += 1
+    if answer.status not in (200, 400, 413):
+        raise Wrong(f"{path} gave {answer.status}: {answer.body[:200]}")
+
+
 KINDS: list[tuple[Callable[[Soak, int], Awaitable[None]], float]] = [
     (streamed, 30),
     (whole, 18),
@@ -269,6 +323,8 @@ KINDS: list[tuple[Callable[[Soak, int], Awaitable[None]], float]] = [
     (leaves, 15),
     (malformed, 10),
     (breaks_off, 2),
+    (neighbour, 6),
+    (hurts, 1.13),  # 1 % of all
 ]
 
 
@@ -377,6 +433,13 @@ def main(arguments: list[str] | None = None) -> int:
             "p99": float(np.quantile(soak.seconds, 0.99)),
             "max": max(soak.seconds),
         },
+        "health_s": {
+            "probes": len(soak.health),
+            "median": statistics.median(soak.health),
+            "p99": float(np.quantile(soak.health, 0.99)),
+            "max": max(soak.health),
+        },
+        "answers_to_malicious": dict(soak.hurt),
         "at_the_end": {**left, "more_open_files": opened, "more_threads": grown_threads},
         "complaints": dict(complaints.most_common(5)),
         "memory": memory,

@@ -139,6 +139,16 @@ def test_a_call_that_is_not_offered_ends_the_turn_in_front_of_it() -> None:
     assert answer.message().ids == tuple(ids("ok"))
 
 
+def test_a_call_that_is_not_offered_inside_the_thought_ends_the_thought_and_the_turn_goes_on() -> None:
+    answer = Answer(TOK, asked(no_call=call_openers(TOK)))
+    play(answer, "<think>Hm.")
+    answer.feed(Token(TOK.control["<|tool_call_begin|>"], -1.0), "stop")
+    assert isinstance(answer.ended, Resume) and answer.thought_end == "end_of_turn"
+    play(answer, "</think>yes<|im_end|>")
+    assert answer.ended == Ended("stop")
+    assert (answer.message().reasoning_content, answer.message().content) == ("Hm.", "yes")
+
+
 def test_plain_text_is_no_chat() -> None:
     answer = Answer(TOK, asked(budget=None, chat=False))
     play(answer, "<think>é<|im_end|>")
