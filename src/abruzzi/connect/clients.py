@@ -68,7 +68,7 @@ def _codex(server: Server, places: Places) -> Connection:
         (*provider, "base_url"): server.api,
         (*provider, "wire_api"): "responses",
     }
-    env, notes = {}, [_window(server, 6_000)]
+    env, notes = {}, [_window(server, 8_000)]
     if server.key:
         settings[(*provider, "env_key")] = KEY_VARIABLE
         env[KEY_VARIABLE] = server.key
