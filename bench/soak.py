@@ -39,7 +39,8 @@ CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completion
 ENDS = {CHAT: "data: [DONE]", COMPLETIONS: "data: [DONE]", MESSAGES: "message_stop", RESPONSES: "response.completed"}
 SAMPLES = 200
 MAX_SLOPE_KIB = 512.0  # per 1000 requests, over the second half
-SHORT, MAX_GROWTH_MIB = 5000, 16.0  # a shorter run only touches its cache for the first time: this much may come
+# A shorter run only touches its cache, and buffers for bodies of many MB, for the first time: so much may come.
+SHORT, MAX_GROWTH_MIB = 5000, 64.0
 EXPECTED_COMPLAINTS = ("WARNING:  Invalid HTTP request received.",)
 TOOL = {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object", "properties": {}}}}
 
