@@ -116,8 +116,7 @@ def test_an_interrupt_at_any_moment_ends_with_130(name: str, tmp_path: Path) -> 
     odd = [end for end in ends if end[0] != 130 and not (end[0] == over and "Traceback" not in end[2])]
     odd += [end for end in ends if "Traceback" in end[2] or "Exception ignored" in end[2]]
     assert not odd
-    # However fast the machine became meanwhile, the earliest of the moments lie inside the command.
-    assert any(end[0] == 130 for end in ends)
+    assert sum(end[0] == 130 for end in ends) > TIMES // 3
 
 
 def test_an_interrupt_that_a_callback_drops_is_raised_again() -> None:
