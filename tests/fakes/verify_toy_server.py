@@ -160,10 +160,8 @@ class Endpoint:
         """Tokens of the longest common beginning with an earlier prompt, in blocks of 16."""
         most = 0
         for earlier in self.prompts:
-            common = next(
-                (i for i, (a, b) in enumerate(zip(earlier, prompt)) if a != b), min(len(earlier), len(prompt))
-            )
-            most = max(most, common if prompt is not earlier else 0)
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(earlier, prompt))
+            most = max(most, sum(1 for _ in same))
         if self.broken("prefix_lost") and prompt not in self.prompts:
             most = 0
         self.prompts = [*self.prompts[-3:], prompt]

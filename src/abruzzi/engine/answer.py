@@ -117,12 +117,11 @@ class Answer:
         place is dropped."""
         assert not isinstance(self.ended, Ended), "a token came behind the end of the turn"
         self.ended = None
-        if token.id in self.asked.no_call:
-            # Inside the thought it ends the thought only, as the end of the turn does there.
-            again = self._parser.in_thinking and self._thought_end != "end_of_turn"
-            return [] if again and self._resume() else self.finish("stop")
-        if finish == "stop" and self._ends_inside_thought(token) and self._resume():
+        no_call = token.id in self.asked.no_call
+        if (no_call or finish == "stop") and self._ends_inside_thought(token) and self._resume():
             return []
+        if no_call:
+            return self.finish("stop")
         self.tokens.append(token)
         events = self._events(token)
         if self._stops.found is not None:

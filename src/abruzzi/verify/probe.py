@@ -20,6 +20,7 @@ from abruzzi.verify.wire import Exchange, Wire
 MAX_FAILURES_SHOWN = 3
 MAX_TEXT_SHOWN = 1500
 MAX_EVENTS_SHOWN = 30
+REPEATED = "List three colours and say where each is seen."  # whose answers are compared with each other
 
 Status = Literal["pass", "fail", "unsupported"]
 
@@ -313,8 +314,7 @@ class Probe:
         """Whether two greedy requests alone give the same answer: without that, nothing can be
         compared."""
         if "repeats" not in self.session.facts:
-            prompt = "List three colours and say where each is seen."
-            replies = [self._read_or_none(self.raw(self.body(prompt, max_tokens=40))) for _ in range(2)]
+            replies = [self._read_or_none(self.raw(self.body(REPEATED, max_tokens=40))) for _ in range(2)]
             first, second = replies
             self.session.facts["repeats"] = bool(first and second and first.same_as(second))
         return self.session.facts["repeats"]

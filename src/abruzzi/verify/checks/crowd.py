@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from abruzzi.verify.asks import TOOLS
-from abruzzi.verify.probe import Broken, Probe, Unsupported, check
+from abruzzi.verify.probe import REPEATED, Broken, Probe, Unsupported, check
 from abruzzi.verify.wire import Exchange
 
-QUESTION = "List three colours and say where each is seen."
 LARGE = 4_000_000  # bytes
 SLOWEST = 1.0  # seconds that a probe of health may take, beside what it takes alone
 # Legal or not, none of them may change a neighbour's answer.
@@ -27,9 +26,9 @@ ODD: tuple[dict[str, Any], ...] = (
 @check("others", "an answer is the same beside odd requests as alone", suites=("full",))
 def neighbour_isolated(p: Probe) -> None:
     p.need_repeats()
-    alone = p.chat(QUESTION, max_tokens=24)
+    alone = p.chat(REPEATED, max_tokens=24)
     odd = [p.body("Hello.", **{"max_tokens": 8, **fields}) for fields in ODD]
-    mine = p.body(QUESTION, max_tokens=24)
+    mine = p.body(REPEATED, max_tokens=24)
     with ThreadPoolExecutor(len(ODD) + 2) as pool:
         for _ in range(2):
             asked = [pool.submit(p.raw, body) for body in (*odd[:3], mine, *odd[3:], mine)]
