@@ -61,6 +61,23 @@ def test_a_key_of_the_environment_is_never_shown(server: Log, tmp_path: Path) ->
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_no_key_that_lies_in_a_file_is_shown(server: Log, tmp_path: Path) -> None:
+    """Neither what was there before, nor what the environment brought, whatever happens to it."""
+    path = tmp_path / ".claude" / "settings.json"
+    path.parent.mkdir()
+    before = '{"env": {"ANTHROPIC_AUTH_TOKEN": "sk-theirs"}}'
+    for edited in (False, True):
+        for more in ((), ("--json",)):
+            path.write_text(before)
+            told = [abruzzi(tmp_path, "claude", "--url", server.url, "--write", *more, ABRUZZI_API_KEY="sk-ours")]
+            if edited:
+                path.write_text(path.read_text().replace("sk-ours", "sk-new"))
+            told.append(abruzzi(tmp_path, "claude", "--undo", *more))
+            assert all(done.returncode == 0 and "ANTHROPIC_AUTH_TOKEN" in done.stdout for done in told)
+            assert not [done.stdout for done in told if "sk-" in done.stdout + done.stderr]
+            assert ("sk-new" if edited else "sk-theirs") in path.read_text()
+
+
 @pytest.mark.parametrize(
     "arguments, told",
     [
@@ -70,6 +87,8 @@ def test_a_key_of_the_environment_is_never_shown(server: Log, tmp_path: Path) ->
             "no server answers at http://127.0.0.1:9 (ConnectError); hint: start",
         ),
         (["codex", "--url", "127.0.0.1:8420"], "must start with http:// or https://"),
+        (["codex", "--url", "http://"], "is no URL"),
+        (["codex", "--url", "SERVER", "--api-key", "schlüssel"], "characters that a header cannot hold"),
         (["codex", "--write", "--undo"], "give one of them"),
         (["codex", "--undo"], "nothing was written for codex; hint: abruzzi connect codex --write does"),
         (["codex", "--url", "SERVER", "--model", "other"], "does not offer model 'other'; expected one of tiny"),

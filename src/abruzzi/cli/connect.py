@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -25,7 +25,7 @@ Examples: abruzzi connect codex --write
 abruzzi connect claude --url http://127.0.0.1:8421
 """
 URL = "http://127.0.0.1:8420"
-HIDDEN = "..."  # where a key stands, unless the person typed it here
+HIDDEN = "..."  # where a credential stands
 
 
 def register(app: typer.Typer) -> None:
@@ -45,80 +45,84 @@ def connect(
     from abruzzi import connect as room
     from abruzzi.home import home_folder
 
-    if client not in room.CLIENTS:
-        raise ValueError(f"client {client!r} is not known; expected one of {', '.join(room.CLIENTS)}")
+    room.require(client)
     if write and undo:
         raise ValueError("--write puts settings in, --undo takes them out; give one of them")
     if undo:
-        changes = room.undo(client, home_folder())
-        _tell_changes(client, changes, as_json, "taken back")
+        _tell_changes(client, room.undo(client, home_folder()), as_json, undone=True)
         return OK
     key = api_key or os.environ.get("ABRUZZI_API_KEY") or None
     made = room.connection(client, room.ask(url, key, model), room.Places.of_machine())
-    hidden = key if key and not api_key else None
     if not write:
-        _show(made, as_json, hidden)
+        _show(made, as_json, api_key)
         return OK
     if not made.files:
         raise ValueError(
             f"{made.title} keeps this in no file of ours to write; hint: abruzzi connect {client} shows what to run"
         )
-    changes = room.write(made, home_folder())
-    _tell_changes(client, changes, as_json, "written", hidden)
+    _tell_changes(client, room.write(made, home_folder()), as_json, typed=api_key)
     if not as_json:
         print(f"start it: {made.command}")
         _notes(made)
     return OK
 
 
-def _show(made: Connection, as_json: bool, hidden: str | None) -> None:
+def _show(made: Connection, as_json: bool, typed: str | None) -> None:
     """What would be written, in full."""
+    from abruzzi.connect import Secret
     from abruzzi.connect.clients import shell_lines
     from abruzzi.connect.document import parse
+
+    def told(value: Any) -> Any:
+        return _told(value, isinstance(value, Secret), typed)
 
     files = []
     for file in made.files:
         document = parse("", file.format)
         for key, value in file.settings.items():
-            document.set(key, value)
-        files.append({"path": str(file.path), "text": _masked(document.text(), hidden)})
-    env = {name: _masked(value, hidden) for name, value in made.env.items()}
+            document.set(key, told(value))
+        files.append({"path": str(file.path), "text": document.text()})
+    env = {name: told(value) for name, value in made.env.items()}
     if as_json:
-        print(json.dumps({"client": made.client, "files": files, "env": env, "command": _masked(made.command, hidden)}))
+        print(json.dumps({"client": made.client, "files": files, "env": env, "command": made.command}))
         return
     for file in files:
         print(f"# {file['path']}\n{file['text'].rstrip()}\n")
     if env:
         print(f"# {'or, ' if files else ''}in the shell that starts it")
         print("\n".join(shell_lines(env)) + "\n")
-    print(f"# then\n{_masked(made.command, hidden)}")
+    print(f"# then\n{made.command}")
     if files:
         print(f"\nabruzzi connect {made.client} --write puts this there, beside what is there already.")
     _notes(made)
 
 
-def _tell_changes(client: str, changes: list[Change], as_json: bool, done: str, hidden: str | None = None) -> None:
+def _tell_changes(
+    client: str, changes: list[Change], as_json: bool, undone: bool = False, typed: str | None = None
+) -> None:
     from abruzzi.connect.journal import files_of
 
+    changes = [
+        replace(c, before=_told(c.before, c.secret, typed), after=_told(c.after, c.secret, typed)) for c in changes
+    ]
     if as_json:
         told = [{**asdict(c), "path": str(c.path), "key": ".".join(c.key)} for c in changes]
-        whole = {"client": client, "files": [str(p) for p in files_of(changes)], "changes": told}
-        print(_masked(json.dumps(whole), hidden))
+        print(json.dumps({"client": client, "files": [str(p) for p in files_of(changes)], "changes": told}))
         return
     if not changes:
         print("nothing to change: it is there already")
     for path in files_of(changes):
         print(f"{path}:")
         for change in (c for c in changes if c.path == path):
-            print("  " + _masked(_line(change, done), hidden))
+            print("  " + _line(change, undone))
 
 
-def _line(change: Change, done: str) -> str:
+def _line(change: Change, undone: bool) -> str:
     name = ".".join(change.key)
     if not change.done:
         return f"{name}: left alone, {change.why}"
     before, after = (json.dumps(v, ensure_ascii=False) for v in (change.before, change.after))
-    if done == "taken back":
+    if undone:
         return f"{name}: {'removed' if change.after is None else f'{after} again'}"
     return f"{name} = {after}{'' if change.before is None else f' (was {before})'}"
 
@@ -128,5 +132,8 @@ def _notes(made: Connection) -> None:
         print(f"Note: {note}")
 
 
-def _masked(text: str, hidden: str | None) -> str:
-    return text.replace(hidden, HIDDEN) if hidden else text
+def _told(value: Any, secret: bool, typed: str | None) -> Any:
+    """A value as it is shown: a credential only if it is none, or was typed here."""
+    from abruzzi.connect.server import NO_KEY
+
+    return HIDDEN if secret and value not in (None, NO_KEY, typed) else value

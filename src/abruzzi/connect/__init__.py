@@ -9,8 +9,8 @@ clients.py says what each client reads, document.py edits a file of each format,
 and takes back.
 """
 
-from abruzzi.connect.clients import CLIENTS, connection
-from abruzzi.connect.connection import Connection, File, Places
+from abruzzi.connect.clients import CLIENTS, connection, require
+from abruzzi.connect.connection import Connection, File, Places, Secret
 from abruzzi.connect.journal import Change, undo, write
 from abruzzi.connect.server import Server, ask
 
@@ -20,9 +20,11 @@ __all__ = [
     "Connection",
     "File",
     "Places",
+    "Secret",
     "Server",
     "ask",
     "connection",
+    "require",
     "undo",
     "write",
 ]

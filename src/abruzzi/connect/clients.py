@@ -7,7 +7,6 @@ on what stands here.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 
@@ -16,22 +15,26 @@ from abruzzi.connect.server import Server
 from abruzzi.types import UserError
 
 KEY_VARIABLE = "ABRUZZI_API_KEY"
-NO_KEY = "none"  # clients refuse to start without a key; our server takes any where it wants none
 NAME = "abruzzi"
 
 
 def connection(client: str, server: Server, places: Places) -> Connection:
     """The configuration of a client for a server. Raises UserError for a client that is not
     known."""
+    require(client)
+    return CLIENTS[client](server, places)
+
+
+def require(client: str) -> None:
+    """Raises UserError for a client that is not known."""
     if client not in CLIENTS:
         raise UserError(f"client {client!r} is not known; expected one of {', '.join(CLIENTS)}")
-    return CLIENTS[client](server, places)
 
 
 def _claude(server: Server, places: Places) -> Connection:
     env = {
         "ANTHROPIC_BASE_URL": server.url,
-        "ANTHROPIC_AUTH_TOKEN": server.key or NO_KEY,
+        "ANTHROPIC_AUTH_TOKEN": server.credential,
         "ANTHROPIC_MODEL": server.model,
         # Titles, summaries and subagents ask for a small model by these names.
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": server.model,
@@ -71,7 +74,7 @@ def _codex(server: Server, places: Places) -> Connection:
     env, notes = {}, [_window(server, 8_000)]
     if server.key:
         settings[(*provider, "env_key")] = KEY_VARIABLE
-        env[KEY_VARIABLE] = server.key
+        env[KEY_VARIABLE] = server.credential
         notes.append(f"Its file names the variable that holds the key: export {KEY_VARIABLE} where it is started.")
     path = places.folder("CODEX_HOME", ".codex") / "config.toml"
     return Connection("codex", "Codex", (File(path, "toml", settings),), env, "codex", tuple(notes))
@@ -89,7 +92,7 @@ def _opencode(server: Server, places: Places) -> Connection:
         (*provider, "npm"): "@ai-sdk/openai-compatible",
         (*provider, "name"): NAME,
         (*provider, "options", "baseURL"): server.api,
-        (*provider, "options", "apiKey"): server.key or NO_KEY,
+        (*provider, "options", "apiKey"): server.credential,
         (*provider, "models", server.model): model,
         ("model",): f"{NAME}/{server.model}",
         ("small_model",): f"{NAME}/{server.model}",
@@ -115,7 +118,7 @@ def _pi(server: Server, places: Places) -> Connection:
     settings = {
         (*provider, "baseUrl"): server.api,
         (*provider, "api"): "openai-completions",
-        (*provider, "apiKey"): server.key or NO_KEY,
+        (*provider, "apiKey"): server.credential,
         (*provider, "models"): [model],
     }
     defaults: dict[Key, object] = {("defaultProvider",): NAME, ("defaultModel",): server.model}
@@ -132,13 +135,13 @@ def _qwen(server: Server, places: Places) -> Connection:
     settings = {
         ("security", "auth", "selectedType"): "openai",
         ("security", "auth", "baseUrl"): server.api,
-        ("security", "auth", "apiKey"): server.key or NO_KEY,
+        ("security", "auth", "apiKey"): server.credential,
         ("model", "name"): server.model,
         ("model", "generationConfig", "contextWindowSize"): server.context,
     }
     env = {
         "OPENAI_BASE_URL": server.api,
-        "OPENAI_API_KEY": server.key or NO_KEY,
+        "OPENAI_API_KEY": server.credential,
         "OPENAI_MODEL": server.model,
     }
     return Connection(
@@ -158,7 +161,7 @@ def _cline(server: Server, places: Places) -> Connection:
         ("version",): 1,
         ("lastUsedProvider",): provider,
         (*entry, "settings", "provider"): provider,
-        (*entry, "settings", "apiKey"): server.key or NO_KEY,
+        (*entry, "settings", "apiKey"): server.credential,
         (*entry, "settings", "model"): server.model,
         (*entry, "settings", "baseUrl"): server.api,
         (*entry, "settings", "contextWindow"): server.context,
@@ -186,7 +189,7 @@ def _aider(server: Server, places: Places) -> Connection:
         ("model",): name,
         ("weak-model",): name,
         ("openai-api-base",): server.api,
-        ("openai-api-key",): server.key or NO_KEY,
+        ("openai-api-key",): server.credential,
         ("model-metadata-file",): str(metadata),
     }
     files = (
@@ -208,7 +211,7 @@ def _llm(server: Server, places: Places) -> Connection:
     }
     files = (
         File(folder / "extra-openai-models.yaml", "yaml", {(ENTRY,): entry}),
-        File(folder / "keys.json", "json", {(NAME,): server.key or NO_KEY}),
+        File(folder / "keys.json", "json", {(NAME,): server.credential}),
     )
     return Connection("llm", "llm", files, {}, f"llm -m {NAME} 'What is 2 + 2?'", ())
 
@@ -216,7 +219,7 @@ def _llm(server: Server, places: Places) -> Connection:
 def _openwebui(server: Server, places: Places) -> Connection:
     env = {
         "OPENAI_API_BASE_URL": server.api,
-        "OPENAI_API_KEY": server.key or NO_KEY,
+        "OPENAI_API_KEY": server.credential,
         "ENABLE_OLLAMA_API": "False",
     }
     notes = (
@@ -253,8 +256,3 @@ def _window(server: Server, first: int) -> str:
 def shell_lines(env: dict[str, str]) -> list[str]:
     """`export` lines for a POSIX shell."""
     return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
-
-
-def shown(value: object) -> str:
-    """A value on one line."""
-    return json.dumps(value, ensure_ascii=False)

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Format = Literal["json", "toml", "yaml", "env"]
+Format = Literal["json", "toml", "yaml"]
 Key = tuple[str, ...]  # where a setting stands: ("provider", "abruzzi", "name")
 ENTRY = "[]"  # a key's last part: the setting is one entry of the list there
+
+
+class Secret(str):
+    """A credential: written like any string, and not shown."""
 
 
 @dataclass(frozen=True, slots=True)

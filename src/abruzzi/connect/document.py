@@ -2,8 +2,8 @@
 was.
 
 Comments, order and quoting survive where the format has a library that keeps them (tomlkit for
-TOML, ruamel.yaml for YAML); JSON keeps its order and indentation, and a .env file its lines. What
-cannot be read is refused with its place, and nothing is written.
+TOML, ruamel.yaml for YAML); JSON keeps its order and indentation. What cannot be read is refused
+with its place, and nothing is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 from abruzzi.connect.connection import ENTRY, Format, Key
 from abruzzi.types import UserError
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)", re.DOTALL)
 ABSENT: Any = object()
 
 
@@ -25,32 +24,9 @@ class DocumentError(UserError):
     """A file that is not what its format wants. The text says where."""
 
 
-class Document(ABC):
-    """A file's text, parsed. Raises DocumentError for what cannot be read."""
-
-    @abstractmethod
-    def get(self, key: Key) -> Any:
-        """The value there, as JSON has it; ABSENT when there is none. At an ENTRY: the whole
-        list."""
-
-    @abstractmethod
-    def set(self, key: Key, value: Any) -> None:
-        """Put a value there, with the objects around it. At an ENTRY: one more of the list.
-        Raises DocumentError where something else is in the way."""
-
-    @abstractmethod
-    def remove(self, key: Key, value: Any) -> None:
-        """Take a value out, and what is empty around it then. At an ENTRY: the last one that equals
-        the value."""
-
-    @abstractmethod
-    def text(self) -> str:
-        """The whole file; "" where nothing is left in it."""
-
-
 def parse(text: str, format: Format) -> Document:
     """A file's text in one of the formats. Raises DocumentError."""
-    return {"json": _Json, "toml": _Toml, "yaml": _Yaml, "env": _Env}[format](text)
+    return {"json": _Json, "toml": _Toml, "yaml": _Yaml}[format](text)
 
 
 def plain(value: Any) -> Any:
@@ -58,12 +34,15 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-class _Tree(Document):
-    """What TOML, YAML and JSON have in common: mappings and lists in each other."""
+class Document(ABC):
+    """A file's text, parsed, its lines ended by LF: mappings and lists in each other. Raises
+    DocumentError for what cannot be read."""
 
     root: Any
 
     def get(self, key: Key) -> Any:
+        """The value there, as JSON has it; ABSENT when there is none. At an ENTRY: the whole
+        list."""
         node: Any = self.root
         for name in key:
             if name == ENTRY:
@@ -74,6 +53,8 @@ class _Tree(Document):
         return plain(node)
 
     def set(self, key: Key, value: Any) -> None:
+        """Put a value there, with the objects around it. At an ENTRY: one more of the list.
+        Raises DocumentError where something else is in the way."""
         if key == (ENTRY,) and isinstance(self.root, dict) and not self.root:
             self.root = []
         node = self.root
@@ -94,6 +75,8 @@ class _Tree(Document):
                 node = node[name]
 
     def remove(self, key: Key, value: Any) -> None:
+        """Take a value out, and what is empty around it then. At an ENTRY: the last one that equals
+        the value."""
         *above, name = key
         node: Any = self.root
         for step in above:
@@ -111,13 +94,16 @@ class _Tree(Document):
         if above and not node:
             self.remove(tuple(above), None)
 
+    @abstractmethod
+    def text(self) -> str:
+        """The whole file; "" where nothing is left in it."""
+
     def _mapping(self) -> Any:
         return {}
 
 
-class _Json(_Tree):
+class _Json(Document):
     def __init__(self, text: str) -> None:
-        self._line_end = "\r\n" if "\r\n" in text else "\n"
         indent = re.search(r"^([ \t]+)\S", text, re.MULTILINE)
         self._indent: str | int = indent[1] if indent else 2
         self._last = text[len(text.rstrip()) :] if text.strip() else "\n"
@@ -132,11 +118,10 @@ class _Json(_Tree):
     def text(self) -> str:
         if not self.root:
             return ""
-        body = json.dumps(self.root, indent=self._indent, ensure_ascii=False)
-        return body.replace("\n", self._line_end) + self._last
+        return json.dumps(self.root, indent=self._indent, ensure_ascii=False) + self._last
 
 
-class _Toml(_Tree):
+class _Toml(Document):
     def __init__(self, text: str) -> None:
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
@@ -166,7 +151,7 @@ class _Toml(_Tree):
         return tomlkit.dumps(self.root)
 
 
-class _Yaml(_Tree):
+class _Yaml(Document):
     def __init__(self, text: str) -> None:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import YAMLError
@@ -193,43 +178,5 @@ class _Yaml(_Tree):
         return self._bare + out.getvalue()
 
 
-class _Env(Document):
-    """Lines NAME=value; the last of a name counts."""
-
-    def __init__(self, text: str) -> None:
-        self._lines = text.splitlines(keepends=True)
-
-    def get(self, key: Key) -> Any:
-        found = [match[2] for line in self._lines if (match := _ASSIGNMENT.fullmatch(line)) and match[1] == key[0]]
-        return _unquoted(found[-1]) if found else ABSENT
-
-    def set(self, key: Key, value: Any) -> None:
-        line = f"{key[0]}={_quoted(str(value))}\n"
-        places = [n for n, old in enumerate(self._lines) if (m := _ASSIGNMENT.fullmatch(old)) and m[1] == key[0]]
-        if places:
-            self._lines[places[-1]] = line
-            return
-        if self._lines and not self._lines[-1].endswith("\n"):
-            self._lines[-1] += "\n"
-        self._lines.append(line)
-
-    def remove(self, key: Key, value: Any) -> None:
-        self._lines = [line for line in self._lines if not ((m := _ASSIGNMENT.fullmatch(line)) and m[1] == key[0])]
-
-    def text(self) -> str:
-        return "".join(self._lines)
-
-
 def _is_remark(line: str) -> bool:
     return not line.strip() or line.lstrip().startswith("#")
-
-
-def _quoted(value: str) -> str:
-    return value if re.fullmatch(r"[A-Za-z0-9_./:@%+,-]*", value) else "'" + value.replace("'", "'\\''") + "'"
-
-
-def _unquoted(value: str) -> str:
-    value = value.strip()
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1].replace("'\\''", "'")
-    return value

@@ -20,20 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abruzzi.connect.connection import ENTRY, Connection, File, Key
-from abruzzi.connect.document import ABSENT, Document, DocumentError, parse
+from abruzzi.connect.connection import ENTRY, Connection, File, Key, Secret
+from abruzzi.connect.document import ABSENT, Document, DocumentError, parse, plain
 from abruzzi.types import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What happened to one setting. before, after: as JSON has them; None = it was (is) not there.
-    done: False where it was left alone, with why."""
+    secret: they are credentials. done: False where it was left alone, with why."""
 
     path: Path
     key: Key
     before: Any
     after: Any
+    secret: bool = False
     done: bool = True
     why: str = ""
 
@@ -84,22 +85,27 @@ def _plan(file: File, journal: dict[str, Any]) -> tuple[File, bytes | None, byte
         "original": None if old is None else base64.b64encode(old).decode(),
         "settings": [],
     }
-    remembered = {tuple(s["key"]): s for s in entry["settings"] if s["key"][-1] != ENTRY}
+    remembered = {tuple(s["key"]): s for s in entry["settings"]}
     changes = []
     for key, value in file.settings.items():
         before = document.get(key)
         listed = key[-1] == ENTRY
         if before == value or (listed and before is not ABSENT and value in before):
             continue
-        _try(file.path, document, key, value)
-        absent = before is ABSENT or listed
-        changes.append(Change(file.path, key, None if absent else before, value))
+        if listed and key in remembered:
+            document.remove(key, remembered[key]["after"])
+        _try(file.path, document, key, plain(value))
+        absent, secret = before is ABSENT or listed, isinstance(value, Secret)
+        changes.append(Change(file.path, key, None if absent else before, value, secret))
         if key in remembered:
             remembered[key]["after"] = value
         else:
-            entry["settings"].append({"key": list(key), **({} if absent else {"before": before}), "after": value})
-    new = document.text().encode() if changes else (old or b"")
-    entry["written"] = base64.b64encode(new).decode()
+            was = {} if absent else {"before": before}
+            entry["settings"].append({"key": list(key), **was, "after": value, "secret": secret})
+    new = _encoded(document, old) if changes else (old or b"")
+    # One that its owner edited between two writes never gets its first bytes back: they lack that.
+    edited = known is not None and (known["written"] is None or old != base64.b64decode(known["written"]))
+    entry["written"] = None if edited else base64.b64encode(new).decode()
     return file, old, new, changes, entry
 
 
@@ -107,27 +113,27 @@ def _plan_back(path: Path, entry: dict[str, Any]) -> tuple[Path, bytes | None, l
     """(file, what it is to be: None = gone, what changes)."""
     now = _bytes(path)
     original = None if entry["original"] is None else base64.b64decode(entry["original"])
-    untouched = now == base64.b64decode(entry["written"])
+    untouched = entry["written"] is not None and now == base64.b64decode(entry["written"])
     changes = []
     document = _read(path, now, entry["format"])
     for setting in reversed(entry["settings"]):
-        key, ours = tuple(setting["key"]), setting["after"]
+        key, ours, secret = tuple(setting["key"]), setting["after"], setting["secret"]
         there = document.get(key)
         listed = key[-1] == ENTRY
         mine = there is not ABSENT and (ours in there if listed else there == ours)
         if not mine:
             why = "it is gone already" if there is ABSENT or listed else "it was changed since"
-            changes.append(Change(path, key, ours, None if there is ABSENT else there, False, why))
+            changes.append(Change(path, key, ours, None if there is ABSENT else there, secret, False, why))
             continue
         if "before" in setting:
             _try(path, document, key, setting["before"])
         else:
             document.remove(key, ours)
-        changes.append(Change(path, key, ours, setting.get("before")))
+        changes.append(Change(path, key, ours, setting.get("before"), secret))
     if untouched:
         return path, original, changes
-    text = document.text()
-    return path, (None if not text.strip() and original is None else text.encode()), changes
+    new = _encoded(document, now)
+    return path, (None if not new.strip() and original is None else new), changes
 
 
 def _try(path: Path, document: Document, key: Key, value: Any) -> None:
@@ -140,9 +146,15 @@ def _try(path: Path, document: Document, key: Key, value: Any) -> None:
 def _read(path: Path, data: bytes | None, format: Any) -> Document:
     try:
         # Byte order marks are kept as a character of the first line by nobody who reads these.
-        return parse((data or b"").decode("utf-8-sig"), format)
+        return parse((data or b"").decode("utf-8-sig").replace("\r\n", "\n"), format)
     except (DocumentError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}; nothing was written") from error
+
+
+def _encoded(document: Document, old: bytes | None) -> bytes:
+    """The document with the line ends that its file had."""
+    text = document.text()
+    return (text.replace("\n", "\r\n") if old is not None and b"\r\n" in old else text).encode()
 
 
 def _bytes(path: Path) -> bytes | None:

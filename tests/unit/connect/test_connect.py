@@ -113,9 +113,8 @@ def test_writing_twice_is_writing_once_and_another_server_replaces_the_first(cli
     once = {path: path.read_bytes() for path in laid}
     assert write(made, tmp_path / "ours") == []
     assert {path: path.read_bytes() for path in laid} == once
-    if client != "llm":  # its file is a list: a second entry beside the first
-        write(made_for(client, tmp_path, Server("http://h:1", "two", 9000, None)), tmp_path / "ours")
-        assert b"8420" not in b"".join(path.read_bytes() for path in laid)
+    write(made_for(client, tmp_path, Server("http://h:1", "two", 9000, None)), tmp_path / "ours")
+    assert b"8420" not in b"".join(path.read_bytes() for path in laid)
     undo(client, tmp_path / "ours")
     assert {path: path.read_bytes() for path in laid} == laid
 
@@ -132,6 +131,26 @@ def test_what_its_owner_changed_since_is_left_and_said(tmp_path: Path) -> None:
     assert "abruzzi" not in now["model_providers"] and "model_context_window" not in now
     assert [c.key for c in changes if not c.done] == [("model_provider",)]
     assert "# the good one" in path.read_text()
+
+
+def test_what_its_owner_added_between_two_writes_outlives_undo(tmp_path: Path) -> None:
+    made = made_for("codex", tmp_path)
+    [path] = lay(made)
+    write(made, tmp_path / "ours")
+    path.write_text(path.read_text() + "\n[mine]\nx = 1\n")
+    for server in (SERVER, Server("http://h:1", "two", 9000, None)):
+        write(made_for("codex", tmp_path, server), tmp_path / "ours")
+    undo("codex", tmp_path / "ours")
+    assert tomllib.loads(path.read_text()) == tomllib.loads(THEIRS["toml"]) | {"mine": {"x": 1}}
+
+
+@pytest.mark.parametrize("client", WITH_FILES)
+def test_line_ends_stay_what_they_are(client: str, tmp_path: Path) -> None:
+    made = made_for(client, tmp_path)
+    laid = lay(made, lambda text: text.replace("\n", "\r\n"))
+    write(made, tmp_path / "ours")
+    for path in laid:
+        assert b"\n" not in path.read_bytes().replace(b"\r\n", b"")
 
 
 def test_an_entry_of_a_list_that_was_there_is_not_ours_to_take(tmp_path: Path) -> None:
@@ -248,13 +267,3 @@ def test_one_setting_goes_in_and_nothing_else_moves(
     if before is not ABSENT:
         document.set(key, before)
         assert load(document.text()) == tree
-
-
-def test_lines_of_an_env_file_stay(tmp_path: Path) -> None:
-    document = parse("# mine\nexport A=1\nB='x y'\nB=2", "env")
-    assert document.get(("A",)) == "1" and document.get(("B",)) == "2" and document.get(("C",)) is ABSENT
-    document.set(("B",), "it's")
-    document.set(("C",), "http://127.0.0.1:1/v1")
-    assert document.text() == "# mine\nexport A=1\nB='x y'\nB='it'\\''s'\nC=http://127.0.0.1:1/v1\n"
-    document.remove(("C",), None)
-    assert document.get(("B",)) == "it's" and document.get(("C",)) is ABSENT
