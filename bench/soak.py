@@ -42,11 +42,8 @@ MAX_SLOPE_KIB = 512.0  # per 1000 requests, over the second half
 # A shorter run only touches its cache, and buffers for bodies of many MB, for the first time: so much may come.
 SHORT, MAX_GROWTH_MIB = 5000, 64.0
 EXPECTED_COMPLAINTS = ("WARNING:  Invalid HTTP request received.",)
-TOOL = {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object", "properties": {}}}}
-
-
-GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 NEIGHBOURS = 12
+TOOL = {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object", "properties": {}}}}
 
 
 class Wrong(Exception):
@@ -96,10 +93,13 @@ class Soak:
 
         async def probe() -> None:
             while True:
-                answer = await self.send(GET_HEALTH)
-                self.health.append(self.seconds.pop())
-                if answer.status != 200:
-                    self.wrong.append(f"/health gave {answer.status}")
+                try:
+                    answer = await self.send(get("/health"))
+                    self.health.append(self.seconds.pop())
+                    if answer.status != 200:
+                        raise Wrong(f"status {answer.status}")
+                except (Wrong, OSError) as error:
+                    self.wrong.append(f"/health: {type(error).__name__} {error}")
                 await asyncio.sleep(0.1)
 
         self.alone = [await say(self, seed) for seed in range(NEIGHBOURS)]
@@ -137,6 +137,10 @@ class Soak:
         if leave_after is None and answer.status != want:
             raise Wrong(f"{path} gave {answer.status}, expected {want}: {answer.body[:300]}")
         return answer
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 def request(
@@ -235,7 +239,7 @@ async def small(soak: Soak, number: int) -> None:
 
 async def looks(soak: Soak, number: int) -> None:
     path = soak.draw.choice(("/health", "/metrics", "/v1/models", "/version", "/"))
-    answer = await soak.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = await soak.send(get(path))
     if answer.status != 200:
         raise Wrong(f"{path} gave {answer.status}")
 
@@ -378,7 +382,7 @@ async def returned(port: int, seconds: float = 10.0) -> dict[str, float]:
     probe = Soak(port, random.Random(0))
     deadline = time.monotonic() + seconds
     while True:
-        text = (await probe.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).body
+        text = (await probe.send(get("/metrics"))).body
         found = dict(re.findall(r"^abruzzi_(\w+) ([\d.e+]+)$", text, re.MULTILINE))
         held = {name: float(found[name]) for name in ("cache_blocks_held", "sequences_open", "sequences_running")}
         if not any(held.values()) or time.monotonic() > deadline:

@@ -13,19 +13,19 @@ until the context is full, and gives a summary to whoever asks for one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count, pairwise
 from pathlib import Path
 
 from abruzzi.connect import Places, ask, connection, write
-from tests.clients.matrix import HERE, NODE, OWN, ROOT
+from tests.clients.matrix import HERE, OWN, ROOT, environment, keep, options, version
 from tests.clients.served import Log, serving
 from tests.unit.server.scripted_engine import TOK, call, ids, spelled
 
@@ -68,12 +68,9 @@ class Agent:
         return f"{self.name} {self.dialect}"
 
     @property
-    def installed(self) -> bool:
-        if self.library:
-            return (OWN / "python").exists() and bool(_pip(OWN, self.package))
-        if self.package == "aider-chat":
-            return (AIDER / "aider").exists()
-        return (NODE / self.package).is_dir() or bool(_pip(OWN, self.package))
+    def version(self) -> str:
+        """Of what is driven, from its own environment; "" where it is not installed."""
+        return version(self.package, AIDER if self.package == "aider-chat" else OWN)
 
 
 def _library(name: str, package: str, *dialects: str, knows: str, remarks: str = "") -> list[Agent]:
@@ -214,9 +211,8 @@ def _asks_for_a_summary(agent: Agent, prompt: list[int], text: str) -> bool:
 
 def start(agent: Agent, log: Log, home: Path, turns: Sequence[str]) -> str:
     """Run the client's turns; all that it said."""
-    env = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "SSL_CERT_FILE")}
-    env["PATH"] = os.pathsep.join(map(str, (OWN, NODE / ".bin", AIDER, env.get("PATH", ""))))
-    env |= {"HOME": str(home), "LC_ALL": "C.UTF-8", "NO_PROXY": "127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    env = environment(str(home))
+    env["PATH"] = f"{env['PATH']}{os.pathsep}{AIDER}"
     if agent.connect:
         write(connection(agent.connect, ask(log.url, None), Places(home, {})), home / "ours")
     else:
@@ -243,31 +239,28 @@ def start(agent: Agent, log: Log, home: Path, turns: Sequence[str]) -> str:
 
 def run(agent: Agent) -> Outcome:
     """One row."""
-    out = Outcome(agent.name, version(agent), agent.dialect, remarks=agent.remarks)
-    with _served(agent, loop_turn, 400_000) as (log, home):
+    out = Outcome(agent.name, agent.version, agent.dialect, remarks=agent.remarks)
+    with served(agent, loop_turn, 400_000) as (log, home):
         said = start(agent, log, home, QUESTIONS if agent.library else agent.turns)
         _judge(agent, log, said, out)
-    with _served(agent, full_turn, agent.room) as (log, home):
+    with served(agent, full_turn, agent.room) as (log, home):
         questions = (QUESTIONS[0] + " word" * 2_000,) if agent.library else agent.turns[:1]
         said = start(agent, log, home, questions)
         out.overflow = _overflow(agent, log, said)
     return out
 
 
-class _served:
+@contextmanager
+def served(
+    agent: Agent, turn: Callable[[Agent, list[int], int], list[int]], context: int
+) -> Iterator[tuple[Log, Path]]:
     """A scripted server and a home directory."""
-
-    def __init__(self, agent: Agent, turn: Callable[[Agent, list[int], int], list[int]], context: int) -> None:
-        asked = count(1)
-        self._serving = serving(lambda prompt: turn(agent, prompt, next(asked)), context=context)
-        self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-
-    def __enter__(self) -> tuple[Log, Path]:
-        return self._serving.__enter__(), Path(self._home.__enter__())
-
-    def __exit__(self, *error: object) -> None:
-        self._serving.__exit__(None, None, None)
-        self._home.cleanup()
+    asked = count(1)
+    with (
+        serving(lambda prompt: turn(agent, prompt, next(asked)), context=context) as log,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+    ):
+        yield log, Path(home)
 
 
 def _judge(agent: Agent, log: Log, said: str, out: Outcome) -> None:
@@ -314,20 +307,6 @@ def _overflow(agent: Agent, log: Log, said: str) -> str:
     return f"no: {said.strip()[-300:]!r}"
 
 
-def version(agent: Agent) -> str:
-    """Of what was driven, from its own environment."""
-    file = NODE / agent.package / "package.json"
-    if file.is_file():
-        return json.loads(file.read_text())["version"]
-    return _pip(AIDER if agent.package == "aider-chat" else OWN, agent.package)
-
-
-def _pip(environment: Path, package: str) -> str:
-    folder = f"{package.replace('-', '_')}-"
-    found = sorted((environment.parent / "lib").glob(f"python*/site-packages/{folder}*.dist-info"))
-    return found[0].name.removeprefix(folder).removesuffix(".dist-info") if found else ""
-
-
 def table(outcomes: Sequence[Outcome]) -> str:
     """The rows as Markdown."""
     head = ("client", "version", "dialect", "first request", "loop", "prefix kept", "thoughts kept", "overflow")
@@ -339,23 +318,17 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "clients")
-    parser.add_argument("--only", default="", help="rows whose title holds this")
-    args = parser.parse_args()
+    args = options(__doc__)
     outcomes, skipped = [], []
     for agent in (a for a in AGENTS if args.only in a.title):
-        if not agent.installed:
+        if not agent.version:
             skipped.append(agent.title)
             print(f"skip {agent.title}: {agent.package} is not installed", flush=True)
             continue
         outcomes.append(run(agent))
         o = outcomes[-1]
         print(f"{'ok  ' if o.ok else 'FAIL'} {agent.title}: {table([o]).splitlines()[-1]}", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(o) for o in outcomes]
-    (args.out / "agents.json").write_text(json.dumps({"rows": rows, "skipped": skipped}, indent=1) + "\n")
-    (args.out / "agents.md").write_text(table(outcomes))
+    keep(args.out, "agents", {"rows": [asdict(o) for o in outcomes], "skipped": skipped}, table(outcomes))
     return 0 if outcomes and all(o.ok for o in outcomes) else 1
 
 

@@ -229,13 +229,33 @@ def versions() -> dict[str, str]:
     """What was driven: from its own environment."""
     found = {n: metadata.version(n) for n in ("openai", "anthropic")}
     found["curl"] = subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]
-    listed = subprocess.run([OWN / "pip", "list", "--format=json"], capture_output=True, text=True).stdout
-    found |= {p["name"]: p["version"] for p in json.loads(listed or "[]") if p["name"] in ("litellm", "llm")}
-    for package in json.loads((HERE / "package.json").read_text())["dependencies"]:
-        file = NODE / package / "package.json"
-        if file.is_file():
-            found[package] = json.loads(file.read_text())["version"]
-    return found
+    others = ["litellm", "llm", *json.loads((HERE / "package.json").read_text())["dependencies"]]
+    return found | {package: is_there for package in others if (is_there := version(package))}
+
+
+def version(package: str, environment: Path = OWN) -> str:
+    """Of a package that npm installed, or pip into an environment's bin/; "" where there is none."""
+    file = NODE / package / "package.json"
+    if file.is_file():
+        return json.loads(file.read_text())["version"]
+    folder = f"{package.replace('-', '_')}-"
+    found = sorted((environment.parent / "lib").glob(f"python*/site-packages/{folder}*.dist-info"))
+    return found[0].name.removeprefix(folder).removesuffix(".dist-info") if found else ""
+
+
+def options(doc: str | None) -> argparse.Namespace:
+    """out: where the tables go; only: part of the names of the rows to run."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "clients")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    return parser.parse_args()
+
+
+def keep(out: Path, name: str, record: dict[str, Any], markdown: str) -> None:
+    """A record as JSON, and its table beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / f"{name}.md").write_text(markdown)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -251,10 +271,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "clients")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    args = parser.parse_args()
+    args = options(__doc__)
     outcomes = []
     for row in (r for r in ROWS if args.only in r.name):
         outcomes.append(run(row))
@@ -265,10 +282,7 @@ def main() -> int:
         for line in (o.difference, *o.refused):
             if line:
                 print(f"     {line}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(o) for o in outcomes]
-    (args.out / "matrix.json").write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
-    (args.out / "matrix.md").write_text(table(outcomes))
+    keep(args.out, "matrix", {"versions": versions(), "rows": [asdict(o) for o in outcomes]}, table(outcomes))
     return 0 if outcomes and all(o.ok for o in outcomes) else 1
 
 
