@@ -33,14 +33,15 @@ from typing import Any
 import numpy as np
 
 from machine import describe, emit, output_option
+from malicious import KINDS as MALICIOUS
 from malicious import malicious
 
 CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 ENDS = {CHAT: "data: [DONE]", COMPLETIONS: "data: [DONE]", MESSAGES: "message_stop", RESPONSES: "response.completed"}
 SAMPLES = 200
 MAX_SLOPE_KIB = 512.0  # per 1000 requests, over the second half
-# A shorter run only touches its cache, and buffers for bodies of many MB, for the first time: so much may come.
-SHORT, MAX_GROWTH_MIB = 5000, 64.0
+WINDOWS = 10  # of the second half; each is judged by its least sample: the others hold bodies in flight
+SHORT, MAX_GROWTH_MIB = 5000, 16.0  # a shorter run only touches its cache for the first time: so much may come
 EXPECTED_COMPLAINTS = ("WARNING:  Invalid HTTP request received.",)
 NEIGHBOURS = 12
 TOOL = {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object", "properties": {}}}}
@@ -103,6 +104,8 @@ class Soak:
                 await asyncio.sleep(0.1)
 
         self.alone = [await say(self, seed) for seed in range(NEIGHBOURS)]
+        for number in range(len(MALICIOUS)):  # buffers of many MB are touched for the first time
+            await hurts(self, number)
         prober = asyncio.create_task(probe())
         await asyncio.gather(*(client() for _ in range(clients)))
         prober.cancel()
@@ -456,21 +459,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def judge_memory(samples: list[tuple[int, int]]) -> dict[str, Any]:
-    """Of (requests done, resident KiB): peak, and the slope over the second half, in KiB per 1000
-    requests."""
+    """Of (requests done, resident KiB): peak, and the slope of the floor over the second half, in
+    KiB per 1000 requests: what leaks is there in a window's least sample too."""
     half = samples[len(samples) // 2 :]
-    numbers, kib = np.array(half, float).T
+    floor = [min(window.tolist(), key=lambda s: s[1]) for window in np.array_split(half, WINDOWS) if len(window)]
+    numbers, kib = np.array(floor, float).T
     slope = float(np.polyfit(numbers, kib, 1)[0]) * 1000
-    quarter = max(1, len(half) // 4)
-    growth = float(np.median(kib[-quarter:]) - np.median(kib[:quarter])) / 1024
+    third = max(1, len(floor) // 3)
+    growth = float(np.median(kib[-third:]) - np.median(kib[:third])) / 1024
     return {
         "start_mib": samples[0][1] / 1024,
         "middle_mib": half[0][1] / 1024,
         "end_mib": half[-1][1] / 1024,
         "peak_mib": max(k for _, k in samples) / 1024,
+        "floor_mib": [k / 1024 for k in kib.tolist()],
         "slope_kib_per_1000": slope,
         "growth_second_half_mib": growth,
-        "flat": bool(growth <= MAX_GROWTH_MIB if numbers[-1] < SHORT else slope <= MAX_SLOPE_KIB),
+        "flat": bool(growth <= MAX_GROWTH_MIB if half[-1][0] < SHORT else slope <= MAX_SLOPE_KIB),
     }
 
 
