@@ -31,10 +31,12 @@ from tests.unit.server.scripted_engine import TOK, call, ids, spelled
 
 AIDER = ROOT / ".venv-clients-aider" / "bin"  # its pins fit nobody else's
 STEPS = 3
+CONTEXT = 400_000
 SECONDS = 150
 DONE, SUMMARY = "All is done.", "the work goes on"
 CALL_BEGIN = TOK.control["<|tool_call_begin|>"]
 LONG = "seq 1 4000"  # some 10,000 tokens of the test's vocabulary
+WITHIN = "in a turn; not from its first to its second process"
 QUESTIONS = ("Work through the list.", "Again.")
 
 
@@ -47,7 +49,8 @@ class Agent:
     shell command, {} being the command. turns: the shell commands of a first and a second turn.
     room: tokens of its first prompt, and then some; the context of the overflow's run. knows: what
     shows in what it says, when it knows an overflow and does not go on. remarks: of the table. steps:
-    calls in a turn. ends: the shell command that ends a turn, where no text does."""
+    calls in a turn. ends: the shell command that ends a turn, where no text does. settings: a shell
+    command that writes them, where `abruzzi connect` speaks another dialect to the client."""
 
     name: str
     dialect: str
@@ -62,6 +65,7 @@ class Agent:
     remarks: str = ""
     steps: int = STEPS
     ends: str = ""
+    settings: str = ""
 
     @property
     def title(self) -> str:
@@ -83,6 +87,21 @@ def _library(name: str, package: str, *dialects: str, knows: str, remarks: str =
 CODEX = "codex exec {} --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"
 CLAUDE = 'claude -p "{}" {} --disallowedTools WebSearch --allowedTools Bash'
 COMMAND = '{{"command": "{}"}}'
+
+
+def _qwen(dialect: str, auth: str, remarks: str = "") -> Agent:
+    """Qwen Code in a dialect that `abruzzi connect` does not choose for it."""
+    model = '"model": {"name": "tiny", "generationConfig": {"contextWindowSize": \'$CONTEXT\'}}'
+    settings = f'{{"security": {{"auth": {{"selectedType": "{auth}"}}}}, {model}}}'
+    return Agent(
+        *("Qwen Code", dialect, "@qwen-code/qwen-code", "run_shell_command", COMMAND),
+        turns=tuple(f'qwen --auth-type {auth} --yolo {go} "{q}"' for go, q in zip(("-p", "--continue -p"), QUESTIONS)),
+        room=110_000,
+        remarks=remarks,
+        settings=f"mkdir -p ~/.qwen; echo '{settings}' > ~/.qwen/settings.json",
+    )
+
+
 AGENTS = [
     Agent(
         *("Codex", "responses", "@openai/codex", "exec_command", '{{"cmd": "{}"}}', "codex"),
@@ -110,6 +129,8 @@ AGENTS = [
         room=110_000,
         remarks="--continue writes its first message anew (the date), so the second process begins another prefix",
     ),
+    _qwen("responses", "openai-responses", remarks="it sends its thoughts as messages of the assistant"),
+    _qwen("messages", "anthropic"),
     Agent(
         *("Cline", "chat", "cline", "run_commands", '{{"commands": ["{}"]}}', "cline"),
         turns=(f'cline -P openai-compatible "{QUESTIONS[0]}"',),
@@ -206,23 +227,25 @@ def _asks_for_a_summary(agent: Agent, prompt: list[int], text: str) -> bool:
     """Whether the last turn does: behind the conversation, or with it written out inside."""
     last = text.split("<|im_end|>")[-2].lower()
     told = made(agent, prompt) > 0 or (QUESTIONS[0].lower() in last and len(last) > 2_000)
-    return told and ("summar" in last or "compact" in last)
+    return told and any(word in last for word in ("summar", "compact", "snapshot"))
 
 
-def start(agent: Agent, log: Log, home: Path, turns: Sequence[str]) -> str:
-    """Run the client's turns; all that it said."""
+def start(agent: Agent, log: Log, home: Path, turns: Sequence[str], context: int) -> str:
+    """Run the client's turns against a context of so many tokens; all that it said."""
     env = environment(str(home))
     env["PATH"] = f"{env['PATH']}{os.pathsep}{AIDER}"
     if agent.connect:
         write(connection(agent.connect, ask(log.url, None), Places(home, {})), home / "ours")
     else:
         env |= {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": f"{log.url}/v1", "OPENAI_API_BASE": f"{log.url}/v1"}
+        env |= {"ANTHROPIC_API_KEY": "none", "ANTHROPIC_BASE_URL": log.url}
+        env |= {"OPENAI_MODEL": "tiny", "ANTHROPIC_MODEL": "tiny", "CONTEXT": str(context)}
         env |= {"MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors", "MSWEA_SILENT_STARTUP": "1"}
     if agent.library:
         driver = str(HERE / "drivers" / "python_agents.py")
         commands = [[str(OWN / "python"), driver, agent.library, log.url, agent.dialect, *turns]]
     else:
-        commands = [["bash", "-c", turn] for turn in turns]
+        commands = [["bash", "-c", turn] for turn in (*filter(None, (agent.settings,)), *turns)]
     work = home / "work"
     work.mkdir()
     said = ""
@@ -240,12 +263,12 @@ def start(agent: Agent, log: Log, home: Path, turns: Sequence[str]) -> str:
 def run(agent: Agent) -> Outcome:
     """One row."""
     out = Outcome(agent.name, agent.version, agent.dialect, remarks=agent.remarks)
-    with served(agent, loop_turn, 400_000) as (log, home):
-        said = start(agent, log, home, QUESTIONS if agent.library else agent.turns)
+    with served(agent, loop_turn, CONTEXT) as (log, home):
+        said = start(agent, log, home, QUESTIONS if agent.library else agent.turns, CONTEXT)
         _judge(agent, log, said, out)
     with served(agent, full_turn, agent.room) as (log, home):
         questions = (QUESTIONS[0] + " word" * 2_000,) if agent.library else agent.turns[:1]
-        said = start(agent, log, home, questions)
+        said = start(agent, log, home, questions, agent.room)
         out.overflow = _overflow(agent, log, said)
     return out
 
@@ -284,17 +307,18 @@ def _judge(agent: Agent, log: Log, said: str, out: Outcome) -> None:
     elif not broken:
         out.prefix_kept = "yes" if turns > 1 else "yes, in one turn"
     else:
-        out.prefix_kept = (
-            "in a turn; not from its first to its second process" if broken == [second] else f"no: {broken}"
-        )
-    states = [a.states for a in requests if a.states]
-    kept = dict(part.split("=") for part in states[-1].split()) if states else {}
+        out.prefix_kept = WITHIN if broken == [second] else f"no: {broken}"
+    states = [dict(part.split("=") for part in a.states.split()) for a in requests if a.states]
+    kept = states[-1] if states else {}
     if not agent.steps or not kept:
         out.thoughts_kept = "-"
     elif kept.get("absent") == "0" and int(kept["kept"]) + int(kept["restored"]) > 0:
         out.thoughts_kept = "yes, sent back" if kept["restored"] == "0" else "yes, restored by the server"
+    elif broken == [second] and any(s["kept"] == str(agent.steps) and s["absent"] == "0" for s in states):
+        out.thoughts_kept = WITHIN  # nothing of ours begins as the second one begins
     else:
-        out.thoughts_kept = f"not sent, and not to be found: {states[-1]}"
+        told = " ".join(f"{state}={number}" for state, number in kept.items())
+        out.thoughts_kept = f"not sent, and not to be found: {told}"
 
 
 def _overflow(agent: Agent, log: Log, said: str) -> str:

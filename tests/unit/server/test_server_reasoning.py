@@ -103,6 +103,59 @@ def test_whatever_a_client_does_the_model_sees_what_it_sampled(mutate: Mutation)
         assert after[: len(before) + len(sampled)] == [*before, *sampled]  # append-only, ids as sampled
 
 
+def as_text(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As Qwen Code sends it over Responses: each thought as a message of the assistant, in front of
+    the turn; one that only calls loses its own text."""
+    sent = []
+    for message in history:
+        thought = message.get("reasoning")
+        if message["role"] == "assistant" and thought:
+            message = strip(message, 0)
+            if message.get("tool_calls") and not message["content"]:
+                message["content"] = f"{thought} "
+            else:
+                sent.append({"role": "assistant", "content": thought})
+        sent.append(message)
+    return sent
+
+
+def converse_as_text(
+    change: Callable[[list[dict[str, Any]]], None] = lambda sent: None,
+) -> tuple[list[str], ScriptedLLM]:
+    llm = saying(*map(spelled, TURNS))
+    states, history = [], [{"role": "user", "content": "What is 12 + 30, twice?"}]
+    with serving(llm) as server:
+        for _ in TURNS:
+            sent = as_text(history)
+            change(sent)
+            answer = server.post(CHAT, {"messages": sent, "tools": [CALCULATOR]})
+            states.append(answer.headers[STATES])
+            history.append(answer.json()["choices"][0]["message"])
+            made = history[-1].get("tool_calls", [])
+            history += [{"role": "tool", "tool_call_id": c["id"], "content": "42"} for c in made]
+            if not made:
+                history.append({"role": "user", "content": "Sure?"})
+    return states, llm
+
+
+def test_a_thought_that_comes_back_as_text_is_the_thought_again() -> None:
+    states, llm = converse_as_text()
+    assert states[-1] == "kept=3 restored=0 absent=0 expired=0"
+    assert llm.prompts == prompts_with(keep)
+
+
+def test_a_text_that_is_not_the_thought_stays_what_the_client_said() -> None:
+    def edit(sent: list[dict[str, Any]]) -> None:
+        for message in sent:
+            if message.get("content") in ("First I add. ", "Now twice."):
+                message["content"] = "Somebody else's words."
+
+    states, llm = converse_as_text(edit)
+    assert "absent=0" not in states[-1]
+    assert TOK.decode(llm.prompts[-1]).count("Somebody else's words.") == 2
+    assert "First I add." not in TOK.decode(llm.prompts[-1])
+
+
 def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     llm = saying(*map(spelled, TURNS))
     stores = [ReasoningStore(tmp_path / "turns.sqlite")]

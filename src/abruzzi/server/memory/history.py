@@ -3,7 +3,8 @@
 Clients drop thoughts, rewrite ids and reformat arguments between two calls; the model must see what
 it wrote. A turn is taken for ours when its call ids, a seal or what it said lead to a stored one
 AND everything in front of it is what it was sampled from AND it says what it said. A client's own
-edits win.
+edits win. A thought that comes back as text of the assistant (Qwen Code over Responses does that)
+is that turn's thought again.
 """
 
 from __future__ import annotations
@@ -63,8 +64,15 @@ class Restorer:
         resolved: list[Message] = []
         states: dict[int, str] = {}
         made = 0  # calls
+        told: Message | None = None  # its text is the thought of the message behind it
         for place, message in enumerate(messages):
             if message.role == "assistant":
+                behind = messages[place + 1] if place + 1 < len(messages) else None
+                if told is None and self._tells_the_thought_of(scope, message, behind, running.digest()):
+                    told = message
+                    continue
+                if told is not None:
+                    message, told = replace(message, reasoning_content=told.content), None
                 message, states[place] = self._assistant(scope, message, seals.get(place), running.digest(), made)
                 shown = keep or not finals or place > finals[-1]
                 if self._strict and shown and states[place] in ("absent", "expired"):
@@ -85,6 +93,15 @@ class Restorer:
     ) -> tuple[Message, str]:
         content = content_hash(message.content, message.tool_calls)
         found = self._find(scope, message, prefix, content)
+        if found is None and message.reasoning_content is None and message.content and message.tool_calls:
+            calls_only = content_hash("", message.tool_calls)
+            turn = self._find(scope, message, prefix, calls_only)
+            if self._thinks(turn, message.content):
+                message, found, content = (
+                    replace(message, content="", reasoning_content=message.content),
+                    turn,
+                    calls_only,
+                )
         if sealed is not None:
             carried = self._unseal(scope, sealed, message.reasoning_content)
             # The seal says which thought it was; the store may know the rest of the turn.
@@ -99,6 +116,20 @@ class Restorer:
         if message.reasoning_content is not None:
             return message, "kept"
         return message, "expired" if isinstance(found, Expired) else "absent"
+
+    def _tells_the_thought_of(self, scope: bytes, message: Message, behind: Message | None, prefix: bytes) -> bool:
+        if message.tool_calls or message.reasoning_content is not None or not message.content:
+            return False
+        if behind is None or behind.role != "assistant" or behind.reasoning_content is not None:
+            return False
+        found = self._find(scope, behind, prefix, content_hash(behind.content, behind.tool_calls))
+        return self._thinks(found, message.content)
+
+    def _thinks(self, turn: SampledTurn | Expired | None, text: str) -> bool:
+        """Whether this is what the turn thought."""
+        if not isinstance(turn, SampledTurn) or not text.strip():
+            return False
+        return (parse(self._tok, turn.ids).reasoning_content or "").strip() == text.strip()
 
     def _find(self, scope: bytes, message: Message, prefix: bytes, content: bytes) -> SampledTurn | Expired | None:
         """By the first call id that is known, else by content; prefix and content must be equal."""
