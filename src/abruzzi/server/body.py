@@ -4,6 +4,7 @@ client that sent it."""
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -72,7 +73,9 @@ async def _built(service: Service, data: bytearray) -> Any:
 
 
 def _load(data: bytearray) -> Any:
-    return strict_json(data.decode("utf-8"), yields=len(data) > SMALL)
+    if not data.strip():
+        raise ValueError("it is empty")
+    return strict_json(data.removeprefix(codecs.BOM_UTF8).decode("utf-8"), yields=len(data) > SMALL)
 
 
 def scope_of(service: Service, request: Request) -> bytes:

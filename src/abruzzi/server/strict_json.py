@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from typing import Any
 
 from abruzzi.server.errors import ApiError
@@ -25,7 +26,14 @@ def strict_json(text: str, yields: bool = False) -> Any:
     time: the parser is one call that keeps the interpreter's lock, unless it calls Python. Raises
     ValueError, RecursionError, and ApiError that names the place of a lone surrogate."""
     hooks: dict[str, Any] = {"parse_int": _whole, "object_pairs_hook": _object} if yields else {}
-    value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, **hooks)
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, **hooks)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        if "digits" in str(error):  # Python's advice is for its programmer, not for the client's
+            raise ValueError(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
+        raise
     if _SURROGATE_ESCAPE.search(text):
         place = _lone_surrogate(value)
         if place is not None:

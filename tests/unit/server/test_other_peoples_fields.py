@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from abruzzi.server.dialects.neutral import LABELS, NEUTRAL
-from tests.unit.server.scripted_engine import CALCULATOR, saying, serving
+from tests.unit.server.scripted_engine import CALCULATOR, TOK, saying, serving
 
 ASK = {"role": "user", "content": "Calculate 69 - 21 + 39."}
 CHAT, COMPLETIONS, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
@@ -111,6 +111,42 @@ def test_bookkeeping_in_a_history_or_a_declaration_is_ignored(path: str, fields:
     with serving(saying("x[end]")) as server:
         answer = server.post(path, fields)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("called", "output", "name", "arguments", "told"),
+    [
+        (
+            {"type": "custom_tool_call", "call_id": "a", "name": "apply_patch", "input": "*** Begin"},
+            {"type": "custom_tool_call_output", "call_id": "a", "output": "Done."},
+            *("apply_patch", '{"input": "*** Begin"}', "Done."),
+        ),
+        (
+            {"type": "local_shell_call", "id": "l", "call_id": "a", "action": {"type": "exec", "command": ["ls"]}},
+            {"type": "local_shell_call_output", "id": "a", "output": "a.txt"},
+            *("local_shell", '{"type": "exec", "command": ["ls"]}', "a.txt"),
+        ),
+        (
+            {"type": "shell_call", "call_id": "a", "action": {"commands": ["ls"]}, "status": "completed"},
+            {"type": "shell_call_output", "call_id": "a", "output": [{"stdout": "a.txt", "stderr": ""}]},
+            *("shell", '{"commands": ["ls"]}', '[{"stdout": "a.txt", "stderr": ""}]'),
+        ),
+        (
+            {"type": "apply_patch_call", "call_id": "a", "operation": {"type": "delete_file", "path": "a"}},
+            {"type": "apply_patch_call_output", "call_id": "a", "status": "completed", "output": "gone"},
+            *("apply_patch", '{"type": "delete_file", "path": "a"}', "gone"),
+        ),
+    ],
+)
+def test_a_session_that_another_model_began_with_tools_of_its_own_goes_on(
+    called: dict[str, Any], output: dict[str, Any], name: str, arguments: str, told: str
+) -> None:
+    llm = saying("x[end]")
+    with serving(llm) as server:
+        answer = server.post(RESPONSES, {"input": [ASK, called, output, ASK]})
+    assert answer.status_code == 200, answer.text
+    prompt = TOK.decode(llm.prompts[0])
+    assert f"functions.{name}:0" in prompt and arguments in prompt and told in prompt
 
 
 @pytest.mark.parametrize(

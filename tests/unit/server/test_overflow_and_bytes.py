@@ -210,6 +210,20 @@ def test_a_number_that_json_cannot_hold_is_a_400(path: str, body: str, number: s
         assert number.lstrip("-")[:4] in answer.json()["error"]["message"]
 
 
+def test_a_number_of_too_many_digits_is_a_400_in_our_words() -> None:
+    body = b'{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": ' + b"9" * 5_000 + b"}"
+    with serving(saying("x[end]")) as server:
+        answer = send(server, CHAT, body)
+        empty = send(server, CHAT, b" ")
+    assert answer.status_code == 400 and "more than 4,300 digits" in answer.text and "sys." not in answer.text
+    assert empty.status_code == 400 and "it is empty" in empty.text
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    with serving(saying("x[end]")) as server:
+        assert send(server, CHAT, b"\xef\xbb\xbf" + json.dumps(LEAST[CHAT]).encode()).status_code == 200
+
+
 def test_what_the_model_writes_is_never_echoed_as_infinity() -> None:
     tool = {"name": "calc", "input_schema": {"type": "object"}}
     said = '[calls][call]functions.calc:0[args]{"x":1e999}[/call][/calls][end]'

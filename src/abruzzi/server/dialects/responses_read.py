@@ -6,6 +6,7 @@ top_k, min_p, stop, thinking_token_budget, preserve_thinking.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -52,6 +53,10 @@ HOSTED = (
     *("mcp_call", "mcp_approval_request", "mcp_approval_response", "tool_search_call", "tool_search_output"),
     "compaction",
 )
+# What another model called in this history, by tools of types that this one is not offered. A session that was begun
+# with it goes on: such a call is one by name. Each has its output: TYPE_output.
+FOREIGN_CALLS = ("custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call", "computer_call")
+FOREIGN_OUTPUTS = tuple(f"{kind}_output" for kind in FOREIGN_CALLS)
 
 
 def read_response(service: Service, body: Fields) -> tuple[ChatRequest, ResponseOutput]:
@@ -245,7 +250,15 @@ class _History:
     def _item(self, item: Fields) -> None:
         item.ignore_rest()  # bookkeeping comes back with our own items: id, status, phase
         kinds = ("message", "reasoning", "function_call", "function_call_output")
-        kind = item.kind("type", *kinds, *HOSTED, hint=f"expected {', '.join(kinds)}", default="message")
+        kind = item.kind(
+            "type",
+            *kinds,
+            *FOREIGN_CALLS,
+            *FOREIGN_OUTPUTS,
+            *HOSTED,
+            hint=f"expected {', '.join(kinds)}",
+            default="message",
+        )
         if kind == "message":
             self._message(item)
         elif kind == "reasoning":
@@ -255,6 +268,17 @@ class _History:
             name, call_id = item.required_text("name", filled=True), item.required_text("call_id", filled=True)
             name = joined_name(item.text("namespace") or "", name)
             self._turn.calls.append(ToolCall(name, item.required_text("arguments"), call_id))
+        elif kind in FOREIGN_CALLS:
+            self._turn.began = True
+            given = next((v for v in map(item.peek, ("input", "action", "operation")) if v is not None), "")
+            arguments = json.dumps(given if isinstance(given, dict) else {"input": given}, ensure_ascii=False)
+            name = item.text("name") or kind.removesuffix("_call")
+            self._turn.calls.append(ToolCall(name, arguments, _call_id(item)))
+        elif kind in FOREIGN_OUTPUTS:
+            self._flush()
+            output = item.peek("output")
+            told = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+            self.messages.append(Message("tool", told, tool_call_id=_call_id(item)))
         elif kind == "function_call_output":
             self._flush()
             call_id = item.required_text("call_id", filled=True)
@@ -293,6 +317,11 @@ class _History:
             self.seals[len(self.messages)] = turn.seal
         thought = "".join(turn.thoughts) or None
         self.messages.append(Message("assistant", "".join(turn.texts), thought, tuple(turn.calls)))
+
+
+def _call_id(item: Fields) -> str:
+    """Of a foreign call or its output; a local shell's output has it as its id."""
+    return item.text("call_id") or item.required_text("id", filled=True)
 
 
 def _required_text(item: Fields, field: str) -> str:
