@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import time
@@ -27,6 +28,11 @@ def describe(threads: int) -> dict[str, Any]:
         "threads": threads,
         "python": platform.python_version(),
     }
+
+
+def cores() -> int:
+    """How many this process may use; macOS knows no affinity."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def timed(call: Callable[[], object], repeats: int) -> list[float]:

@@ -39,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args(arguments)
+    if not hasattr(os, "sched_getaffinity"):
+        parser.error(
+            "one core each is asked of this system's scheduler, which knows no affinity; hint: run it on Linux"
+        )
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     path = abruzzi.nano_path() if given.model == "nano" else Path(given.model)

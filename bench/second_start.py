@@ -28,7 +28,7 @@ from abruzzi.arch import Int4Scheme, ModelConfig
 from abruzzi.checkpoint.layout import stored_tensors, written_dtype
 from abruzzi.checkpoint.safetensors_file import write_safetensors
 from abruzzi.engine.weights.random_model import named_shape
-from machine import describe, emit, output_option
+from machine import cores, describe, emit, output_option
 from nano_decode import drop_page_cache
 
 START = """
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = sum(f.stat().st_size for f in checkpoint.glob("*.safetensors"))
     result = {
         "bench": "second_start",
-        **describe(threads=len(os.sched_getaffinity(0))),
+        **describe(threads=cores()),
         "settings": {"shape": given.shape, "weights": given.weights},
         "checkpoint_bytes": size,
         "packed_bytes": sum(f.stat().st_size for f in (home / "packed").glob("*.packed")),

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # machine.py and i
 
 from llama_cpp import make_gguf
 
-from machine import describe, emit, output_option
+from machine import cores, describe, emit, output_option
 from server_streams import unchunked
 from soak import request
 from soak import start as start_abruzzi
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=2, help="per client and turn")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: no side's sampler costs anything")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.serve:
