@@ -25,7 +25,7 @@ inline void fit(bool shapes, const char* op) {
 
 // The router's scoring by its number in kernels/ops.py:SCORES.
 inline abruzzi::Score score_of(int number) {
-  if (number != static_cast<int>(abruzzi::Score::sigmoid)) throw nb::value_error("route: no such score");
+  if (number < 0 || number > static_cast<int>(abruzzi::Score::softmax)) throw nb::value_error("route: no such score");
   return static_cast<abruzzi::Score>(number);
 }
 

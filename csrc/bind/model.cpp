@@ -18,6 +18,8 @@
 
 using abruzzi::Attentions;
 using abruzzi::DenseWeights;
+using abruzzi::GqaSizes;
+using abruzzi::GqaWeights;
 using abruzzi::Isa;
 using abruzzi::LayerWeights;
 using abruzzi::MlaSizes;
@@ -65,6 +67,21 @@ void read(const Named& d, MlaWeights& w) {
   w.kv_norm = d.vector("kv_norm");
   w.q = d.matrix("q"), w.kv_a = d.matrix("kv_a"), w.o = d.matrix("o");
   w.absorb_k = d.matrices("absorb_k"), w.expand_k = d.matrices("expand_k"), w.expand_v = d.matrices("expand_v");
+}
+
+void read(const Named& d, GqaSizes& s) {
+  s.heads = d.size("heads"), s.kv_heads = d.size("kv_heads"), s.width = d.size("width");
+  s.norm_eps = d.real("norm_eps"), s.softmax_scale = d.real("softmax_scale");
+  s.inv_freq = d.get<std::vector<double>>("inv_freq"), s.rope_factor = d.get<double>("rope_factor");
+}
+
+void read(const Named& d, GqaWeights& w) {
+  w.q = d.matrix("q"), w.k = d.matrix("k"), w.v = d.matrix("v"), w.o = d.matrix("o");
+  const auto some = [&](const char* name, std::vector<float>& to) {
+    if (d.has(name)) to = d.vector(name);
+  };
+  some("q_bias", w.q_bias), some("k_bias", w.k_bias), some("v_bias", w.v_bias), some("o_bias", w.o_bias);
+  some("q_norm", w.q_norm), some("k_norm", w.k_norm);
 }
 
 // Of the kind that the dict names.

@@ -130,10 +130,23 @@ struct Elementwise {
     S::store8(y + i, sigmoid8(S::load8(last)));
   }
 
+  // e^x over the sum of all; y has room for padded(n, 8). A NaN makes all of them NaN.
+  static inline void softmax(const float* x, std::size_t n, float* y) {
+    float top = x[0], sum = 0.0f;
+    for (std::size_t i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
+    for (std::size_t i = 0; i < n; ++i) y[i] = x[i] - top;
+    for (std::size_t i = n; i < padded(n, 8); ++i) y[i] = 0.0f;
+    for (std::size_t i = 0; i < n; i += 8) S::store8(y + i, exp8(S::load8(y + i)));
+    for (std::size_t i = 0; i < n; ++i) sum += y[i];
+    for (std::size_t i = 0; i < n; ++i) y[i] = y[i] / sum;
+  }
+
   static inline void scores(const Router& r, const float* logits, float* score) {
     switch (r.score) {
       case Score::sigmoid:
         return sigmoids(logits, r.experts, score);
+      case Score::softmax:
+        return softmax(logits, r.experts, score);
     }
   }
 

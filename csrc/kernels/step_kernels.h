@@ -47,8 +47,20 @@ inline MlaShape mla_shape(std::size_t heads, std::size_t rank, std::size_t nope,
           padded(value, kRows)};
 }
 
+// Sizes of one layer's grouped-query attention; a head's width is filled up to whole vectors.
+struct GqaShape {
+  std::size_t heads, kv_heads, width, width_pad;
+
+  // Keys of every head, then values of every head.
+  std::size_t cache_row() const { return 2 * kv_heads * width_pad; }
+};
+
+inline GqaShape gqa_shape(std::size_t heads, std::size_t kv_heads, std::size_t width) {
+  return {heads, kv_heads, width, padded(width, kRows)};
+}
+
 // How a router's logits become scores. Python gives the number (kernels/ops.py:SCORES).
-enum class Score : int { sigmoid = 0 };
+enum class Score : int { sigmoid = 0, softmax = 1 };
 
 struct Router {
   std::size_t experts = 0, top_k = 0, groups = 1, kept_groups = 1;
@@ -84,7 +96,9 @@ inline std::size_t quantized_row(std::size_t groups) { return groups * kQuantize
   X(route, Elementwise<S>::route)                \
   X(mla_absorbed, MlaAttention<S>::mla_absorbed) \
   X(mla_merge, MlaAttention<S>::mla_merge)       \
-  X(mla_naive, MlaAttention<S>::mla_naive)
+  X(mla_naive, MlaAttention<S>::mla_naive)       \
+  X(gqa, GqaAttention<S>::gqa)                   \
+  X(gqa_merge, GqaAttention<S>::gqa_merge)
 
 struct StepKernels {
   // y[t][rows of blocks first..last) = m x[t]; only the matrix's own rows are written.
@@ -128,6 +142,17 @@ struct StepKernels {
   void (*mla_naive)(const MlaShape& s, const Matrix& uk, const Matrix& uv, const float* q, std::size_t q_stride,
                     std::size_t tokens, std::size_t start, const Latents& c, float scale, float* scratch, float* out,
                     std::size_t out_stride);
+  // `tokens` queries at positions start.., of the heads that share head `head` of keys and values
+  // ([tokens][heads / kv_heads][width_pad]), over positions [first, last) as far as each sees them,
+  // first a multiple of kPositions: largest score m, sum of exponentials l, and the unscaled sum of
+  // values u, per query. A query that sees none has l = 0. `scratch`: kPositions floats a query.
+  void (*gqa)(const GqaShape& s, std::size_t head, const float* q, std::size_t tokens, std::size_t start,
+              const Latents& c, std::size_t first, std::size_t last, float scale, float* scratch, float* m, float* l,
+              float* u);
+  // The parts of one query, in order, put together: out[width]. Parts lie `apart` queries from each
+  // other.
+  void (*gqa_merge)(std::size_t width, std::size_t parts, std::size_t apart, const float* m, const float* l,
+                    const float* u, float* out);
 };
 
 // The list and the table have the same members: each is a pointer, and the list names it.

@@ -4,6 +4,7 @@
 
 #include "kernels/bytes_impl.h"
 #include "kernels/elementwise_impl.h"
+#include "kernels/gqa_impl.h"
 #include "kernels/mla_impl.h"
 #include "kernels/products_impl.h"
 

@@ -17,6 +17,7 @@
 #include <variant>
 #include <vector>
 
+#include "step/gqa.h"
 #include "step/layer.h"
 #include "step/mla.h"
 #include "step/mlp.h"
@@ -32,7 +33,7 @@ struct OneOf {
 };
 
 // A new kind of attention is a name here.
-using Attentions = OneOf<Mla>;
+using Attentions = OneOf<Mla, Gqa>;
 
 struct ModelShape {
   std::size_t vocab = 0, hidden = 0, layers = 0;

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from abruzzi.arch.int4 import Int4Scheme, read_int4
-from abruzzi.arch.rope import DEFAULT_THETA, YarnScaling, read_rope, style_of, write_rope
+from abruzzi.arch.rope import DEFAULT_THETA, Scaling, read_rope, style_of, write_rope
 from abruzzi.arch.tensors import Inventory, Tensor
 
 _FAMILIES: dict[str, type[Config]] = {}
@@ -80,7 +80,7 @@ class Config(ABC):
     tie_word_embeddings: bool = False
     architectures: tuple[str, ...] | None = None
     rope_theta: float = DEFAULT_THETA
-    rope_scaling: YarnScaling | None = None
+    rope_scaling: Scaling | None = None
     quantization_config: Mapping[str, Any] | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 

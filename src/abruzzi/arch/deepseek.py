@@ -219,8 +219,9 @@ class DeepseekConfig(Config):
         if given.get("pretraining_tp") not in (None, 1):
             raise ValueError(f"pretraining_tp={given['pretraining_tp']!r} is not supported; expected 1")
         architectures = given.get("architectures")
-        if architectures is not None and architectures != list(_ARCHITECTURES):
-            raise ValueError(f"architectures={architectures!r} is not supported; expected {list(_ARCHITECTURES)!r}")
+        expected = list(cls.__dataclass_fields__["architectures"].default)
+        if architectures is not None and architectures != expected:
+            raise ValueError(f"architectures={architectures!r} is not supported; expected {expected!r}")
 
     def derived(self) -> Mapping[str, Any]:
         """Keys and values are decompressed for every head."""

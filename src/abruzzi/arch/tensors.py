@@ -21,7 +21,16 @@ from itertools import groupby
 from typing import Literal
 
 Role = Literal[
-    "embedding", "head", "attention", "dense_mlp", "shared_experts", "routed_experts", "router", "router_bias", "norm"
+    "embedding",
+    "head",
+    "attention",
+    "dense_mlp",
+    "shared_experts",
+    "routed_experts",
+    "router",
+    "router_bias",
+    "norm",
+    "bias",
 ]
 # Modules of class Linear, which a quantization scheme may target; the router is none in these
 # families.

@@ -39,7 +39,7 @@ __all__ = [
 GROUP = 32
 POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
 KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/kernels/matrix.h numbers them
-SCORES = ("sigmoid",)  # of a router, as csrc/kernels/step_kernels.h numbers them
+SCORES = ("sigmoid", "softmax")  # of a router, as csrc/kernels/step_kernels.h numbers them
 Packed = _ext.Packed  # .shape, .nbytes, .kind (an index of KINDS), .data (its packed bytes, uint8)
 
 

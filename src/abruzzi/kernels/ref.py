@@ -100,13 +100,28 @@ def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     return np.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
 
 
+def rope_half(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Rotate the pairs (0, P/2), (1, P/2 + 1), ... of the last axis [..., P] by the angles of cos, sin
+    [..., P/2]: half-split rotation. With fewer angles the rest of the axis stays as it is (partial
+    rotation)."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + e^-x), elementwise."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-logits))
 
 
-SCORES = {"sigmoid": sigmoid}  # of a router, over its logits [T, E]
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """e^x over the sum of a row's, [..., E]."""
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+SCORES = {"sigmoid": sigmoid, "softmax": softmax}  # of a router, over its logits [T, E]
 
 
 def route(
@@ -177,6 +192,15 @@ def mla_naive(
     scores_NTS = (q_TNK.transpose(1, 0, 2) @ k_NKS + q_pe_TNP.transpose(1, 0, 2) @ k_pe_SP.T) * scale
     v_NSH = c_kv_SR @ w_uv_NHR.transpose(0, 2, 1)
     return (_causal_softmax(scores_NTS) @ v_NSH).transpose(1, 0, 2)
+
+
+def gqa(q_TNA: np.ndarray, k_SMA: np.ndarray, v_SMA: np.ndarray, scale: np.float32) -> np.ndarray:
+    """Causal grouped-query attention: float32 [T, N, A]; the T queries are the last T of S positions.
+    Head n of the queries reads head n M / N of keys and values."""
+    shared = q_TNA.shape[1] // k_SMA.shape[1]
+    k_NSA, v_NSA = (np.repeat(x.transpose(1, 0, 2), shared, axis=0) for x in (k_SMA, v_SMA))
+    scores_NTS = q_TNA.transpose(1, 0, 2) @ k_NSA.transpose(0, 2, 1) * scale
+    return (_causal_softmax(scores_NTS) @ v_NSA).transpose(1, 0, 2)
 
 
 def _causal_softmax(scores_NTS: np.ndarray) -> np.ndarray:

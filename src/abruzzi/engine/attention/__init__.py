@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from abruzzi.arch import ModelConfig
+from abruzzi.engine.attention.gqa import Gqa
 from abruzzi.engine.attention.kind import AttentionKind
 from abruzzi.engine.attention.mla import Mla
 
-KINDS: dict[str, Callable[[Any], AttentionKind]] = {"mla": Mla}
+KINDS: dict[str, Callable[[Any], AttentionKind]] = {"mla": Mla, "gqa": Gqa}
 
 
 def attention_of(config: ModelConfig) -> AttentionKind:

@@ -57,7 +57,8 @@ class Router:
 
 
 class Experts:
-    """Shared experts for every token, routed ones for those that the router sends."""
+    """Shared experts for every token, where there are some; routed ones for those that the router
+    sends."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
@@ -66,7 +67,7 @@ class Experts:
     def run(self, w: load.Moe, x_TD: np.ndarray) -> np.ndarray:
         """float32 [T, D]."""
         chosen_TK, weight_TK = self.router.run(w, x_TD)
-        out_TD = self._dense.run(w.shared, x_TD)
+        out_TD = np.zeros_like(x_TD) if w.shared is None else self._dense.run(w.shared, x_TD)
         for e in np.unique(chosen_TK):
             rows, slots = np.nonzero(chosen_TK == e)
             out_TD[rows] += weight_TK[rows, slots, None] * self._dense.run(w.experts[e], x_TD[rows])

@@ -46,10 +46,13 @@ class Mlp:
 
 @dataclass(frozen=True, slots=True)
 class Moe:
+    """bias_E: for the choice of experts; zeros where the family has none. shared: None where it has
+    none."""
+
     gate_ED: np.ndarray
     bias_E: np.ndarray
     experts: tuple[Mlp, ...]
-    shared: Mlp
+    shared: Mlp | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,9 @@ def load_norm(checkpoint: Checkpoint) -> np.ndarray:
 
 
 def load_head(checkpoint: Checkpoint, widen: bool = True) -> np.ndarray:
-    """[V, D]"""
-    return TensorReader(checkpoint, None, widen).array("head", "head")
+    """[V, D]; the embedding where the two are tied."""
+    read = TensorReader(checkpoint, None, widen)
+    return read.array("head", "head") if read.has("head", "head") else read.array("embedding", "tokens")
 
 
 def load_layer(checkpoint: Checkpoint, index: int, widen: bool = True) -> Layer:
@@ -99,11 +103,12 @@ def load_layer(checkpoint: Checkpoint, index: int, widen: bool = True) -> Layer:
     read = TensorReader(checkpoint, index, widen)
     if read.has("router", "router"):
         experts = checkpoint.inventory.get("routed_experts", "gate", index).experts
+        biased = read.has("router_bias", "bias")
         mlp: Mlp | Moe = Moe(
             gate_ED=read.array("router", "router"),
-            bias_E=read.vector("router_bias", "bias"),
+            bias_E=read.vector("router_bias", "bias") if biased else np.zeros(experts, np.float32),
             experts=tuple(_mlp(read, "routed_experts", e) for e in range(experts)),
-            shared=_mlp(read, "shared_experts"),
+            shared=_mlp(read, "shared_experts") if read.has("shared_experts", "gate") else None,
         )
     else:
         mlp = _mlp(read, "dense_mlp")

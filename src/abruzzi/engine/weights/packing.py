@@ -26,8 +26,8 @@ PackedMlp = list[ops.Packed]  # gate, up, down
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """One layer as the compiled model takes it. None: there is no such part; shared: the dense MLP
-    where there is no router. Norms and bias float32."""
+    """One layer as the compiled model takes it. None or empty: there is no such part; shared: the
+    dense MLP where there is no router. Norms and bias float32."""
 
     input_norm: np.ndarray
     post_norm: np.ndarray
@@ -70,13 +70,12 @@ def pack_layer(layer: Layer, weights: WeightMode) -> PackedLayer:
     """Raises ValueError where a weight that is to be rounded is not finite."""
     mlp = layer.mlp
     moe = mlp if isinstance(mlp, Moe) else None
+    shared, role = (mlp.shared, "shared_experts") if isinstance(mlp, Moe) else (mlp, "dense_mlp")
     return PackedLayer(
         input_norm=layer.input_norm_D,
         post_norm=layer.post_norm_D,
         attention=layer.attention.pack(weights),
-        shared=_pack_mlp(mlp.shared, "shared_experts", weights)
-        if isinstance(mlp, Moe)
-        else _pack_mlp(mlp, "dense_mlp", weights),
+        shared=[] if shared is None else _pack_mlp(shared, role, weights),
         router=pack(moe.gate_ED, "router", weights) if moe else None,
         bias=moe.bias_E if moe else None,
         experts=[_pack_mlp(e, "routed_experts", weights) for e in moe.experts] if moe else [],

@@ -15,12 +15,14 @@ import ml_dtypes
 import numpy as np
 
 from abruzzi.arch import ModelConfig
+from abruzzi.arch.modes import held_format
 from abruzzi.arch.tensors import Role
 from abruzzi.engine.attention import attention_of
 from abruzzi.engine.attention.kind import AttentionKind
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.weights.packing import PackedLayer, PackedMlp, Precision, WeightMode
 from abruzzi.engine.weights.random_tensors import RandomTensors
+from abruzzi.kernels import ops
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "mini": {
@@ -100,7 +102,9 @@ def random_model(
     runner.set_ends(
         np.tile(embed_VD, (rows, 1))[: config.vocab_size],
         make.ones("final"),
-        make.matrix("head", "head"),
+        make.matrix("head", "head")
+        if make.has("head", "head")
+        else ops.pack_random(held_format("head", "bfloat16", weights), config.vocab_size, config.hidden_size, seed),
     )
     for index in range(config.num_hidden_layers):
         runner.add_layer(_layer(replace(make, layer=index), attention))
@@ -109,12 +113,13 @@ def random_model(
 
 def _layer(make: RandomTensors, attention: AttentionKind) -> PackedLayer:
     sparse = make.has("router", "router")
+    shared = "shared_experts" if sparse else "dense_mlp"
     experts = make.tensors.get("routed_experts", "gate", make.layer).experts if sparse else 0
     return PackedLayer(
         input_norm=make.ones("input"),
         post_norm=make.ones("post"),
         attention=attention.random(make),
-        shared=_mlp(make, "shared_experts" if sparse else "dense_mlp"),
+        shared=_mlp(make, shared) if make.has(shared, "gate") else [],
         router=make.matrix("router", "router") if sparse else None,
         bias=np.zeros(experts, np.float32) if sparse else None,
         experts=[_mlp(make, "routed_experts") for _ in range(experts)],

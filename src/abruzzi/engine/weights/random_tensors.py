@@ -39,3 +39,7 @@ class RandomTensors:
     def ones(self, part: str) -> np.ndarray:
         """A norm's weight."""
         return np.ones(self.tensors.get("norm", part, self.layer).shape, np.float32)
+
+    def zeros(self, role: Role, part: str) -> np.ndarray:
+        """A bias that adds nothing."""
+        return np.zeros(self.tensors.get(role, part, self.layer).shape, np.float32)
