@@ -9,7 +9,6 @@ nobody here wrote (shared/oracles/families_reference.py).
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import torch
 import transformers
 
 from abruzzi.checkpoint import open_checkpoint
-from abruzzi.checkpoint.safetensors_file import SafetensorsFile, write_safetensors
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import PlainRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner

@@ -464,7 +464,7 @@ def test_bad_input_of_the_parts_is_named() -> None:
         (lambda: ops.pack_int4(packed, scale[:, :1].copy()), "do not fit"),
         (lambda: ops.gate_up(normal(rng, 2, 6), w, ops.pack(normal(rng, 5, 6))), "do not fit"),
         (lambda: ops.rope(normal(rng, 2, 6), normal(rng, 2, 2), normal(rng, 2, 2)), "do not fit"),
-        (lambda: route_one(score="softmax"), "score='softmax'; expected one of sigmoid"),
+        (lambda: route_one(score="cosine"), "score='cosine'; expected one of sigmoid, softmax"),
         (lambda: absorbed(*mla_case(2, 3, 1, 4, 2, 3, 2, 0), 1.0, segment=40), "segment=40"),
         (lambda: naive(*mla_case(4, 3, 1, 4, 2, 3, 2, 0), 1.0), "do not fit"),
     ):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from abruzzi.arch import Int4Scheme, ModelConfig, YarnScaling
 
 FAMILY = ["kimi-k2-instruct (0711)", "kimi-k2-thinking", "moonlight-16b-a3b", "deepseek-v3"]
-OTHERS = ["deepseek-v2-lite", "kimi-linear-48b-a3b", "qwen3-30b-a3b", "glm-4.6", "minimax-m2"]
+OTHERS = ["deepseek-v2-lite", "kimi-linear-48b-a3b", "glm-4.6", "minimax-m2"]
 
 TINY: dict[str, Any] = {
     "model_type": "deepseek_v3",
@@ -138,7 +138,7 @@ def test_a_changed_field_is_written_and_nothing_else(key: str, extra: dict[str, 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "llama"}, "llama"),
+        ({"model_type": "gpt_oss"}, "gpt_oss"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"scoring_func": "softmax"}, "scoring_func='softmax'"),
         ({"topk_method": "greedy"}, "topk_method='greedy'"),
@@ -155,7 +155,10 @@ def test_a_changed_field_is_written_and_nothing_else(key: str, extra: dict[str, 
         ({"n_group": 3}, "n_group=3"),
         ({"n_group": 4, "topk_group": 1, "num_experts_per_tok": 3}, "num_experts_per_tok=3"),
         ({"first_k_dense_replace": 4}, "first_k_dense_replace=4"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": {"type": "linear"}}, "'factor'"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor=0"),
+        ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "original_max_position_embeddings"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2, "original_max_position_embeddings": 8, "truncate": False}},
@@ -222,7 +225,12 @@ def test_every_real_config_loads_or_is_refused_by_name(shared: Path) -> None:
         else:
             assert config.to_dict() == given_
             loaded.add(name)
-    assert len(found) == 27 and loaded == {"moonlight-16b-a3b", "deepseek-v3", "kimi-k2.6"}
+    assert len(found) == 27
+    assert loaded == {
+        *("moonlight-16b-a3b", "deepseek-v3", "kimi-k2.6", "glm-4.7-flash", "smollm2-135m-instruct"),
+        *("llama-3.1-8b", "llama-3.2-3b", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b"),
+        *("qwen3-30b-a3b", "qwen3-235b-a22b"),
+    }
 
 
 def test_a_config_under_a_false_name_is_refused_with_the_key(shared: Path) -> None:

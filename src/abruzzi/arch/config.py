@@ -60,6 +60,8 @@ class Config(ABC):
     ROUTER_SCORE: ClassVar[str] = "sigmoid"
     # Keys with one possible value: another one would have to be ignored.
     FIXED: ClassVar[Mapping[str, Any]] = {}
+    # Other keys of fields, where writers disagree: field to key.
+    ALIASES: ClassVar[Mapping[str, str]] = {}
     # Required in a file although the field has a default: other readers assume other values. Null
     # is refused...
     STATED: ClassVar[tuple[str, ...]] = ()
@@ -163,7 +165,7 @@ class Config(ABC):
                 raise ValueError(f"{key}={given[key]!r} is not supported; expected {expected!r}")
         cls.check_given(given)
         required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        missing = [key for key in (*required, *cls.STATED) if given.get(key) is None]
+        missing = [key for key in (*required, *cls.STATED) if given.get(cls._key(key, given)) is None]
         missing += [key for key in cls.STATED_OR_NULL if key not in given]
         if missing:
             raise ValueError(f"config lacks {', '.join(missing)}; hint: readers disagree on defaults, so state them")
@@ -189,7 +191,7 @@ class Config(ABC):
         for key in self._plain():
             value = getattr(self, key)
             if key in changed and (self.raw or key != "quantization_config" or value is not None):
-                out[key] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+                out[self._key(key, out)] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
         if not self.raw:
             out.update(self.FIXED)
         out.update({k: v for k, v in self.derived().items() if not self.raw or self.raw.get(k) not in (None, v)})
@@ -209,10 +211,16 @@ class Config(ABC):
         return tuple(f.name for f in fields(cls) if f.name not in (*_ROPE, "raw"))
 
     @classmethod
+    def _key(cls, field_name: str, given: Mapping[str, Any]) -> str:
+        """The key under which this mapping says a field."""
+        alias = cls.ALIASES.get(field_name)
+        return alias if alias is not None and given.get(field_name) is None and alias in given else field_name
+
+    @classmethod
     def _value(cls, key: str, given: Mapping[str, Any]) -> Any:
         """The field that `given` says; its default where the key is absent or null. Raises
         ValueError."""
-        value = given.get(key)
+        value = given.get(cls._key(key, given))
         if value is not None:
             return read_value(key, value, _types(cls)[key])
         default = cls.__dataclass_fields__[key].default

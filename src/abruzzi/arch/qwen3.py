@@ -41,6 +41,7 @@ class Qwen3MoeConfig(GroupedQueryConfig):
     ROUTER_SCORE: ClassVar[str] = "softmax"
     FIXED: ClassVar[Mapping[str, Any]] = {"hidden_act": "silu", "decoder_sparse_step": 1, "mlp_only_layers": []}
     STATED: ClassVar[tuple[str, ...]] = ("rms_norm_eps", "head_dim", "norm_topk_prob")
+    ALIASES: ClassVar[Mapping[str, str]] = {"num_experts": "num_local_experts"}  # transformers 5 writes it
     first_k_dense_replace: ClassVar[int] = 0
 
     model_type: str = "qwen3_moe"

@@ -140,7 +140,7 @@ def read_rope(given: Mapping[str, Any]) -> tuple[float, Scaling | None]:
     said = {name: value for name, value in block.items() if value is not None}
     theta = _theta(said if "rope_theta" in said else given)
     kind = said.get("rope_type", said.get("type", "default"))
-    if kind != "default" and kind not in _KINDS:
+    if not isinstance(kind, str) or (kind != "default" and kind not in _KINDS):
         raise ValueError(
             f"{key}: rope type {kind!r} is not supported; expected {', '.join(map(repr, ('default', *_KINDS)))}"
         )

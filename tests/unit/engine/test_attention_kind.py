@@ -158,7 +158,7 @@ def written(folder: Path, config: ModelConfig) -> Path:
 
 
 def test_a_kind_without_a_row_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"attention 'mean', which the engine lacks; expected one of mla; hint: "):
+    with pytest.raises(ValueError, match=r"attention 'mean', which the engine lacks; expected one of mla, gqa; hint: "):
         attention_of(MeanConfig(**SIZES))
 
 

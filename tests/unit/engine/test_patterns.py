@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -278,7 +279,8 @@ def test_what_is_finished_under_a_schema_of_odd_strings_is_valid(schema: Any, se
     for _ in range(3):
         value = said(grammar, rng, int(rng.integers(0, 25)))
         if not grammar.dropped and value is not None:
-            with warnings.catch_warnings():
+            # It joins an object's patterns with |, where a flag such as (?i) may not stand: no judgement.
+            with warnings.catch_warnings(), suppress(re.error):
                 warnings.simplefilter("ignore", FutureWarning)
                 jsonschema.Draft202012Validator(schema).validate(value)
 
