@@ -33,16 +33,20 @@ from abruzzi.types import brief
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_LISTED = 10  # problems per message
+LISTED = 10  # problems per message
 _BLOCK = 1 << 20  # elements that are checked at once
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open and check a directory in Hugging Face layout.
+    """Open and check a directory in Hugging Face layout, or a GGUF file.
 
     Raises FileNotFoundError for a directory or file that is absent; ValueError, in one line that
     lists up to ten tensors with their files and a hint, for whatever does not fit."""
     folder = Path(path)
+    if folder.suffix == ".gguf" and folder.is_file():
+        from abruzzi.checkpoint.gguf import GgufCheckpoint  # it extends Checkpoint
+
+        return GgufCheckpoint(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such directory: {folder}; hint: {_hint_for_absent(folder)}")
     return Checkpoint(ModelConfig.load(folder), folder)
@@ -260,8 +264,8 @@ class _Misfits:
         if not problems:
             return
         # Some of each kind: a thousand of one must not hide another.
-        room = max(1, _LISTED // sum(bool(kind) for kind in kinds))
-        shown = [problem for kind in kinds for problem in kind[: max(room, _LISTED - len(problems) + len(kind))]]
+        room = max(1, LISTED // sum(bool(kind) for kind in kinds))
+        shown = [problem for kind in kinds for problem in kind[: max(room, LISTED - len(problems) + len(kind))]]
         more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
         hints = "" if self.broken else f"; hint: {self._hint(stored, where)}"
         raise ValueError(f"{folder} cannot be read as its config.json says: {'; '.join(shown)}{more}{hints}")
