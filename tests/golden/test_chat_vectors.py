@@ -39,7 +39,7 @@ def test_ids_of_texts(kimi: Tokenizer, k2_data: Path) -> None:
 def test_control_tokens_have_kimis_ids(kimi: Tokenizer) -> None:
     assert kimi.vocab_size == 163_840
     assert kimi.control_ids == frozenset(range(163_584, 163_840))
-    assert kimi.defaults == ChatDefaults()
+    assert kimi.defaults == ChatDefaults(kimi.format.system)
     known = {"[BOS]": 163584, "<|im_end|>": 163586, "<|im_system|>": 163594, "<think>": 163606, "[PAD]": 163839}
     assert {name: kimi.id_of(name) for name in known} == known
     assert kimi.id_of("<|reserved_token_163589|>") == 163_589

@@ -1,4 +1,4 @@
-"""Control tokens are written down in one file, the chat format's: everybody else asks
+"""Control tokens are written down in one file each chat format: everybody else asks
 `Tokenizer.format`."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "abruzzi"
-FORMATS = ("tokenizer/formats/k2.py",)  # one for each family
+FORMATS = ("tokenizer/formats/k2.py", "tokenizer/formats/chatml.py")
 # What other people's servers leave in their text: there is no tokenizer behind an endpoint to ask.
 FOREIGN = ("agent/think_tags.py",)
 LITERAL = re.compile(r"<\|[a-z_]+\|>|</?think>|\[(?:BOS|EOS|EOT|PAD|UNK)\]")
@@ -29,7 +29,7 @@ def test_only_formats_write_control_tokens_down() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_writes_each_of_its_tokens_once(name: str) -> None:
     counts = Counter(control_tokens((SRC / name).read_text(encoding="utf-8")))
-    assert len(counts) >= 15
+    assert len(counts) >= (15 if name.endswith("k2.py") else 3)
     assert {token for token, n in counts.items() if n > 1} == set()
 
 

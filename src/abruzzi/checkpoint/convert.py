@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from abruzzi.checkpoint.read import open_checkpoint
+from abruzzi.checkpoint.opening import open_checkpoint
 from abruzzi.checkpoint.write import write_checkpoint
 
 # What travels along: text files and Kimi's vocabulary. Code, pickles and the files written anew do

@@ -18,10 +18,9 @@ import numpy as np
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.gguf import FREQUENCIES, SPLIT_KEYS, SPLIT_VALUES, config_of, left_out, pairs_by_rows, tensor_name
 from abruzzi.arch.tensors import Tensor
-from abruzzi.checkpoint.gguf_file import Entry, GgufFile, open_shards
 from abruzzi.checkpoint.read import LISTED, Checkpoint, first_non_finite
-
-SUFFIX = ".gguf"
+from abruzzi.checkpoint.safetensors_file import stands_in
+from abruzzi.quant.gguf_file import MAGIC, Entry, GgufFile, begins, open_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,8 @@ class GgufCheckpoint(Checkpoint):
     file."""
 
     def __init__(self, path: Path) -> None:
+        if not begins(path, MAGIC) and (complaint := stands_in(path)):
+            raise ValueError(complaint.replace("safetensors", "GGUF"))
         self._shards = open_shards(path)
         self.metadata: dict[str, Any] = self._shards[0].metadata
         self._entries: dict[str, Entry] = {n: e for shard in self._shards for n, e in shard.entries.items()}
@@ -53,6 +54,8 @@ class GgufCheckpoint(Checkpoint):
             self.config = ModelConfig.from_dict(config_of(self.metadata, shapes, factors))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        # Of a head, where the family's rows are to be put back in order.
+        self._width: int = getattr(self.config, "head_width", 0)
         self.folder = path
         self.files = [shard.path for shard in self._shards]
         self.inventory = self.config.inventory
@@ -130,7 +133,7 @@ class GgufCheckpoint(Checkpoint):
         array = entry.array().reshape(place.shape)
         rotated = place.tensor.part in ("q", "k") and place.tensor.role in ("attention", "bias")
         if rotated and pairs_by_rows(self.architecture):
-            return _half_split(array, self.config.head_width)
+            return _half_split(array, self._width)
         return array
 
     def _joined_kv_b(self, place: Place) -> np.ndarray:

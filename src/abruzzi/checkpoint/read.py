@@ -37,21 +37,6 @@ LISTED = 10  # problems per message
 _BLOCK = 1 << 20  # elements that are checked at once
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open and check a directory in Hugging Face layout, or a GGUF file.
-
-    Raises FileNotFoundError for a directory or file that is absent; ValueError, in one line that
-    lists up to ten tensors with their files and a hint, for whatever does not fit."""
-    folder = Path(path)
-    if folder.suffix == ".gguf" and folder.is_file():
-        from abruzzi.checkpoint.gguf import GgufCheckpoint  # it extends Checkpoint
-
-        return GgufCheckpoint(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such directory: {folder}; hint: {_hint_for_absent(folder)}")
-    return Checkpoint(ModelConfig.load(folder), folder)
-
-
 class Checkpoint:
     """Named arrays of one checkpoint. A context manager; arrays stay valid after it is closed.
 
@@ -198,7 +183,7 @@ def _generation_ends(folder: Path, vocab_size: int) -> list[int]:
     return ids
 
 
-def _hint_for_absent(folder: Path) -> str:
+def hint_for_absent(folder: Path) -> str:
     if folder.is_file():
         return "that is a file; give the directory that holds it"
     aside = sorted(folder.parent.glob(f".{folder.name}.old-*")) if folder.parent.is_dir() else []

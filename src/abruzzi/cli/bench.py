@@ -103,7 +103,8 @@ def measured(
 
 def _subject(shape: str, weights: str, precision: str, work: Workload, threads: int) -> Subject:
     """Load it, or make it, after a look at whether it fits."""
-    from abruzzi.arch import Int4Scheme, ModelConfig
+    from abruzzi.arch import Int4Scheme
+    from abruzzi.checkpoint import load_config, packaged
     from abruzzi.cli.choose import checkpoint_path
     from abruzzi.cli.fit import NAMED, planned, tensors_of
     from abruzzi.engine.weights.packing import check_modes
@@ -112,17 +113,19 @@ def _subject(shape: str, weights: str, precision: str, work: Workload, threads: 
     modes = check_modes(weights, precision)
     if shape in NAMED:
         path, config = None, named_shape(shape)
-    elif not Path(shape).is_dir() and shape != "nano" and "/" not in shape:
-        raise ValueError(f"--shape {shape} is no shape; expected {', '.join(NAMED)}, nano, a directory or org/name")
+    elif not Path(shape).exists() and shape not in ("nano", *packaged.MODELS) and "/" not in shape:
+        raise ValueError(
+            f"--shape {shape} is no shape; expected {', '.join(NAMED)}, nano, a GGUF file, a directory or org/name"
+        )
     else:
         path = checkpoint_path(shape)
-        config = ModelConfig.load(path)
+        config = load_config(path)
     if work.longest > config.max_position_embeddings:
         raise ValueError(
             f"{work.longest} tokens, but {shape} was made for {config.max_position_embeddings} at most; "
             "hint: a smaller --prefill, --depth or --decode"
         )
-    stored = path is not None and any(path.glob("*.safetensors*"))
+    stored = path is not None and (path.is_file() or any(path.glob("*.safetensors*")))
     if not stored and config.int4 is None:
         config = config.with_int4(Int4Scheme())
     tensors = tensors_of(path, config)[0] if stored and path is not None else planned(config)

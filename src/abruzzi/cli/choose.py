@@ -4,6 +4,7 @@ ChatModel."""
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,20 +33,41 @@ def is_url(model: str) -> bool:
 
 
 def checkpoint_path(model: str) -> Path:
-    """The directory that `--model` names. Raises FileNotFoundError that says what would be
+    """The directory or GGUF file that `--model` names. Raises FileNotFoundError that says what would be
     accepted."""
+    from abruzzi.checkpoint import packaged
+    from abruzzi.quant.gguf_file import SUFFIX
+
+    if model in packaged.MODELS and not Path(model).exists():
+        return packaged.find(model)
     if model != "nano" and _is_hub_name(model):
         from abruzzi.checkpoint import hub
 
         return hub.find(model)
     path = nano_path() if model == "nano" else Path(model).expanduser()
+    if path.suffix == SUFFIX and path.is_file():
+        return path
+    if path.is_dir() and not (path / "config.json").is_file():
+        return _only_gguf(path)
     if not (path / "config.json").is_file():
         given = f"model {model!r} is not there" if not path.exists() else f"{path} holds no config.json"
         raise FileNotFoundError(
-            f"{given}; hint: --model takes `nano`, a directory in Hugging Face layout, org/name or "
-            "org/name@revision after `abruzzi pull`, or the http(s) URL of an OpenAI-compatible server"
+            f"{given}; hint: --model takes `nano`, a GGUF file, a directory in Hugging Face layout, "
+            "org/name or org/name@revision or `smollm2` after `abruzzi pull`, or the http(s) URL of an "
+            "OpenAI-compatible server"
         )
     return path
+
+
+def _only_gguf(folder: Path) -> Path:
+    """The GGUF file in a directory without config.json, or the first of its shards."""
+    found = sorted(p for p in folder.glob("*.gguf") if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", p.name))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds neither config.json nor a GGUF file; hint: --model takes either")
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:8])
+        raise FileNotFoundError(f"{folder} holds {len(found)} GGUF files; hint: --model with one of them: {names}")
+    return found[0]
 
 
 def choose(
@@ -78,7 +100,7 @@ def choose(
     path = checkpoint_path(model)
     llm = LLM.load(path, **check_modes(weights, precision))
     llm.thinking = thinking
-    return Chosen(llm, "nano" if model == "nano" else path.name, local=True)
+    return Chosen(llm, "nano" if model == "nano" else path.stem if path.is_file() else path.name, local=True)
 
 
 def _is_hub_name(model: str) -> bool:

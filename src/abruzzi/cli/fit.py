@@ -47,7 +47,8 @@ def fit(
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> int:
     from abruzzi import kernels
-    from abruzzi.arch import Int4Scheme, ModelConfig
+    from abruzzi.arch import Int4Scheme
+    from abruzzi.checkpoint import load_config
     from abruzzi.cli.choose import checkpoint_path, is_url
     from abruzzi.cost.capacity import available_memory, capacity
     from abruzzi.engine.weights.packing import check_modes
@@ -61,7 +62,7 @@ def fit(
         tensors, source = planned(config), "its shape"
     else:
         path = checkpoint_path(model)
-        config = ModelConfig.load(path)
+        config = load_config(path)
         tensors, source = tensors_of(path, config)
     if precision == "fast" and weights == "native" and config.int4 is None:
         raise ValueError(
@@ -108,7 +109,7 @@ def tensors_of(path: Path, config: ModelConfig) -> tuple[list[Stored], str]:
     from abruzzi.checkpoint import open_checkpoint
     from abruzzi.cost.capacity import Stored
 
-    if not any(path.glob("*.safetensors*")):
+    if path.is_dir() and not any(path.glob("*.safetensors*")):
         return planned(config), "config.json alone"
     with open_checkpoint(path) as checkpoint:
         names = checkpoint.names()
@@ -133,6 +134,7 @@ def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:
     scheme = Int4Scheme()
     if (
         config.int4 is not None
+        or not config.n_routed_experts
         or config.hidden_size % scheme.group_size
         or config.moe_intermediate_size % scheme.group_size
     ):

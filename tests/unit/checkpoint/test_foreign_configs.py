@@ -120,13 +120,15 @@ CONFIG = {
         (None, True),
         ({"type": "Sequence", "normalizers": []}, True),
         ({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": []}]}, True),
-        ({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, False),
-        ({"type": "NFC"}, False),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, True),
+        ({"type": "NFC"}, True),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}, False),
+        ({"type": "NFKC"}, False),
         ({"type": "Sequence"}, False),
         ("Sequence", False),
     ],
 )
-def test_a_normalizer_of_nothing_is_none(base: Path, normalizer: Any, loads: bool) -> None:
+def test_a_normalizer_may_do_nothing_or_compose_characters(base: Path, normalizer: Any, loads: bool) -> None:
     given = json.loads((base / "tokenizer.json").read_text()) | {"normalizer": normalizer}
     if not loads:
         with pytest.raises(ValueError, match="normalizer"):

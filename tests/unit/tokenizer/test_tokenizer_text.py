@@ -17,6 +17,7 @@ from small import CONTROL_TEXTS, RESERVED, small, small_ranks, small_tiktoken, s
 from abruzzi import tokenizer
 from abruzzi.tokenizer import ChatDefaults, Tokenizer, from_json, load
 from abruzzi.tokenizer.bpe import MAX_RUN, _cut
+from abruzzi.tokenizer.formats.k2 import K2
 
 BACKENDS: dict[str, Callable[[], Tokenizer]] = {
     "json": small,
@@ -147,7 +148,7 @@ def test_save_and_load_give_the_same_tokenizer(backend: Callable[[], Tokenizer],
 
 def test_a_directory_without_our_key_has_kimis_defaults(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(tokenizer_json())
-    assert load(tmp_path).defaults == ChatDefaults(cut_long_runs=False)
+    assert load(tmp_path).defaults == ChatDefaults(K2.system, cut_long_runs=False)
 
 
 # bad files
@@ -256,7 +257,7 @@ def _edit(*path: str | int, value: Any) -> Callable[[Any], None]:
         (_edit("model", "dropout", value=0.1), "dropout=0.1"),
         (_edit("model", "byte_fallback", value=True), "byte_fallback"),
         (_edit("model", "end_of_word_suffix", value="</w>"), "end_of_word_suffix"),
-        (_edit("normalizer", value={"type": "NFC"}), "normalizer 'NFC'"),
+        (_edit("normalizer", value={"type": "NFKC"}), "normalizer 'NFKC'"),
         (_edit("pre_tokenizer", value=None), "pre-tokenizer none"),
         (_edit("pre_tokenizer", value={"type": "Metaspace"}), "pre-tokenizer Metaspace"),
         (_edit("pre_tokenizer", "pretokenizers", 0, value={"type": "WhitespaceSplit"}), "WhitespaceSplit"),

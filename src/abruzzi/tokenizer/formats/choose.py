@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from abruzzi.tokenizer.formats.chatml import CHATML
 from abruzzi.tokenizer.formats.format import ChatFormat
 from abruzzi.tokenizer.formats.k2 import K2
 
-FORMATS = (K2,)  # those with the most tokens of their own first
+FORMATS = (K2, CHATML)  # those with the most tokens of their own first
 
 
 def format_of(control: Mapping[str, int]) -> ChatFormat:

@@ -32,15 +32,17 @@ class Marker(Enum):
 
 
 THINKING = (Marker.THINK_OPEN, Marker.THINK_CLOSE)
+ABSENT = -1  # no token's id
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before a turn's text: the control token `open`, a name as text, the token
-    `close`."""
+    """What stands before a turn's text: the control token `open`, a name as text, the token `close`;
+    where `plain`, close is text too, and runs on into the turn's own."""
 
     open: str
     close: str
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,11 @@ class ChatFormat:
 
     name, title: for programs and for people (error messages).
     headers: by role; a role without one uses "system"'s, which must be there.
-    ends: every token that ends a turn; the first is the one the renderer writes.
+    ends: every token that ends a turn; the first is the one the renderer writes, and then the text
+        `between` turns.
     markers: spellings of each marker; a tokenizer writes the first that it has and reads them all.
-        The two of THINKING may be absent from a vocabulary: they are then plain text.
+        The two of THINKING may be absent from a vocabulary: they are then plain text. A format
+        without thoughts, or without calls, has none of their markers here.
     call_label: text between CALL_OPEN and CALL_ARGUMENTS, with {name} and {index} (of the call in the
         conversation). label_pattern reads it: group 1 the name, group 2 the index or None; it must
         match every text, as models write anything.
@@ -79,6 +83,17 @@ class ChatFormat:
     tools_json: Mapping[str, Any] = field(default_factory=dict)
     special: Mapping[str, str] = field(default_factory=dict)
     body: Literal["json"] = "json"
+    between: str = ""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether there are thoughts."""
+        return Marker.THINK_OPEN in self.markers
+
+    @property
+    def calls(self) -> bool:
+        """Whether there are tool calls."""
+        return Marker.CALL_OPEN in self.markers
 
     def spelling(self, marker: Marker, control: Mapping[str, int]) -> str:
         """How a vocabulary writes a marker; the usual spelling where it has none of them."""
@@ -99,8 +114,8 @@ class ChatFormat:
     def missing(self, control: Mapping[str, int]) -> list[str]:
         """Control tokens that the format needs and a vocabulary lacks."""
         headers = [*dict.fromkeys(h.open for h in self.headers.values())]
-        headers += dict.fromkeys(h.close for h in self.headers.values())
-        inside = [self.spelling(m, control) for m in Marker if m not in THINKING]
+        headers += dict.fromkeys(h.close for h in self.headers.values() if not h.plain)
+        inside = [self.spelling(m, control) for m in self.markers if m not in THINKING]
         return [text for text in (*headers, self.ends[0], *inside) if text not in control]
 
     def require(self, control: Mapping[str, int]) -> None:
@@ -118,13 +133,16 @@ class ChatFormat:
 class MarkerIds:
     """A format's markers as ids of one vocabulary (`Tokenizer.marker_ids`).
 
-    headers: (open, close) by role. end_of_turn: the one that is written; all are in
-    `Tokenizer.end_ids`. think_open, think_close: None where the vocabulary spells them as text;
-    open_thought, close_thought are the ids that write them either way. call_begins: every id with
-    which a call can begin. meanings: of all markers, in all spellings."""
+    headers: (open, close) by role, close being ABSENT where it is text. end_of_turn: the one that is
+    written; all are in `Tokenizer.end_ids`. between: ids of the text behind it. section_*, call_*:
+    ABSENT in a format without calls. think_open, think_close: None where the vocabulary spells them
+    as text, or the format has no thoughts; open_thought, close_thought are the ids that write them
+    either way. thinks: there are thoughts. call_begins: every id with which a call can begin.
+    meanings: of all markers, in all spellings."""
 
     headers: Mapping[str, tuple[int, int]]
     end_of_turn: int
+    between: tuple[int, ...]
     section_open: int
     section_close: int
     call_open: int
@@ -134,13 +152,14 @@ class MarkerIds:
     think_close: int | None
     open_thought: tuple[int, ...]
     close_thought: tuple[int, ...]
+    thinks: bool
     call_begins: frozenset[int]
     meanings: Mapping[int, Marker]
 
     @property
     def spells_thinking(self) -> bool:
         """Whether a thought's marker is text to this vocabulary."""
-        return self.think_open is None or self.think_close is None
+        return self.thinks and (self.think_open is None or self.think_close is None)
 
     def header(self, role: str) -> tuple[int, int]:
         """(open, close) of a turn of this role."""
@@ -153,17 +172,24 @@ def resolve(format: ChatFormat, control: Mapping[str, int], encode: Callable[[st
 
     Raises ValueError when control tokens of the format are absent."""
     format.require(control)
-    written = {m: control.get(format.spelling(m, control)) for m in Marker}
+    here = {m: control.get(format.spelling(m, control)) for m in format.markers}
+    thought = [here.get(m) for m in THINKING]
     open_thought, close_thought = (
-        tuple(encode(format.markers[m][0])) if (token_id := written[m]) is None else (token_id,) for m in THINKING
+        (tuple(encode(format.markers[m][0])) if token_id is None else (token_id,)) if format.thinks else ()
+        for m, token_id in zip(THINKING, thought)
     )
-    meanings = {control[text]: m for m in Marker for text in format.markers[m] if text in control}
+    inside = {m.value: here.get(m, ABSENT) for m in Marker if m not in THINKING}
+    meanings = {control[text]: m for m, spellings in format.markers.items() for text in spellings if text in control}
     return MarkerIds(
-        headers={role: (control[h.open], control[h.close]) for role, h in format.headers.items()},
+        headers={r: (control[h.open], ABSENT if h.plain else control[h.close]) for r, h in format.headers.items()},
         end_of_turn=control[format.ends[0]],
-        **{m.value: written[m] for m in Marker},  # type: ignore[arg-type]  # `require` has looked
+        between=tuple(encode(format.between)),
+        **inside,  # type: ignore[arg-type]  # `require` has looked
+        think_open=thought[0],
+        think_close=thought[1],
         open_thought=open_thought,
         close_thought=close_thought,
+        thinks=format.thinks,
         call_begins=frozenset(i for i, m in meanings.items() if m in (Marker.SECTION_OPEN, Marker.CALL_OPEN)),
         meanings=meanings,
     )

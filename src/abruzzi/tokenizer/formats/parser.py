@@ -57,7 +57,7 @@ class ChatParser:
         self.stray = 0
         self.reasoning_tokens = 0
         self._tok = tok
-        self._open_thought, self._close_thought = (tok.format.markers[m][0] for m in THINKING)
+        self._open_thought, self._close_thought = (tok.format.markers.get(m, ("",))[0] for m in THINKING)
         self._decoder = _Utf8()
         self._pending = ""  # may still become a marker, or white space that is only layout
         self._began = False  # content other than white space was written

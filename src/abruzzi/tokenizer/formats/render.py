@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abruzzi.tokenizer.bpe import Tokenizer
-from abruzzi.tokenizer.formats.format import ChatFormat
+from abruzzi.tokenizer.formats.format import ABSENT, ChatFormat
 from abruzzi.tokenizer.formats.open_calls import OpenCalls
 from abruzzi.tokenizer.formats.thoughts import ids_without_thought
 from abruzzi.types import Message, ToolSpec
@@ -57,6 +57,7 @@ def render(
     cleared = clearing[-1] if clearing else -1
     writer = _Writer(tok)
     if tools is not None and len(_listed("tools", tools)):
+        _require_calls(form, f"{len(tools)} tools were offered")
         writer.turn("system", form.tools_name, tools_text(tools, form))
     if tok.defaults.system and (not history or history[0].role not in ("system", "developer")):
         writer.turn("system", "system", tok.defaults.system)
@@ -81,6 +82,11 @@ def generation_prefix(tok: Tokenizer, thinking: bool = True) -> tuple[int, ...]:
     The message of such a completion carries them in front of its ids, with sampled=False:
     parser.message_from_completion(tok, generation_prefix(tok, thinking=False), completion.ids)."""
     return () if thinking else (*tok.marker_ids.open_thought, *tok.marker_ids.close_thought)
+
+
+def _require_calls(form: ChatFormat, why: str) -> None:
+    if not form.calls:
+        raise ValueError(f"{why}, but {form.title}, this model's chat format, has no tool calls; hint: another model")
 
 
 def tools_text(tools: Sequence[ToolSpec | Mapping[str, Any]], form: ChatFormat) -> str:
@@ -117,16 +123,25 @@ class _Writer:
         self._calls = 0
         self._open = OpenCalls[str]()  # with their labels
 
-    def header(self, role: str, name: str) -> None:
+    def header(self, role: str, name: str, text: str = "") -> None:
+        """And text behind it, as nobody sampled it. Where the header ends in text the two are one."""
         before, behind = self.markers.header(role)
         self._control(before)
+        if behind == ABSENT:
+            self.out.add(self.tok.encode(name + self.form.headers["system"].close + text), False)
+            return
         self.out.add(self.tok.encode(name), False)
         self._control(behind)
+        self.out.add(self.tok.encode(text), False)
 
     def turn(self, role: str, name: str, text: str) -> None:
-        self.header(role, name)
-        self.out.add(self.tok.encode(text), False)
-        self._control(self.markers.end_of_turn)
+        self.header(role, name, text)
+        self.end()
+
+    def end(self, sampled: bool = False) -> None:
+        """Of a turn, and what stands between two."""
+        self._control(self.markers.end_of_turn, sampled)
+        self.out.add(self.markers.between, False)
 
     def tool_result(self, message: Message) -> None:
         call_id = message.tool_call_id
@@ -142,10 +157,16 @@ class _Writer:
 
     def assistant(self, message: Message, drop_thinking: bool) -> None:
         markers = self.markers
+        if message.tool_calls:
+            _require_calls(self.form, f"a message has {len(message.tool_calls)} tool calls")
         self.header("assistant", message.name or "assistant")
         labels = self._number_calls(message)
         if message.ids is not None:
             self._spliced(message, drop_thinking)
+            return
+        if not self.form.thinks:
+            self.out.add(self.tok.encode(message.content or ""), True)
+            self.end(sampled=True)
             return
         thought = None if drop_thinking else message.reasoning_content
         # An empty thought that the model did not write is not trained on.
@@ -163,7 +184,7 @@ class _Writer:
                 self.out.add(self.tok.encode(call.arguments), True)
                 self._control(markers.call_close, True)
             self._control(markers.section_close, True)
-        self._control(markers.end_of_turn, True)
+        self.end(sampled=True)
 
     def _spliced(self, message: Message, drop_thinking: bool) -> None:
         ids: Sequence[int] = message.ids or ()
@@ -187,6 +208,7 @@ class _Writer:
         self.out.sampled.extend(flags)
         if not ids or ids[-1] not in self.tok.end_ids:
             self._control(self.markers.end_of_turn)
+        self.out.add(self.markers.between, False)
 
     def _number_calls(self, message: Message) -> list[str]:
         ids = [c.id for c in message.tool_calls if c.id]

@@ -15,7 +15,6 @@ from string import Template
 from typing import Any
 
 from abruzzi.tokenizer.bpe import Tokenizer
-from abruzzi.tokenizer.formats.format import Marker
 
 
 def chat_template(tok: Tokenizer) -> str:
@@ -23,7 +22,7 @@ def chat_template(tok: Tokenizer) -> str:
 
     Variables beside the usual ones: preserve_thinking and thinking."""
     form, defaults = tok.format, tok.defaults
-    filled = {marker.value: form.spelling(marker, tok.control) for marker in Marker}
+    filled = {marker.value: form.spelling(marker, tok.control) for marker in form.markers}
     filled |= {f"{role}_open": header.open for role, header in form.headers.items()}
     filled |= {"header_close": form.headers["system"].close, "end_of_turn": form.ends[0]}
     filled |= {"preserve_thinking": str(defaults.preserve_thinking).lower()}

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from abruzzi.checkpoint.safetensors_file import stands_in
 from abruzzi.quant.ggml import TYPES, BlockType, dequantize
 
 MAGIC = b"GGUF"
+SUFFIX = ".gguf"
 VERSIONS = (2, 3)  # of 64-bit counts
 MAX_AXES = 4
 MAX_ALIGNMENT = 1 << 20
@@ -63,8 +63,6 @@ class GgufFile:
         self.path = path
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if file.read(4) != MAGIC and (complaint := stands_in(path)):
-                raise ValueError(complaint.replace("safetensors", "GGUF"))
             if size < 24:
                 raise ValueError(f"{path} has {size} bytes and no GGUF header; {_REFETCH}")
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -83,6 +81,12 @@ class GgufFile:
     def close(self) -> None:
         """Forget the views; the mapping goes with the last array on it."""
         self.entries: dict[str, Entry] = {}
+
+
+def begins(path: Path, magic: bytes) -> bool:
+    """Whether the file's first bytes are these."""
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def open_shards(path: Path) -> list[GgufFile]:
