@@ -6,6 +6,7 @@ absence is a failure, and so is any skip whose reason is not on the short list b
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def shared() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real model, SmolLM2-135M-Instruct.Q4_1.gguf: pulled before (`abruzzi pull smollm2`), or in CI
+    now, once for all processes."""
+    from abruzzi.checkpoint import packaged
+
+    if not packaged.place_of("smollm2").is_file() and not IN_CI:
+        pytest.skip("SmolLM2 is not on this machine; hint: abruzzi pull smollm2")
+    with (tmp_path_factory.getbasetemp().parent / "smollm2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return packaged.pull("smollm2")
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,13 @@ PRECISION = typer.Option("exact", "--precision", help="exact, or fast: 8-bit inp
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A model to talk to. local: it runs in this process (then there is a context and no price)."""
+    """A model to talk to. local: it runs in this process (then there is a context and no price).
+    no_calls: the title of its chat format, where that has no tool calls."""
 
     model: ChatModel
     name: str
     local: bool
+    no_calls: str = ""
 
 
 def is_url(model: str) -> bool:
@@ -100,7 +102,9 @@ def choose(
     path = checkpoint_path(model)
     llm = LLM.load(path, **check_modes(weights, precision))
     llm.thinking = thinking
-    return Chosen(llm, "nano" if model == "nano" else path.stem if path.is_file() else path.name, local=True)
+    name = "nano" if model == "nano" else path.stem if path.is_file() else path.name
+    form = llm.tokenizer.format
+    return Chosen(llm, name, local=True, no_calls="" if form.calls else form.title)
 
 
 def _is_hub_name(model: str) -> bool:

@@ -89,7 +89,7 @@ def run(
         if no_tools:
             tools: Sequence[Tool] = []
         else:
-            tools = _tools(table, files) if task is None else open_tools.enter_context(task.open_tools())
+            tools = _tools(chosen, table, files) if task is None else open_tools.enter_context(task.open_tools())
         for event in run_agent(chosen.model, [Message("user", text)], tools, params, Limits(max_steps)):
             recorder.see(event)
             if not as_json:
@@ -120,7 +120,7 @@ def chat(
     precision: str = PRECISION,
 ) -> int:
     chosen = choose(model, served_model, api_key, thinking=not no_think, weights=weights, precision=precision)
-    tools = [] if no_tools else _tools(table, files)
+    tools = [] if no_tools else _tools(chosen, table, files)
     params = _params(chosen, max_tokens, thinking_budget, temperature, seed)
     terminal = Terminal()
     history: list[Message] = []
@@ -213,9 +213,17 @@ class Recorder:
         return " · ".join(p for p in parts if p)
 
 
-def _tools(table: Path | None, files: Path | None) -> list[Tool]:
+def _tools(chosen: Chosen, table: Path | None, files: Path | None) -> list[Tool]:
+    """None for a model whose chat format has no calls, unless one was asked for: then ValueError."""
     from abruzzi.tools.registry import Given, tools_for
 
+    if chosen.no_calls:
+        if table or files:
+            raise ValueError(
+                f"{chosen.name} cannot use --table or --files: its chat format, {chosen.no_calls}, has no calls"
+            )
+        print(f"({chosen.no_calls} has no tool calls: {chosen.name} answers without tools)", file=sys.stderr)
+        return []
     return tools_for(Given(table, files))
 
 

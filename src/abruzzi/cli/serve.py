@@ -99,7 +99,7 @@ def _page(service: Service, model: str, usd_per_hour: float | None) -> Page:
     from abruzzi.server.page.routes import Page, PageSettings
     from abruzzi.tools.registry import tools_to_serve
 
-    tools = tuple(tools_to_serve())
+    tools = tuple(tools_to_serve()) if service.tok.format.calls else ()
     if model != "nano":
         return Page(service, tools, PageSettings(usd_per_hour=usd_per_hour))
     from abruzzi.tasks import examples

@@ -159,14 +159,13 @@ class _Writer:
         markers = self.markers
         if message.tool_calls:
             _require_calls(self.form, f"a message has {len(message.tool_calls)} tool calls")
+        if message.ids is None and not self.form.thinks:
+            self._plain_assistant(message)
+            return
         self.header("assistant", message.name or "assistant")
         labels = self._number_calls(message)
         if message.ids is not None:
             self._spliced(message, drop_thinking)
-            return
-        if not self.form.thinks:
-            self.out.add(self.tok.encode(message.content or ""), True)
-            self.end(sampled=True)
             return
         thought = None if drop_thinking else message.reasoning_content
         # An empty thought that the model did not write is not trained on.
@@ -184,6 +183,21 @@ class _Writer:
                 self.out.add(self.tok.encode(call.arguments), True)
                 self._control(markers.call_close, True)
             self._control(markers.section_close, True)
+        self.end(sampled=True)
+
+    def _plain_assistant(self, message: Message) -> None:
+        """Header and text, which are one text where the header ends in text; the model would have
+        written what differs from the header alone."""
+        at = len(self.out.ids)
+        self.header("assistant", message.name or "assistant", message.content or "")
+        whole = self.out.ids[at:]
+        del self.out.ids[at:], self.out.sampled[at:]
+        self.header("assistant", message.name or "assistant")
+        alone = self.out.ids[at:]
+        del self.out.ids[at:], self.out.sampled[at:]
+        shared = next((n for n, (a, b) in enumerate(zip(whole, alone)) if a != b), min(len(whole), len(alone)))
+        self.out.add(whole[:shared], False)
+        self.out.add(whole[shared:], True)
         self.end(sampled=True)
 
     def _spliced(self, message: Message, drop_thinking: bool) -> None:
