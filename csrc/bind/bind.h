@@ -32,5 +32,6 @@ inline abruzzi::Score score_of(int number) {
 void bind_packed(nb::module_& m);     // packed.cpp: matrices in the products' layout
 void bind_ops(nb::module_& m);        // ops.cpp: kernels one by one
 void bind_mla(nb::module_& m);        // mla.cpp: the kernels of MLA
+void bind_gqa(nb::module_& m);        // gqa.cpp: those of grouped-query attention
 void bind_model(nb::module_& m);      // model.cpp: the step
 void bind_documents(nb::module_& m);  // documents.cpp: attention of training

@@ -8,6 +8,7 @@ NB_MODULE(_ext, m) {
   bind_packed(m);
   bind_ops(m);
   bind_mla(m);
+  bind_gqa(m);
   bind_model(m);
   bind_documents(m);
   m.def("best_isa", [] { return static_cast<int>(abruzzi::best_isa()); });

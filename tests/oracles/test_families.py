@@ -9,7 +9,9 @@ nobody here wrote (shared/oracles/families_reference.py).
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import pytest
 import torch
 import transformers
 
+from abruzzi.arch.rope import LinearScaling
 from abruzzi.checkpoint import open_checkpoint
+from abruzzi.engine.attention.gqa import GqaWeights
 from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.step.plain import PlainRunner
 from abruzzi.engine.step.state import Chunk, KvCache, StepRunner
@@ -196,3 +200,125 @@ def test_logits_are_those_of_transformers(made: Made, name: str, kind: str) -> N
         ours = logits_of(runner, ids, chunks)
         assert off_by(ours, theirs) < TOLERANCE, chunks
         assert (ours.argmax(-1) == theirs.argmax(-1)).all(), chunks
+
+
+# one switch of a family wrong
+
+
+def _config(**changes: Any) -> Callable[[PlainRunner], None]:
+    def plant(runner: PlainRunner) -> None:
+        config = replace(runner.config, **{k: v(runner.config) if callable(v) else v for k, v in changes.items()})
+        runner.__init__(config, runner.weights)
+
+    return plant
+
+
+def _attention(change: Callable[[GqaWeights], GqaWeights]) -> Callable[[PlainRunner], None]:
+    def plant(runner: PlainRunner) -> None:
+        layers = tuple(replace(layer, attention=change(layer.attention)) for layer in runner.weights.layers)
+        runner.__init__(runner.config, replace(runner.weights, layers=layers))
+
+    return plant
+
+
+def _without(what: str, part: str) -> Callable[[PlainRunner], None]:
+    return _attention(lambda w: replace(w, **{what: {k: v for k, v in getattr(w, what).items() if k != part}}))
+
+
+def _other_heads(w: GqaWeights) -> GqaWeights:
+    """Keys of the next head of keys and values."""
+    k = w.matrices["k"].reshape(-1, w.width, w.matrices["k"].shape[1])
+    return replace(w, matrices={**w.matrices, "k": np.roll(k, 1, axis=0).reshape(w.matrices["k"].shape)})
+
+
+def _as_pairs(w: GqaWeights) -> GqaWeights:
+    """Rows of q and k as a reader would have them that takes half-split rotation for pairs."""
+    return replace(w, matrices={**w.matrices, **{n: w._turned(n, w.matrices[n]) for n in ("q", "k")}})
+
+
+PLANTED: list[tuple[str, str, Callable[[PlainRunner], None]]] = [
+    ("llama", "theta", _config(rope_theta=lambda c: c.rope_theta * 2)),
+    ("llama", "eps", _config(rms_norm_eps=1e-2)),
+    ("llama", "shared heads", _attention(_other_heads)),
+    ("llama", "pairs", _attention(_as_pairs)),
+    ("llama-tied-llama3", "scaling left out", _config(rope_scaling=None)),
+    ("llama-tied-llama3", "llama3 as linear", _config(rope_scaling=LinearScaling(8.0))),
+    ("llama-biased-linear", "linear left out", _config(rope_scaling=None)),
+    *(("llama-biased-linear", f"bias of {part}", _without("biases", part)) for part in ("q", "v", "o")),
+    ("llama-yarn", "yarn left out", _config(rope_scaling=None)),
+    *(("qwen3", f"norm of {part}", _without("norms", part)) for part in ("q", "k")),
+    ("qwen3_moe", "not divided by their sum", _config(norm_topk_prob=False)),
+    ("qwen3_moe", "one expert fewer", _config(num_experts_per_tok=2)),
+    ("qwen3_moe-raw", "divided by their sum", _config(norm_topk_prob=True)),
+    ("glm4_moe_lite", "scale", _config(routed_scaling_factor=1.0)),
+    ("glm4_moe_lite-raw", "divided by their sum", _config(norm_topk_prob=True)),
+]
+
+
+@pytest.mark.parametrize(("name", "what", "plant"), PLANTED, ids=[f"{n}: {w}" for n, w, _ in PLANTED])
+def test_a_switch_that_is_planted_wrong_is_seen(
+    made: Made, name: str, what: str, plant: Callable[[PlainRunner], None]
+) -> None:
+    folder, ids, theirs = made(name)
+    runner = runner_of(folder, "numpy")
+    assert isinstance(runner, PlainRunner)
+    plant(runner)
+    assert off_by(logits_of(runner, ids, [LENGTH]), theirs) > 3 * TOLERANCE
+
+
+def test_a_router_that_scores_by_sigmoid_is_seen(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, ids, theirs = made("qwen3_moe-raw")
+    runner = runner_of(folder, "numpy")
+    monkeypatch.setattr(type(runner.config), "ROUTER_SCORE", "sigmoid")
+    assert off_by(logits_of(runner, ids, [LENGTH]), theirs) > 3 * TOLERANCE
+
+
+# the same bits whoever shares the work
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "llama-biased-linear"])
+@pytest.mark.parametrize("kind", ISAS)
+def test_a_token_gets_the_same_bits_in_every_crowd(made: Made, name: str, kind: str) -> None:
+    folder, ids, _ = made(name)
+    if kind not in supported_isas():
+        pytest.skip(f"this CPU lacks {kind}")
+    rng = np.random.default_rng(1)
+    others = [rng.integers(0, 101, n) for n in (1, 9, 33)]
+    with open_checkpoint(folder) as checkpoint:
+        runners = [NativeRunner.load(checkpoint, isa=kind, threads=n) for n in (1, 2, 3)]
+    alone = logits_of(runners[0], ids, [LENGTH])
+    for runner in runners:
+        for cuts in ([LENGTH], [1] * LENGTH, [7, 13, 20]):
+            assert (logits_of(runner, ids, cuts) == alone).all(), cuts
+        cache = KvCache(runner.config, 200, 1)
+        crowd, first = [], 0
+        for tokens in (others[0], others[1], ids, others[2]):
+            crowd.append(Chunk(tokens, 0, np.arange(first, first + len(tokens), dtype=np.int32), all_logits=True))
+            first += len(tokens)
+        assert (runner.forward(crowd, cache)[2] == alone).all()
+
+
+def test_long_contexts_in_parts_are_those_of_the_readable_step(made: Made) -> None:
+    folder, _, _ = made("qwen3")
+    ids = np.random.default_rng(2).integers(0, 101, 1300)
+    plain, native = runner_of(folder, "numpy"), runner_of(folder, supported_isas()[-1])
+    theirs = logits_of(plain, ids, [len(ids)])
+    assert off_by(logits_of(native, ids, [len(ids)]), theirs) < TOLERANCE
+    assert (logits_of(native, ids, [1024, 1, 275]) == logits_of(native, ids, [len(ids)])).all()
+
+
+# a second opinion
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3_moe", "glm4_moe_lite"])
+def test_the_second_opinion_agrees(made: Made, shared: Path, name: str) -> None:
+    file = shared / "oracles" / "families_reference.py"
+    spec = importlib.util.spec_from_file_location("families_reference", file)
+    assert spec is not None and spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    folder, ids, _ = made(name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    state = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+    theirs = reference.Ref(model.config.to_dict(), state).forward(ids)
+    assert off_by(logits_of(runner_of(folder, "numpy"), ids, [LENGTH]), theirs) < TOLERANCE

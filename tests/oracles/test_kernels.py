@@ -566,3 +566,46 @@ def test_attention_within_documents_equals_its_twin(
         pairs = zip((want_o, *want), (o.view(plain), got[0].view(plain), got[1].view(plain), got[2]))
         for w, g in pairs:
             assert np.linalg.norm(w - g.astype(np.float64)) < 1.2e-2 * np.linalg.norm(w)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("tokens", "heads", "shared", "width", "positions"),
+    [
+        (1, 1, 1, 16, 1),
+        (1, 8, 4, 64, 700),
+        (5, 9, 3, 64, 33),
+        (40, 6, 1, 20, 40),
+        (3, 16, 8, 128, 1030),
+        (2, 4, 2, 3, 64),
+    ],
+)
+def test_grouped_query_attention(isa: str, tokens: int, heads: int, shared: int, width: int, positions: int) -> None:
+    if isa not in supported_isas():
+        pytest.skip(f"this CPU lacks {isa}")
+    rng = np.random.default_rng(width)
+    q = rng.normal(size=(tokens, heads, width)).astype(np.float32)
+    k, v = (rng.normal(size=(positions, heads // shared, width)).astype(np.float32) for _ in "kv")
+    exact = ref.gqa(q.astype(np.float64), k.astype(np.float64), v.astype(np.float64), np.float64(0.3))  # type: ignore[arg-type]
+    for segment in (32, 512):
+        ours = ops.gqa(q, k, v, 0.3, segment=segment, isa=isa)
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=2e-5 * np.abs(exact).max())
+    # A query has the same bits alone, and whatever stands beside it.
+    assert (ops.gqa(q[-1:], k, v, 0.3, isa=isa)[0] == ops.gqa(q, k, v, 0.3, isa=isa)[-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"segment": 33}, "segment=33"),
+        ({"k_SMA": np.zeros((4, 3, 8), np.float32)}, "do not fit"),
+        ({"q_TNA": np.zeros((2, 3, 8), np.float32)}, "do not fit"),
+        ({"q_TNA": np.zeros((2, 4, 8), np.float64)}, "q is float64"),
+        ({"q_TNA": np.zeros((9, 4, 8), np.float32)}, "gqa"),
+    ],
+)
+def test_bad_input_of_grouped_query_attention_is_named(change: dict[str, Any], says: str) -> None:
+    good = {"q_TNA": np.zeros((2, 4, 8), np.float32), "k_SMA": np.zeros((4, 2, 8), np.float32)}
+    good |= {"v_SMA": np.zeros((4, 2, 8), np.float32)}
+    with pytest.raises(ValueError, match=says):
+        ops.gqa(**{"scale": 1.0, **good, **change})

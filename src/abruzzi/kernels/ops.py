@@ -305,6 +305,36 @@ def mla_naive(
     return out_TNH
 
 
+def gqa(
+    q_TNA: np.ndarray,
+    k_SMA: np.ndarray,
+    v_SMA: np.ndarray,
+    scale: float,
+    *,
+    segment: int = 512,
+    isa: str | None = None,
+) -> np.ndarray:
+    """Causal grouped-query attention, float32 [T, N, A], the T queries being the last of S positions.
+    Attends part by part, as `mla_absorbed` does."""
+    if segment < POSITIONS or segment % POSITIONS:
+        raise ValueError(f"segment={segment}; expected a multiple of {POSITIONS}")
+    for name, array in (("q", q_TNA), ("k", k_SMA), ("v", v_SMA)):
+        _want(name, array, np.float32, 3)
+    (positions, kv_heads, width), wide = k_SMA.shape, -(-k_SMA.shape[2] // 16) * 16
+    if v_SMA.shape != k_SMA.shape or q_TNA.shape[2] != width or q_TNA.shape[1] % kv_heads:
+        raise ValueError(
+            f"q {q_TNA.shape}, k {k_SMA.shape} and v {v_SMA.shape} do not fit; expected [T, N, A], [S, M, A] twice, "
+            "N a multiple of M"
+        )
+    rows = np.zeros((positions, 2, kv_heads, wide), np.float32)
+    rows[:, 0, :, :width], rows[:, 1, :, :width] = k_SMA, v_SMA
+    out_TNA = np.empty_like(q_TNA)
+    table = np.arange(positions, dtype=np.int32)
+    flat = rows.reshape(positions, -1)
+    _ext.gqa(level(isa), q_TNA, flat, table, 1, positions, kv_heads, float(scale), segment, out_TNA)
+    return out_TNA
+
+
 def _mla_output(
     q_TNK: np.ndarray, q_pe_TNP: np.ndarray, latents: Latents, w_uk_NKR: np.ndarray, w_uv_NHR: np.ndarray
 ) -> np.ndarray:

@@ -52,9 +52,11 @@ def _cases(isa: str) -> Iterator[tuple[str, Callable[[], bool]]]:
     yield "rmsnorm", lambda: _rmsnorm(isa, rng)
     yield "silu_mul", lambda: _silu_mul(isa, rng)
     yield "rope", lambda: _rope(isa, rng)
-    yield "route", lambda: _route(isa, rng)
+    for score in ops.SCORES:
+        yield f"route ({score})", lambda score=score: _route(isa, score, rng)
     for form in ("mla_absorbed", "mla_naive"):
         yield form, lambda form=form: _mla(isa, form, rng)
+    yield "gqa", lambda: _gqa(isa, rng)
 
 
 def _int4(rng: np.random.Generator, rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -139,9 +141,9 @@ def _rope(isa: str, rng: np.random.Generator) -> bool:
     return _close(ops.rope(x, cos, sin, isa=isa), ref.rope(x, cos, sin))
 
 
-def _route(isa: str, rng: np.random.Generator) -> bool:
+def _route(isa: str, score: str, rng: np.random.Generator) -> bool:
     logits, bias = _normal(rng, 9, 24), _normal(rng, 24)
-    options = {"top_k": 4, "n_group": 4, "topk_group": 2, "renormalize": True, "scale": 2.5}
+    options = {"top_k": 4, "n_group": 4, "topk_group": 2, "renormalize": True, "scale": 2.5, "score": score}
     chosen, weight = ops.route(logits, bias, **options, isa=isa)
     want, exact = ref.route(logits, bias, **options)
     return bool((chosen == want).all()) and _close(weight, exact)
@@ -156,6 +158,14 @@ def _mla(isa: str, form: str, rng: np.random.Generator) -> bool:
     c_kv[69, 0] = np.nan  # seen by the last query only
     nan = np.isnan(attend(q, q_pe, ops.latents_of(c_kv, k_pe), *up, 0.2, isa=isa))
     return right and bool(nan[2].all()) and not nan[:2].any()
+
+
+def _gqa(isa: str, rng: np.random.Generator) -> bool:
+    q, k, v = _normal(rng, 3, 6, 24), _normal(rng, 70, 2, 24), _normal(rng, 70, 2, 24)
+    right = _close(ops.gqa(q, k, v, 0.2, segment=32, isa=isa), ref.gqa(q, k, v, np.float32(0.2)))
+    k[69, 0, 3] = np.nan  # seen by the last query only, and by the heads of one group
+    nan = np.isnan(ops.gqa(q, k, v, 0.2, segment=32, isa=isa))
+    return right and bool(nan[2, :3].all()) and not nan[:2].any() and not nan[2, 3:].any()
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -191,7 +191,7 @@ def test_a_kernel_that_fails_its_self_test_is_named_and_nothing_is_served(
 
 
 @pytest.mark.parametrize(
-    "kernel", ["linear", "linear_int8", "gate_up", "rmsnorm", "silu_mul", "rope", "mla_absorbed", "mla_naive"]
+    "kernel", ["linear", "linear_int8", "gate_up", "rmsnorm", "silu_mul", "rope", "mla_absorbed", "mla_naive", "gqa"]
 )
 def test_the_self_test_knows_every_kernel(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(ops, kernel)
