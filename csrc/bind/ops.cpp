@@ -70,8 +70,7 @@ void bind_ops(nb::module_& m) {
       "matmul8",
       [](int isa, const Packed& w, In<float, 2> x, Out<float, 2> y) {
         const Matrix& m = w.matrix();
-        fit((m.kind == abruzzi::Kind::int4 || m.kind == abruzzi::Kind::int8) && x.shape(1) == m.columns &&
-                y.shape(0) == x.shape(0) && y.shape(1) == m.rows,
+        fit(abruzzi::has_codes(m.kind) && x.shape(1) == m.columns && y.shape(0) == x.shape(0) && y.shape(1) == m.rows,
             "matmul8");
         nb::gil_scoped_release release;
         const auto& k = abruzzi::step_kernels(static_cast<Isa>(isa));

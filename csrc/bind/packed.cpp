@@ -29,8 +29,10 @@ void bind_packed(nb::module_& m) {
   m.def(
       "packed_view",
       [](int kind, std::size_t rows, std::size_t columns, In<std::uint8_t, 1> data) {
-        fit(kind >= 0 && kind <= 3, "packed_view: kind");
+        fit(kind >= 0 && kind < abruzzi::kKinds, "packed_view: kind");
         const Matrix m = abruzzi::shape_of(static_cast<abruzzi::Kind>(kind), rows, columns);
+        // The K kinds hold eight groups of columns together.
+        fit(m.kind < abruzzi::Kind::q4_k || m.groups % abruzzi::kSuper == 0, "packed_view: columns");
         fit(data.shape(0) >= m.bytes() && reinterpret_cast<std::uintptr_t>(data.data()) % 64 == 0, "packed_view");
         auto owner = std::make_shared<In<std::uint8_t, 1>>(data);
         return Packed::view(m.kind, rows, columns, data.data(), owner);
@@ -39,7 +41,8 @@ void bind_packed(nb::module_& m) {
   m.def(
       "pack_random",
       [](int kind, std::size_t rows, std::size_t columns, std::uint64_t seed) {
-        fit(kind >= 0 && kind <= 3, "pack_random: kind");
+        fit(kind >= 0 && kind < abruzzi::kKinds, "pack_random: kind");
+        fit(kind < static_cast<int>(abruzzi::Kind::q4_k) || columns % 256 == 0, "pack_random: columns");
         nb::gil_scoped_release release;
         return Packed::random(static_cast<abruzzi::Kind>(kind), rows, columns, seed);
       },
@@ -82,6 +85,23 @@ void bind_packed(nb::module_& m) {
         return Packed::int4(words.data(), scale.data(), words.shape(0), words.shape(1) * 8);
       },
       nb::arg("words").noconvert(), nb::arg("scale").noconvert());
+  m.def(
+      "pack_ggml",
+      [](int kind, std::size_t columns, In<std::uint8_t, 2> rows) {
+        const auto k = static_cast<abruzzi::Kind>(kind);
+        fit(kind >= static_cast<int>(abruzzi::Kind::q4_0) && kind < abruzzi::kKinds, "pack_ggml: kind");
+        const bool super = k == abruzzi::Kind::q4_k || k == abruzzi::Kind::q6_k;
+        const std::size_t elements = super ? 256 : 32;
+        const std::size_t bytes = k == abruzzi::Kind::q4_0   ? 18
+                                  : k == abruzzi::Kind::q4_1 ? 20
+                                  : k == abruzzi::Kind::q8_0 ? 34
+                                  : k == abruzzi::Kind::q4_k ? 144
+                                                             : 210;
+        fit(columns > 0 && columns % elements == 0 && rows.shape(1) == columns / elements * bytes, "pack_ggml");
+        nb::gil_scoped_release release;
+        return Packed::ggml(k, rows.data(), rows.shape(0), rows.shape(1), columns);
+      },
+      nb::arg("kind"), nb::arg("columns"), nb::arg("rows").noconvert());
   m.def(
       "measure_bandwidth",
       [](std::size_t threads, std::size_t bytes, double seconds) {

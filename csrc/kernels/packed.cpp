@@ -86,6 +86,14 @@ PackedPtr Packed::int4(const std::uint32_t* words, const std::uint16_t* scale, s
   return made;
 }
 
+PackedPtr Packed::ggml(Kind kind, const unsigned char* data, std::size_t rows, std::size_t row_bytes,
+                       std::size_t columns) {
+  auto made = std::make_shared<Packed>();
+  unsigned char* memory = made->allocate(kind, rows, columns);
+  pack_ggml(made->matrix_, data, row_bytes, memory);
+  return made;
+}
+
 PackedPtr Packed::quantized(Kind kind, const float* w, std::size_t rows, std::size_t columns) {
   auto made = std::make_shared<Packed>();
   unsigned char* memory = made->allocate(kind, rows, columns);
@@ -100,6 +108,59 @@ PackedPtr Packed::quantized(Kind kind, const std::uint16_t* w, std::size_t rows,
   return made;
 }
 
+namespace {
+
+// The float16 of a number of ordinary size above 0.
+std::uint16_t half_of(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<std::uint16_t>(((bits >> 23) - 112) << 10 | ((bits >> 13) & 1023u));
+}
+
+// Codes are random bits already; scales so that weights are about `size` and have no mean.
+void set_scales(Int4Tile& tile, float size) { std::fill_n(tile.scale, kRows, half_of(size / 4.6f)); }
+void set_scales(Int8Tile& tile, float size) { std::fill_n(tile.scale, kRows, half_of(size / 74.0f)); }
+void set_scales(Q41Tile& tile, float size) {
+  std::fill_n(tile.scale, kRows, half_of(size / 4.6f));
+  std::fill_n(tile.min, kRows, static_cast<std::uint16_t>(0x8000u | half_of(7.5f * size / 4.6f)));
+}
+void set_scales(Q4kBlock& block, float size) {
+  std::fill_n(block.scale, kRows, half_of(size / 4.6f / 8.0f));
+  std::fill_n(block.min, kRows, half_of(7.5f * size / 4.6f / 8.0f));
+  for (Q4kTile& tile : block.tile) {
+    std::fill_n(tile.scale, kRows, std::uint8_t{8});
+    std::fill_n(tile.min, kRows, std::uint8_t{8});
+  }
+}
+void set_scales(Q6kBlock& block, float size) {
+  std::fill_n(block.scale, kRows, half_of(size / 18.5f / 8.0f));
+  for (Q6kTile& tile : block.tile) {
+    for (auto& words : tile.words)
+      for (std::uint32_t& word : words) word &= 0x3f3f3f3fu;
+    for (auto& scale : tile.scale) std::fill_n(scale, kRows, std::int8_t{8});
+  }
+}
+
+template <class Tile>
+void set_all(unsigned char* memory, std::size_t bytes, float size) {
+  for (std::size_t at = 0; at < bytes; at += sizeof(Tile)) {
+    Tile tile;
+    std::memcpy(&tile, memory + at, sizeof tile);
+    set_scales(tile, size);
+    std::memcpy(memory + at, &tile, sizeof tile);
+  }
+}
+
+void set_scales(Kind kind, unsigned char* memory, std::size_t bytes, float size) {
+  if (kind == Kind::q4_0) return set_all<Int4Tile>(memory, bytes, size);
+  if (kind == Kind::q8_0) return set_all<Int8Tile>(memory, bytes, size);
+  if (kind == Kind::q4_1) return set_all<Q41Tile>(memory, bytes, size);
+  if (kind == Kind::q4_k) return set_all<Q4kBlock>(memory, bytes, size);
+  set_all<Q6kBlock>(memory, bytes, size);
+}
+
+}  // namespace
+
 PackedPtr Packed::random(Kind kind, std::size_t rows, std::size_t columns, std::uint64_t seed) {
   auto made = std::make_shared<Packed>();
   unsigned char* memory = made->allocate(kind, rows, columns);
@@ -112,6 +173,14 @@ PackedPtr Packed::random(Kind kind, std::size_t rows, std::size_t columns, std::
   };
   const Matrix& m = made->matrix_;
   const float size = 1.0f / std::sqrt(static_cast<float>(columns));
+  if (kind >= Kind::q4_0) {
+    for (std::size_t i = 0; i < m.bytes(); i += 8) {
+      const std::uint64_t bits = next();
+      std::memcpy(memory + i, &bits, 8);
+    }
+    set_scales(kind, memory, m.bytes(), size);
+    return made;
+  }
   std::uint16_t scale;
   const float step = size / (kind == Kind::int8 ? 74.0f : 4.6f);  // root mean square of codes
   std::memcpy(&scale, reinterpret_cast<const unsigned char*>(&step) + 2, 2);

@@ -16,6 +16,9 @@ class Packed {
   static std::shared_ptr<const Packed> bf16(const std::uint16_t* w, std::size_t rows, std::size_t columns);
   static std::shared_ptr<const Packed> int4(const std::uint32_t* words, const std::uint16_t* scale, std::size_t rows,
                                             std::size_t columns);
+  // GGUF blocks of this kind's name.
+  static std::shared_ptr<const Packed> ggml(Kind kind, const unsigned char* data, std::size_t rows,
+                                            std::size_t row_bytes, std::size_t columns);
   // Rounded to int4 or int8, which loses precision. Weights are finite.
   static std::shared_ptr<const Packed> quantized(Kind kind, const float* w, std::size_t rows, std::size_t columns);
   static std::shared_ptr<const Packed> quantized(Kind kind, const std::uint16_t* w, std::size_t rows,

@@ -55,6 +55,16 @@ struct Products {
     ABRUZZI_ALWAYS F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
   };
 
+  // Half: scales are float16, else bfloat16.
+  template <bool Half>
+  ABRUZZI_ALWAYS static F16 scales(const std::uint16_t* p) {
+    if constexpr (Half)
+      return S::f16x16(p);
+    else
+      return S::bf16x16(p);
+  }
+
+  template <bool Half>
   struct Int4 {
     const Int4Tile* p;
     explicit Int4(const unsigned char* data) : p(reinterpret_cast<const Int4Tile*>(data)) {}
@@ -72,10 +82,11 @@ struct Products {
       }
     }
     ABRUZZI_ALWAYS F16 finish(std::size_t g, const F16& part, const F16& total) const {
-      return S::fma16(part, S::bf16x16(p[g].scale), total);
+      return S::fma16(part, scales<Half>(p[g].scale), total);
     }
   };
 
+  template <bool Half>
   struct Int8 {
     const Int8Tile* p;
     explicit Int8(const unsigned char* data) : p(reinterpret_cast<const Int8Tile*>(data)) {}
@@ -93,8 +104,84 @@ struct Products {
       }
     }
     ABRUZZI_ALWAYS F16 finish(std::size_t g, const F16& part, const F16& total) const {
-      return S::fma16(part, S::bf16x16(p[g].scale), total);
+      return S::fma16(part, scales<Half>(p[g].scale), total);
     }
+  };
+
+  // Kinds with a minimum: a weight is scale * code + base, made on the way. Lines: of a group, how
+  // its words lie and what its 16 rows' scale and base are.
+  struct Lines {
+    const std::uint32_t (*words)[kRows];
+    F16 scale, base;
+  };
+
+  struct Q41 {
+    const Q41Tile* p;
+    explicit Q41(const unsigned char* data) : p(reinterpret_cast<const Q41Tile*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const { S::template prefetch<sizeof(Q41Tile)>(p + g); }
+    ABRUZZI_ALWAYS Lines lines(std::size_t g) const {
+      const F16 scale = S::f16x16(p[g].scale);
+      return {p[g].words, scale, S::fma16(scale, 8.0f, S::f16x16(p[g].min))};  // codes are code - 8
+    }
+  };
+
+  struct Q4k {
+    const Q4kBlock* p;
+    explicit Q4k(const unsigned char* data) : p(reinterpret_cast<const Q4kBlock*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const {
+      S::template prefetch<sizeof(Q4kTile)>(p[g / kSuper].tile + g % kSuper);
+    }
+    ABRUZZI_ALWAYS Lines lines(std::size_t g) const {
+      const Q4kBlock& block = p[g / kSuper];
+      const Q4kTile& tile = block.tile[g % kSuper];
+      const F16 scale = S::mul16(S::f16x16(block.scale), S::u8x16(tile.scale));
+      const F16 least = S::mul16(S::f16x16(block.min), S::u8x16(tile.min));
+      return {tile.words, scale, S::fma16(scale, 8.0f, S::mul16(least, S::set16(-1.0f)))};
+    }
+  };
+
+  template <class Kind4>
+  struct WithMinimum : Kind4 {
+    using Kind4::Kind4;
+    template <int T>
+    ABRUZZI_ALWAYS void add_group(std::size_t g, const float* const* x, F16* part) const {
+      const Lines of = this->lines(g);
+      for (std::size_t w = 0; w < 4; ++w) {
+        const W16 words = S::words(of.words[w]);
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) {
+          const F16 weight = S::fma16(S::nibble(words, k), of.scale, of.base);
+#pragma GCC unroll 12
+          for (int t = 0; t < T; ++t) part[t] = S::fma16(weight, x[t][g * kColumns + w * 8 + k], part[t]);
+        }
+      }
+    }
+    ABRUZZI_ALWAYS F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
+  };
+
+  struct Q6k {
+    const Q6kBlock* p;
+    explicit Q6k(const unsigned char* data) : p(reinterpret_cast<const Q6kBlock*>(data)) {}
+    ABRUZZI_ALWAYS void fetch(std::size_t g) const {
+      S::template prefetch<sizeof(Q6kTile)>(p[g / kSuper].tile + g % kSuper);
+    }
+    template <int T>
+    ABRUZZI_ALWAYS void add_group(std::size_t g, const float* const* x, F16* part) const {
+      const Q6kBlock& block = p[g / kSuper];
+      const Q6kTile& tile = block.tile[g % kSuper];
+      for (std::size_t w = 0; w < 4; ++w) {
+        const F16 scale = S::mul16(S::f16x16(block.scale), S::i8x16(tile.scale[w / 2]));
+        const F16 base = S::mul16(scale, S::set16(-32.0f));
+        const W16 even = S::words(tile.words[2 * w]), odd = S::words(tile.words[2 * w + 1]);
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) {
+          const F16 weight = S::fma16(S::byte(k % 2 ? odd : even, k / 2), scale, base);
+#pragma GCC unroll 12
+          for (int t = 0; t < T; ++t) part[t] = S::fma16(weight, x[t][g * kColumns + w * 8 + k], part[t]);
+        }
+      }
+    }
+    ABRUZZI_ALWAYS F16 finish(std::size_t, const F16& part, const F16& total) const { return S::add16(total, part); }
   };
 
   // Groups [0, groups) for T tokens, added to the totals out[t][16]; A groups at once, which hides
@@ -156,8 +243,29 @@ struct Products {
         for (int t = 0; t < T; ++t) part[a][t] = S::fma16(weight, x[t][(g + a) * kColumns + c], part[a][t]);
       }
   }
-  template <int T, int A>
-  ABRUZZI_ALWAYS static void ahead(const Int4& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
+  template <int T, int A, class Kind4>
+  ABRUZZI_ALWAYS static void ahead(const WithMinimum<Kind4>& w, std::size_t g, const float* const* x,
+                                   F16 (&part)[A][T]) {
+    clear<T, A>(part);
+    Lines of[A];
+#pragma GCC unroll 4
+    for (int a = 0; a < A; ++a) of[a] = w.lines(g + a);
+    for (std::size_t i = 0; i < 4; ++i) {
+      W16 words[A];
+#pragma GCC unroll 4
+      for (int a = 0; a < A; ++a) words[a] = S::words(of[a].words[i]);
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; ++k)
+#pragma GCC unroll 4
+        for (int a = 0; a < A; ++a) {
+          const F16 weight = S::fma16(S::nibble(words[a], k), of[a].scale, of[a].base);
+#pragma GCC unroll 12
+          for (int t = 0; t < T; ++t) part[a][t] = S::fma16(weight, x[t][(g + a) * kColumns + i * 8 + k], part[a][t]);
+        }
+    }
+  }
+  template <int T, int A, bool Half>
+  ABRUZZI_ALWAYS static void ahead(const Int4<Half>& w, std::size_t g, const float* const* x, F16 (&part)[A][T]) {
     clear<T, A>(part);
     for (std::size_t i = 0; i < 4; ++i) {
       W16 words[A];
@@ -200,14 +308,26 @@ struct Products {
 #endif
     const std::size_t tile = tile_bytes(m.kind);
     const unsigned char* data = m.data + b * m.groups * tile;
-    if (m.kind == Kind::f32)
-      all_tokens<S::kAhead>(DenseF32(data), m.groups, x, tokens, out);
-    else if (m.kind == Kind::bf16)
-      all_tokens<S::kAhead>(DenseBf16(data), m.groups, x, tokens, out);
-    else if (m.kind == Kind::int8)
-      all_tokens<1>(Int8(data), m.groups, x, tokens, out);
-    else
-      all_tokens<S::kAhead4>(Int4(data), m.groups, x, tokens, out);
+    switch (m.kind) {
+      case Kind::f32:
+        return all_tokens<S::kAhead>(DenseF32(data), m.groups, x, tokens, out);
+      case Kind::bf16:
+        return all_tokens<S::kAhead>(DenseBf16(data), m.groups, x, tokens, out);
+      case Kind::int4:
+        return all_tokens<S::kAhead4>(Int4<false>(data), m.groups, x, tokens, out);
+      case Kind::int8:
+        return all_tokens<1>(Int8<false>(data), m.groups, x, tokens, out);
+      case Kind::q4_0:
+        return all_tokens<S::kAhead4>(Int4<true>(data), m.groups, x, tokens, out);
+      case Kind::q8_0:
+        return all_tokens<1>(Int8<true>(data), m.groups, x, tokens, out);
+      case Kind::q4_1:
+        return all_tokens<S::kAhead4>(WithMinimum<Q41>(data), m.groups, x, tokens, out);
+      case Kind::q4_k:
+        return all_tokens<S::kAhead4>(WithMinimum<Q4k>(data), m.groups, x, tokens, out);
+      case Kind::q6_k:
+        return all_tokens<1>(Q6k(data), m.groups, x, tokens, out);
+    }
   }
 
   // For each block of rows and of tokens: use(token, first row, rows, sums[16]).

@@ -55,6 +55,15 @@ struct Avx512 : Avx2 {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
+  ABRUZZI_INLINE F16 f16x16(const std::uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  ABRUZZI_INLINE F16 u8x16(const std::uint8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  ABRUZZI_INLINE F16 i8x16(const std::int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
   ABRUZZI_INLINE W16 words(const std::uint32_t* p) { return _mm512_loadu_si512(p); }
   // vpermps looks at the low four bits of each lane only: a table of the codes replaces mask and
   // conversion.

@@ -37,6 +37,23 @@ struct Scalar {
     return value;
   }
 
+  static float from_half(std::uint16_t bits) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u;
+    std::uint32_t rest = bits & 1023u, wide = sign;
+    if (exponent == 31) {
+      wide |= 0x7f800000u | rest << 13;
+    } else if (exponent != 0) {
+      wide |= (exponent + 112) << 23 | rest << 13;
+    } else {
+      const float small = static_cast<float>(rest) * 5.9604644775390625e-8f;  // 2^-24
+      std::memcpy(&rest, &small, sizeof rest);
+      wide |= rest;
+    }
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+
   static F16 zero16() { return F16{}; }
   static F16 load16(const float* p) {
     F16 r;
@@ -47,6 +64,22 @@ struct Scalar {
   static F16 bf16x16(const std::uint16_t* p) {
     F16 r;
     for (int i = 0; i < 16; ++i) r.v[i] = from_bf16(p[i]);
+    return r;
+  }
+  // Sixteen numbers of float16, of unsigned and of signed bytes.
+  static F16 f16x16(const std::uint16_t* p) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = from_half(p[i]);
+    return r;
+  }
+  static F16 u8x16(const std::uint8_t* p) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(p[i]);
+    return r;
+  }
+  static F16 i8x16(const std::int8_t* p) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(p[i]);
     return r;
   }
   static W16 words(const std::uint32_t* p) {

@@ -22,7 +22,7 @@ inline double flops_of(const Matrix& m, std::size_t tokens) {
 
 class Compute {
  public:
-  // fast: matrices of 4 and 8 bits take their input in 8 bits (W4A8, W8A8).
+  // fast: matrices of codes take their input in 8 bits (W4A8, W8A8).
   Compute(Isa isa, std::size_t threads, bool fast)
       : isa(isa), kernels(step_kernels(isa)), pool(threads), bytes_scratch(pool.threads()), fast_(fast) {}
 
@@ -32,7 +32,7 @@ class Compute {
   Scratch<std::int32_t> bytes_scratch;
 
   // Whether the matrix takes its input in 8 bits.
-  bool in_bytes(const Matrix& m) const { return fast_ && (m.kind == Kind::int4 || m.kind == Kind::int8); }
+  bool in_bytes(const Matrix& m) const { return fast_ && has_codes(m.kind); }
 
   // RMSNorm of `tokens` rows; x and y may be the same.
   void norm(const std::vector<float>& weight, float eps, const float* x, float* y, std::size_t stride,

@@ -81,8 +81,9 @@ Moe::Moe(Compute& compute, std::shared_ptr<MoeBuffers> buffers, MoeWeights weigh
   for (const DenseWeights& e : w_.experts) {
     expect(e, hidden, "an expert");
     if (e.gate->matrix().rows != any.gate->matrix().rows) refuse("experts differ in width");
-    for (const auto* m : {&e.gate, &e.up, &e.down})
-      if ((*m)->matrix().kind != any.gate->matrix().kind) refuse("experts differ in their storage");
+    // A GGUF file may hold down in another kind than gate and up.
+    if (e.gate->matrix().kind != any.gate->matrix().kind || e.down->matrix().kind != any.down->matrix().kind)
+      refuse("experts differ in their storage");
   }
 }
 

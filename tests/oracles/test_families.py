@@ -233,7 +233,7 @@ def _other_heads(w: GqaWeights) -> GqaWeights:
 
 def _as_pairs(w: GqaWeights) -> GqaWeights:
     """Rows of q and k as a reader would have them that takes half-split rotation for pairs."""
-    return replace(w, matrices={**w.matrices, **{n: w._turned(n, w.matrices[n]) for n in ("q", "k")}})
+    return replace(w, matrices={**w.matrices, **{n: w.turned(n, w.matrices[n]) for n in ("q", "k")}})
 
 
 PLANTED: list[tuple[str, str, Callable[[PlainRunner], None]]] = [

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 
 from abruzzi.kernels import documents, isa, ops, ref, supported_isas
 from abruzzi.kernels.dispatch import ISAS, threads
+from abruzzi.quant.ggml import TYPES, GgmlMatrix
 from abruzzi.quant.int4 import dequantize_packed, quantize, unpack
 
 EPS = float(np.finfo(np.float32).eps)
@@ -280,19 +282,20 @@ def test_quantize_equals_its_twin_bit_for_bit(kind: str, largest: int) -> None:
 @pytest.mark.parametrize("kind", ops.KINDS)
 def test_packed_bytes_come_back_as_the_same_matrix(kind: str) -> None:
     rng = np.random.default_rng(7)
-    made = ops.pack_random(kind, 19, 70, seed=3)
-    x = normal(rng, 3, 70)
+    columns = 512 if kind.endswith("_k") else 70
+    made = ops.pack_random(kind, 19, columns, seed=3)
+    x = normal(rng, 3, columns)
     memory = np.zeros(made.nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     memory[start : start + made.nbytes] = made.data
-    again = ops.packed_from_buffer(made.kind, 19, 70, memory[start : start + made.nbytes])
+    again = ops.packed_from_buffer(made.kind, 19, columns, memory[start : start + made.nbytes])
     np.testing.assert_array_equal(ops.linear(x, made), ops.linear(x, again))
     assert 0.3 < np.abs(ops.linear(x, made)).mean() < 2  # inputs of size 1 stay of that size
     memory[start:] = 0
     assert not ops.linear(x, again).any()  # it is the buffer, not a copy
     for wrong in (memory[start : start + made.nbytes - 1], memory[start + 4 : start + 4 + made.nbytes]):
         with pytest.raises(ValueError, match="do not hold a matrix of kind"):
-            ops.packed_from_buffer(made.kind, 19, 70, wrong)
+            ops.packed_from_buffer(made.kind, 19, columns, wrong)
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -609,3 +612,47 @@ def test_bad_input_of_grouped_query_attention_is_named(change: dict[str, Any], s
     good |= {"v_SMA": np.zeros((4, 2, 8), np.float32)}
     with pytest.raises(ValueError, match=says):
         ops.gqa(**{"scale": 1.0, **good, **change})
+
+
+def ggml_matrix(name: str, rows: int, columns: int, seed: int = 0) -> GgmlMatrix:
+    """Every code and every small scale, and scales of ordinary size."""
+    kind = next(t for t in TYPES.values() if t.name.lower() == name)
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (rows * columns // kind.elements, kind.bytes), dtype=np.uint8)
+    for at in kind.halves:
+        scale = rng.choice([-1, 1], len(blocks)) * rng.uniform(0.001, 0.02, len(blocks))
+        blocks[:, at : at + 2] = scale.astype(np.float16).view(np.uint8).reshape(-1, 2)
+    return GgmlMatrix(kind, blocks.reshape(rows, -1), columns)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ops.GGML_KINDS)
+def test_blocks_of_gguf_are_multiplied_as_they_are(isa: str, name: str) -> None:
+    """Exact: as the dequantized float32 weights. Fast: as those with x rounded to 8 bits. A row has the
+    same bits alone and beside others."""
+    if isa not in supported_isas():
+        pytest.skip(f"this CPU lacks {isa}")
+    matrix = ggml_matrix(name, 37, 512)
+    packed, weights = ops.pack_ggml(name, 512, matrix.data), matrix.dequantize().astype(np.float64)
+    for tokens in (1, 2, 5, 13, 40):
+        x = np.random.default_rng(tokens).normal(size=(tokens, 512)).astype(np.float32)
+        exact = x.astype(np.float64) @ weights.T
+        ours = ops.linear(x, packed, isa=isa)
+        assert np.abs(ours - exact).max() < 1e-6 * np.abs(exact).max()
+        scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+        rounded = np.rint(x / scale).astype(np.float64) * scale
+        fast = ops.linear_int8(x, packed, isa=isa)
+        assert np.abs(fast - rounded @ weights.T).max() < 1e-5 * np.abs(exact).max()
+        for row in range(tokens):
+            assert (ops.linear(x[row : row + 1], packed, isa=isa)[0] == ours[row]).all()
+            assert (ops.linear_int8(x[row : row + 1], packed, isa=isa)[0] == fast[row]).all()
+
+
+def test_blocks_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match="kind='int4'; expected one of q4_0"):
+        ops.pack_ggml("int4", 32, np.zeros((2, 18), np.uint8))
+    with pytest.raises(ValueError, match="rows of 17 bytes do not hold 32 columns of q4_0"):
+        ops.pack_ggml("q4_0", 32, np.zeros((2, 17), np.uint8))
+    with pytest.raises(ValueError, match="rows of 144 bytes do not hold 128 columns"):
+        ops.pack_ggml("q4_k", 128, np.zeros((2, 144), np.uint8))
+    assert ops.pack_ggml("q4_k", 256, np.zeros((2, 144), np.uint8)).nbytes == 2368

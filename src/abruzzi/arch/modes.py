@@ -53,7 +53,14 @@ FORMATS = {
     "bfloat16": Format(16),
     "int8": Format(8, GROUP, 16),
     "int4": Format(4, GROUP, 16),
+    # GGUF's blocks, codes as they are: of the K kinds, scales of scales are shared by eight groups.
+    "q4_0": Format(4, GROUP, 16),
+    "q4_1": Format(4, GROUP, 32),
+    "q8_0": Format(8, GROUP, 16),
+    "q4_k": Format(4, GROUP, 20),
+    "q6_k": Format(8, GROUP, 18),
 }
+_BLOCKS = ("q4_0", "q4_1", "q8_0", "q4_k", "q6_k")
 # What a mode rounds, and to what; every other role is held as it is stored.
 _ROUNDED: dict[WeightMode, tuple[tuple[Role, ...], str]] = {
     "native": ((), ""),
@@ -75,11 +82,14 @@ def rounded_to(role: Role, mode: str) -> str | None:
 def held_format(role: Role, stored: str, mode: str) -> str:
     """The format of a matrix in memory, one of FORMATS.
 
-    stored: its dtype in the checkpoint: float32, bfloat16, float16 or int4. Raises ValueError for a
+    stored: its dtype in the checkpoint: float32, bfloat16, float16, int4, or a GGUF file's block type.
+    Raises ValueError for a
     name that is no mode."""
     rounded = rounded_to(role, mode)
     if role == "routed_experts" and stored == "int4":
         return "int4"
     if rounded is not None:
         return rounded
+    if stored in _BLOCKS and role != "embedding":
+        return stored
     return "bfloat16" if stored == "bfloat16" else "float32"

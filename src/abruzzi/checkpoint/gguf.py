@@ -20,6 +20,7 @@ from abruzzi.arch.gguf import FREQUENCIES, SPLIT_KEYS, SPLIT_VALUES, config_of, 
 from abruzzi.arch.tensors import Tensor
 from abruzzi.checkpoint.read import LISTED, Checkpoint, first_non_finite
 from abruzzi.checkpoint.safetensors_file import stands_in
+from abruzzi.quant.ggml import GgmlMatrix
 from abruzzi.quant.gguf_file import MAGIC, Entry, GgufFile, begins, open_shards
 
 
@@ -118,6 +119,26 @@ class GgufCheckpoint(Checkpoint):
             )
         return array
 
+    def blocks(self, name: str, check_finite: bool = True) -> GgmlMatrix | None:
+        """A matrix in its blocks, rows in the order of the family; None where it is no quantized matrix
+        of its own. Raises ValueError for scales that are not finite."""
+        place = self._place(name)
+        entry = self._entries.get(place.stored)
+        if entry is None or len(place.shape) != 2 or entry.kind.elements == 1:
+            return None
+        rows, columns = place.shape
+        data = entry.data.reshape(-1, rows, columns // entry.kind.elements * entry.kind.bytes)
+        matrix = GgmlMatrix(entry.kind, data[place.expert or 0], columns)
+        if check_finite and not matrix.is_finite():
+            self.array(name)  # says where
+        if self._in_pairs(place):
+            matrix = matrix.in_order(_half_split(np.arange(rows), self._width))
+        return matrix
+
+    def _in_pairs(self, place: Place) -> bool:
+        rotated = place.tensor.part in ("q", "k") and place.tensor.role in ("attention", "bias")
+        return rotated and pairs_by_rows(self.architecture)
+
     def _place(self, name: str) -> Place:
         if name not in self._places:
             raise KeyError(f"no tensor {name!r} in {self.folder}")
@@ -131,8 +152,7 @@ class GgufCheckpoint(Checkpoint):
             size = entry.kind.size(place.shape)
             entry = Entry(entry.name, place.shape, entry.kind, entry.data[place.expert * size :][:size])
         array = entry.array().reshape(place.shape)
-        rotated = place.tensor.part in ("q", "k") and place.tensor.role in ("attention", "bias")
-        if rotated and pairs_by_rows(self.architecture):
+        if self._in_pairs(place):
             return _half_split(array, self._width)
         return array
 

@@ -17,8 +17,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from abruzzi.home import home_folder
-
 _PIECE = 1 << 20
 
 
@@ -46,24 +44,24 @@ MODELS = {
 }
 
 
-def place_of(name: str) -> Path:
-    """Where the model's file lies, or would. Raises KeyError for a name that is none."""
-    model = MODELS[name]
-    return home_folder() / "models" / name / Path(model.member).name
+def place_of(name: str, home: Path) -> Path:
+    """Where the model's file lies, or would, below our home folder. Raises KeyError for a name that is
+    none."""
+    return home / "models" / name / Path(MODELS[name].member).name
 
 
-def find(name: str) -> Path:
+def find(name: str, home: Path) -> Path:
     """The file of a model that was pulled. Raises FileNotFoundError with a hint."""
-    path = place_of(name)
+    path = place_of(name, home)
     if not path.is_file():
         raise FileNotFoundError(f"{name} is not on this machine; hint: abruzzi pull {name}")
     return path
 
 
-def pull(name: str) -> Path:
+def pull(name: str, home: Path) -> Path:
     """Fetch a model, if it is not there; its file. Raises OSError with a hint for whatever goes wrong
     on the way; nothing half-fetched is left."""
-    model, path = MODELS[name], place_of(name)
+    model, path = MODELS[name], place_of(name, home)
     if path.is_file() and path.stat().st_size == model.bytes:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +85,9 @@ def pull(name: str) -> Path:
     return path
 
 
-def remove(name: str) -> int:
+def remove(name: str, home: Path) -> int:
     """Delete a model's file; the bytes that this freed. Raises FileNotFoundError."""
-    path = find(name)
+    path = find(name, home)
     size = path.stat().st_size
     path.unlink()
     return size

@@ -27,6 +27,7 @@ from abruzzi.arch import ModelConfig
 from abruzzi.arch.tensors import Tensor
 from abruzzi.checkpoint.layout import StoredSpec, TensorSpec, expected_tensors, int4_parts, stored_tensors
 from abruzzi.checkpoint.safetensors_file import SafetensorsFile, stands_in
+from abruzzi.quant.ggml import GgmlMatrix
 from abruzzi.quant.int4 import Int4Matrix
 from abruzzi.types import brief
 
@@ -119,6 +120,10 @@ class Checkpoint:
         if check_finite:
             self._refuse_non_finite(name, array)
         return array
+
+    def blocks(self, name: str, check_finite: bool = True) -> GgmlMatrix | None:
+        """A matrix in the blocks in which a GGUF file holds it; None where it is stored otherwise."""
+        return None
 
     def packed(self, name: str, check_finite: bool = True) -> Int4Matrix:
         """The stored parts of an INT4 matrix, views of the file.

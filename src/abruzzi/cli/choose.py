@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from abruzzi import nano_path
+from abruzzi.home import home_folder
 from abruzzi.types import ChatModel
 
 WEIGHTS = typer.Option(
@@ -41,7 +42,7 @@ def checkpoint_path(model: str) -> Path:
     from abruzzi.quant.gguf_file import SUFFIX
 
     if model in packaged.MODELS and not Path(model).exists():
-        return packaged.find(model)
+        return packaged.find(model, home_folder())
     if model != "nano" and _is_hub_name(model):
         from abruzzi.checkpoint import hub
 

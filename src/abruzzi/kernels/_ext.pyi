@@ -101,6 +101,19 @@ def mla_naive(
     scale: float,
     out: np.ndarray,
 ) -> None: ...
+def gqa(
+    isa: int,
+    q: np.ndarray,
+    rows: np.ndarray,
+    table: np.ndarray,
+    block_tokens: int,
+    positions: int,
+    kv_heads: int,
+    scale: float,
+    segment: int,
+    out: np.ndarray,
+) -> None: ...
+def pack_ggml(kind: int, columns: int, rows: np.ndarray) -> Packed: ...
 def mla_absorbed(
     isa: int,
     q: np.ndarray,

@@ -25,6 +25,7 @@ __all__ = [
     "mla_absorbed",
     "mla_naive",
     "pack",
+    "pack_ggml",
     "pack_int4",
     "pack_random",
     "packed_from_buffer",
@@ -38,7 +39,10 @@ __all__ = [
 
 GROUP = 32
 POSITIONS = 32  # of an attention that are worked on at once; parts begin at multiples of it
-KINDS = ("float32", "bfloat16", "int4", "int8")  # of a packed matrix, as csrc/kernels/matrix.h numbers them
+# Of a packed matrix, as csrc/kernels/matrix.h numbers them.
+KINDS = ("float32", "bfloat16", "int4", "int8", "q4_0", "q4_1", "q8_0", "q4_k", "q6_k")
+GGML_KINDS = KINDS[4:]  # GGUF's blocks, whose codes are used as they are
+SUPER = 256  # columns of a block of the K kinds: a matrix has whole ones
 SCORES = ("sigmoid", "softmax")  # of a router, as csrc/kernels/step_kernels.h numbers them
 Packed = _ext.Packed  # .shape, .nbytes, .kind (an index of KINDS), .data (its packed bytes, uint8)
 
@@ -101,11 +105,26 @@ def quantize(w_OI: np.ndarray, kind: str) -> Packed:
     return _ext.quantize_f32(KINDS.index(kind), w_OI)
 
 
+def pack_ggml(kind: str, columns: int, rows: np.ndarray) -> Packed:
+    """GGUF blocks as they lie in a file, uint8 [rows, bytes of a row], nothing rounded. kind: one of
+    GGML_KINDS; columns: of the matrix, whole blocks."""
+    _want("rows", rows, np.uint8, 2)
+    if kind not in GGML_KINDS:
+        raise ValueError(f"kind={kind!r}; expected one of {', '.join(GGML_KINDS)}")
+    try:
+        return _ext.pack_ggml(KINDS.index(kind), columns, rows)
+    except ValueError:
+        raise ValueError(f"rows of {rows.shape[1]} bytes do not hold {columns} columns of {kind}") from None
+
+
 def pack_random(kind: str, rows: int, columns: int, seed: int) -> Packed:
     """Random weights of about the size 1 / sqrt(columns), for measuring speed. kind: one of
     KINDS."""
-    if kind not in KINDS or rows < 1 or columns < 1:
-        raise ValueError(f"kind={kind!r}, {rows} x {columns}; expected one of {', '.join(KINDS)} and sizes from 1 on")
+    if kind not in KINDS or rows < 1 or columns < 1 or (kind in ("q4_k", "q6_k") and columns % SUPER):
+        raise ValueError(
+            f"kind={kind!r}, {rows} x {columns}; expected one of {', '.join(KINDS)}, sizes from 1 on, and whole blocks "
+            f"of {SUPER} columns for the K kinds"
+        )
     return _ext.pack_random(KINDS.index(kind), rows, columns, seed)
 
 
@@ -144,7 +163,7 @@ def linear(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
 
 
 def linear_int8(x_TI: np.ndarray, w: Packed, isa: str | None = None) -> np.ndarray:
-    """x @ W^T with x in 8 bits (one scale a row) and W in int4 or int8: float32 [T, O]; the fast
+    """x @ W^T with x in 8 bits (one scale a row) and W in codes (not float32, bfloat16): float32 [T, O]; the fast
     mode's product.
 
     Sums of a group are whole numbers: every instruction set gives the same bits."""

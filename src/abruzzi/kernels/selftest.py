@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from abruzzi.kernels import ops, ref
+from abruzzi.quant.ggml import TYPES, GgmlMatrix
 
 TOKENS = (1, 2, 3, 5, 14)  # every number of tokens that a product treats differently is among those below 14
 
@@ -48,6 +49,8 @@ def _cases(isa: str) -> Iterator[tuple[str, Callable[[], bool]]]:
         yield f"linear ({kind})", lambda kind=kind: _linear(isa, kind, rng)
     for kind in ("int4", "int8"):
         yield f"linear_int8 ({kind})", lambda kind=kind: _linear_int8(isa, kind, rng)
+    for kind in ops.GGML_KINDS:
+        yield f"linear ({kind})", lambda kind=kind: _blocks(isa, kind, rng)
     yield "gate_up", lambda: _gate_up(isa, rng)
     yield "rmsnorm", lambda: _rmsnorm(isa, rng)
     yield "silu_mul", lambda: _silu_mul(isa, rng)
@@ -111,6 +114,24 @@ def _linear_int8(isa: str, kind: str, rng: np.random.Generator) -> bool:
         x[-1, 17] = np.nan
         nan = np.isnan(ops.linear_int8(x, packed, isa=isa))
         if not nan[-1].all() or nan[:-1].any():
+            return False
+    return True
+
+
+def _blocks(isa: str, name: str, rng: np.random.Generator) -> bool:
+    """GGUF blocks of random codes, in both precisions."""
+    kind = next(t for t in TYPES.values() if t.name.lower() == name)
+    blocks = rng.integers(0, 256, (19 * 512 // kind.elements, kind.bytes), dtype=np.uint8)
+    for at in kind.halves:
+        scale = rng.choice(np.array([0.5, 0.25, -0.125], np.float16), len(blocks))
+        blocks[:, at : at + 2] = scale.view(np.uint8).reshape(-1, 2)
+    matrix = GgmlMatrix(kind, blocks.reshape(19, -1), 512)
+    packed, exact = ops.pack_ggml(name, 512, matrix.data), matrix.dequantize()
+    for tokens in TOKENS:
+        x = rng.integers(-127, 128, (tokens, 512)).astype(np.float32)
+        x[:, 5] = -127
+        right = x.astype(np.float64) @ exact.T
+        if not all(_close(product(x, packed, isa=isa), right) for product in (ops.linear, ops.linear_int8)):
             return False
     return True
 

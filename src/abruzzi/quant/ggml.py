@@ -25,12 +25,13 @@ Blocks = np.ndarray  # uint8 [blocks, bytes of a block]
 @dataclass(frozen=True, slots=True)
 class BlockType:
     """One type. elements, bytes: of a block. read: its blocks as float32 [blocks, elements]; None:
-    known by name, and not read here."""
+    known by name, and not read here. halves: where its float16 numbers lie."""
 
     name: str
     elements: int
     bytes: int
     read: Callable[[Blocks], np.ndarray] | None = None
+    halves: tuple[int, ...] = ()
 
     def size(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor. Raises ValueError where rows are no whole blocks."""
@@ -41,6 +42,33 @@ class BlockType:
     @property
     def bits_per_weight(self) -> float:
         return 8 * self.bytes / self.elements
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlMatrix:
+    """A matrix in a file's blocks. data: uint8 [rows, bytes of a row]."""
+
+    kind: BlockType
+    data: np.ndarray
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.data), self.columns
+
+    def dequantize(self) -> np.ndarray:
+        """float32 [rows, columns]."""
+        return dequantize(self.kind, self.data, self.shape)
+
+    def is_finite(self) -> bool:
+        """Whether every scale is: codes are whole numbers."""
+        blocks = self.data.reshape(-1, self.kind.bytes)
+        halves = (blocks[:, at : at + 2] for at in self.kind.halves)
+        return all(np.isfinite(np.ascontiguousarray(h).view(np.float16)).all() for h in halves)
+
+    def in_order(self, order: np.ndarray) -> GgmlMatrix:
+        """The rows of these numbers."""
+        return GgmlMatrix(self.kind, np.ascontiguousarray(self.data[order]), self.columns)
 
 
 def dequantize(kind: BlockType, data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -143,16 +171,16 @@ def _q6_k(blocks: Blocks) -> np.ndarray:
 TYPES: dict[int, BlockType] = {
     0: BlockType("F32", 1, 4, _f32),
     1: BlockType("F16", 1, 2, _f16),
-    2: BlockType("Q4_0", 32, 18, _q4_0),
-    3: BlockType("Q4_1", 32, 20, _q4_1),
-    6: BlockType("Q5_0", 32, 22, _q5_0),
-    7: BlockType("Q5_1", 32, 24, _q5_1),
-    8: BlockType("Q8_0", 32, 34, _q8_0),
+    2: BlockType("Q4_0", 32, 18, _q4_0, (0,)),
+    3: BlockType("Q4_1", 32, 20, _q4_1, (0, 2)),
+    6: BlockType("Q5_0", 32, 22, _q5_0, (0,)),
+    7: BlockType("Q5_1", 32, 24, _q5_1, (0, 2)),
+    8: BlockType("Q8_0", 32, 34, _q8_0, (0,)),
     10: BlockType("Q2_K", 256, 84),
     11: BlockType("Q3_K", 256, 110),
-    12: BlockType("Q4_K", 256, 144, _q4_k),
-    13: BlockType("Q5_K", 256, 176, _q5_k),
-    14: BlockType("Q6_K", 256, 210, _q6_k),
+    12: BlockType("Q4_K", 256, 144, _q4_k, (0, 2)),
+    13: BlockType("Q5_K", 256, 176, _q5_k, (0, 2)),
+    14: BlockType("Q6_K", 256, 210, _q6_k, (208,)),
     16: BlockType("IQ2_XXS", 256, 66),
     17: BlockType("IQ2_XS", 256, 74),
     18: BlockType("IQ3_XXS", 256, 98),

@@ -156,6 +156,8 @@ def _read(view: memoryview) -> tuple[dict[str, Any], dict[str, Entry]]:
 
 def _entry(read: _Reader) -> tuple[str, tuple[int, ...], BlockType, int]:
     name, axes = read.text(), read.number("I")
+    if not name.isprintable():
+        raise ValueError(f"a tensor is called {name!r:.80}; {_REFETCH}")
     if not 1 <= axes <= MAX_AXES:
         raise ValueError(f"the tensor {name!r:.80} has {axes} axes; expected 1 to {MAX_AXES}; {_REFETCH}")
     sizes = [read.number("Q") for _ in range(axes)]

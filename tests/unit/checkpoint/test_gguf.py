@@ -282,7 +282,8 @@ def test_a_quantized_model_is_that_of_its_dequantized_weights(tmp_path: Path, ki
     bound = 0.3 if kind.startswith("Q4") else 0.2
     for name, array in weights_of(config).items():
         assert np.abs(rounded[name] - array).max() < bound
-    np.testing.assert_allclose(logits(path), from_safetensors(tmp_path, config, rounded), rtol=0, atol=2e-5)
+    theirs = from_safetensors(tmp_path, config, rounded)
+    np.testing.assert_allclose(logits(path), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
 # bad input

@@ -13,20 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 
 from abruzzi.arch.gqa import GroupedQueryConfig
 from abruzzi.arch.modes import WeightMode
-from abruzzi.engine.attention.kind import PackedAttention
+from abruzzi.engine.attention.kind import PackedAttention, StoredMatrix, floats
 from abruzzi.engine.step.state import Chunk, KvCache, Step
 from abruzzi.engine.weights.random_tensors import RandomTensors
 from abruzzi.engine.weights.reader import TensorReader
 from abruzzi.engine.weights.rounding import pack
 from abruzzi.kernels import ref
+from abruzzi.quant.ggml import GgmlMatrix
 
 _PROJECTIONS = ("q", "k", "v", "o")
 _ROTATED = ("q", "k")
+Rows = TypeVar("Rows", bound="np.ndarray | GgmlMatrix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class GqaWeights:
     """A layer's weights. matrices: q [N A, D], k and v [M A, D], o [D, N A]. biases: of those that
     have one. norms: of q and k, [A], where heads are normed. pairs: P."""
 
-    matrices: Mapping[str, np.ndarray]
+    matrices: Mapping[str, StoredMatrix]
     biases: Mapping[str, np.ndarray]
     norms: Mapping[str, np.ndarray]
     width: int
@@ -43,19 +46,20 @@ class GqaWeights:
     def pack(self, weights: WeightMode) -> PackedAttention:
         """Each by its name; biases as q_bias, norms as q_norm."""
         return {
-            **{n: pack(self._turned(n, self.matrices[n]), "attention", weights) for n in _PROJECTIONS},
-            **{f"{n}_bias": self._turned(n, self.biases[n]) if n in self.biases else None for n in _PROJECTIONS},
-            **{f"{n}_norm": self._turned(n, self.norms[n]) if n in self.norms else None for n in _ROTATED},
+            **{n: pack(self.turned(n, self.matrices[n]), "attention", weights) for n in _PROJECTIONS},
+            **{f"{n}_bias": self.turned(n, self.biases[n]) if n in self.biases else None for n in _PROJECTIONS},
+            **{f"{n}_norm": self.turned(n, self.norms[n]) if n in self.norms else None for n in _ROTATED},
         }
 
-    def _turned(self, name: str, rows: np.ndarray) -> np.ndarray:
+    def turned(self, name: str, rows: Rows) -> Rows:
         """Rows of every head in the order that the compiled rotation takes."""
         if name not in _ROTATED:
             return rows
         turned = 2 * self.pairs
         order = np.arange(self.width)
         order[:turned] = order[:turned].reshape(2, -1).T.ravel()
-        return np.ascontiguousarray(rows.reshape(-1, self.width, *rows.shape[1:])[:, order].reshape(rows.shape))
+        order = (np.arange(0, rows.shape[0], self.width)[:, None] + order).ravel()
+        return cast("Rows", rows.in_order(order) if isinstance(rows, GgmlMatrix) else np.ascontiguousarray(rows[order]))
 
 
 class Gqa:
@@ -71,7 +75,7 @@ class Gqa:
     def load(self, read: TensorReader) -> GqaWeights:
         """A layer's weights."""
         return GqaWeights(
-            matrices={n: read.array("attention", n) for n in _PROJECTIONS},
+            matrices={n: read.matrix("attention", n) for n in _PROJECTIONS},
             biases={n: read.vector("bias", n) for n in _PROJECTIONS if read.has("bias", n)},
             norms={n: read.vector("norm", n) for n in _ROTATED if read.has("norm", n)},
             width=self._config.head_width,
@@ -128,7 +132,7 @@ class GqaAttention:
         return self._projected(w, "o", np.concatenate(attended))
 
     def _projected(self, w: GqaWeights, name: str, x: np.ndarray) -> np.ndarray:
-        y = ref.linear(x, w.matrices[name].astype(np.float32, copy=False))
+        y = ref.linear(x, floats(w.matrices[name]))
         return y + w.biases[name] if name in w.biases else y
 
     def _heads(self, w: GqaWeights, name: str, x_TD: np.ndarray) -> np.ndarray:

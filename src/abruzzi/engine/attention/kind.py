@@ -18,10 +18,20 @@ from abruzzi.engine.step.state import PrefillRule, Step
 from abruzzi.engine.weights.random_tensors import RandomTensors
 from abruzzi.engine.weights.reader import TensorReader
 from abruzzi.kernels import ops
+from abruzzi.quant.ggml import GgmlMatrix
 
 # By the names under which the compiled step reads them (csrc/bind/model.cpp) and kept weights lie
 # on the disk. None: there is no such part.
 PackedAttention = Mapping[str, ops.Packed | list[ops.Packed] | np.ndarray | None]
+
+
+StoredMatrix = np.ndarray | GgmlMatrix  # as a checkpoint holds it: numbers, or a GGUF file's blocks
+
+
+def floats(matrix: StoredMatrix) -> np.ndarray:
+    """A matrix that was loaded to be computed on, as the readable step has it: float32."""
+    assert isinstance(matrix, np.ndarray), "blocks are for the compiled step"
+    return matrix.astype(np.float32, copy=False)
 
 
 class AttentionWeights(Protocol):

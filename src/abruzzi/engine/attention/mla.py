@@ -18,7 +18,7 @@ import numpy as np
 
 from abruzzi.arch.deepseek import ABSORB_UP_TO, LATENT_NORM_EPS, DeepseekConfig
 from abruzzi.arch.modes import WeightMode
-from abruzzi.engine.attention.kind import PackedAttention
+from abruzzi.engine.attention.kind import PackedAttention, StoredMatrix, floats
 from abruzzi.engine.step.state import Chunk, KvCache, PrefillRule, Step
 from abruzzi.engine.weights.random_tensors import RandomTensors
 from abruzzi.engine.weights.reader import TensorReader
@@ -30,20 +30,20 @@ from abruzzi.kernels import ops, ref
 class MlaWeights:
     """A layer's weights. q makes queries from x or, where there is a q_a, from the normed q_a x."""
 
-    q_a_QD: np.ndarray | None
+    q_a_QD: StoredMatrix | None
     q_a_norm_Q: np.ndarray | None
-    q: np.ndarray  # [N (K+P), Q], or [N (K+P), D] without q_lora
-    kv_a: np.ndarray  # [R+P, D]
+    q: StoredMatrix  # [N (K+P), Q], or [N (K+P), D] without q_lora
+    kv_a: StoredMatrix  # [R+P, D]
     kv_a_norm_R: np.ndarray
     w_uk_NKR: np.ndarray
     w_uv_NHR: np.ndarray
-    o: np.ndarray  # [D, N H]
+    o: StoredMatrix  # [D, N H]
 
     def pack(self, weights: WeightMode) -> PackedAttention:
         """absorb_k, expand_k, expand_v: kv_b per head, [R, K], [K, R] and [H, R]."""
         heads = range(len(self.w_uk_NKR))
 
-        def packed(w_OI: np.ndarray) -> ops.Packed:
+        def packed(w_OI: StoredMatrix) -> ops.Packed:
             return pack(w_OI, "attention", weights)
 
         return {
@@ -76,14 +76,14 @@ class Mla:
         kv_b = read.array("attention", "kv_b")
         kv_b = kv_b.reshape(c.num_attention_heads, c.qk_nope_head_dim + c.v_head_dim, c.kv_lora_rank)
         return MlaWeights(
-            q_a_QD=read.array("attention", "q_a") if has_lora else None,
+            q_a_QD=read.matrix("attention", "q_a") if has_lora else None,
             q_a_norm_Q=read.vector("norm", "q_a") if has_lora else None,
-            q=read.array("attention", "q"),
-            kv_a=read.array("attention", "kv_a"),
+            q=read.matrix("attention", "q"),
+            kv_a=read.matrix("attention", "kv_a"),
             kv_a_norm_R=read.vector("norm", "kv_a"),
             w_uk_NKR=np.ascontiguousarray(kv_b[:, : c.qk_nope_head_dim]),
             w_uv_NHR=np.ascontiguousarray(kv_b[:, c.qk_nope_head_dim :]),
-            o=read.array("attention", "o"),
+            o=read.matrix("attention", "o"),
         )
 
     def random(self, make: RandomTensors) -> PackedAttention:
@@ -136,7 +136,7 @@ class MlaAttention:
         """The projections of all tokens at once, attention itself sequence by sequence."""
         cos_TP, sin_TP = self._rotation(step.positions)
         q_TNK, q_pe_TNP = self._queries(w, x_TD, cos_TP, sin_TP)
-        kv_TA = ref.linear(x_TD, w.kv_a)
+        kv_TA = ref.linear(x_TD, floats(w.kv_a))
         latent_TR = ref.rmsnorm(kv_TA[:, : self._config.kv_lora_rank], w.kv_a_norm_R, LATENT_NORM_EPS)
         k_pe_TP = ref.rope(kv_TA[:, self._config.kv_lora_rank :], cos_TP, sin_TP)
         attended, first = [], 0
@@ -156,7 +156,7 @@ class MlaAttention:
                     )
                     attended.append(o_TNH.reshape(len(o_TNH), -1))
             first = t.stop
-        return ref.linear(np.concatenate(attended), w.o)
+        return ref.linear(np.concatenate(attended), floats(w.o))
 
     def _rotation(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin of each rotary pair's angle, float32 [T, P / 2]."""
@@ -169,8 +169,8 @@ class MlaAttention:
         """[T, N, K] and, rotated, [T, N, P]."""
         c = self._config
         if w.q_a_QD is not None and w.q_a_norm_Q is not None:
-            x_TD = ref.rmsnorm(ref.linear(x_TD, w.q_a_QD), w.q_a_norm_Q, LATENT_NORM_EPS)
-        q_TNA = ref.linear(x_TD, w.q).reshape(len(x_TD), c.num_attention_heads, c.qk_head_dim)
+            x_TD = ref.rmsnorm(ref.linear(x_TD, floats(w.q_a_QD)), w.q_a_norm_Q, LATENT_NORM_EPS)
+        q_TNA = ref.linear(x_TD, floats(w.q)).reshape(len(x_TD), c.num_attention_heads, c.qk_head_dim)
         nope = c.qk_nope_head_dim
         return q_TNA[:, :, :nope], ref.rope(q_TNA[:, :, nope:], cos_TP[:, None], sin_TP[:, None])
 

@@ -20,7 +20,7 @@ from abruzzi.checkpoint import Checkpoint
 from abruzzi.engine.attention import attention_of
 from abruzzi.engine.step.state import Chunk, KvCache
 from abruzzi.engine.weights import kept
-from abruzzi.engine.weights.load import Weights, load_embedding, load_head, load_layer, load_norm
+from abruzzi.engine.weights.load import Weights, load_embedding, load_layer, load_norm, stored_head
 from abruzzi.engine.weights.memory import give_back_freed
 from abruzzi.engine.weights.packing import PackedLayer, Precision, WeightMode, check_modes, pack_layer
 from abruzzi.engine.weights.rounding import pack
@@ -71,7 +71,7 @@ class NativeRunner:
     ) -> NativeRunner:
         """From a checkpoint, holding one layer twice at most. Raises what the checkpoint's reader
         raises, and ValueError for the fast precision where nothing would be fast."""
-        if precision == "fast" and weights == "native" and checkpoint.config.int4 is None:
+        if precision == "fast" and weights == "native" and not _has_codes(checkpoint):
             raise ValueError(
                 'precision="fast" needs experts in INT4, and this checkpoint is unquantized; hint: `abruzzi quantize`, '
                 "or weights int8-dense or all-4-bit"
@@ -130,11 +130,16 @@ def _parts(checkpoint: Checkpoint, weights: WeightMode) -> Iterator[dict[str, An
     yield {
         "embed_VD": load_embedding(checkpoint, widen=False),
         "norm_D": load_norm(checkpoint),
-        "head": pack(load_head(checkpoint, widen=False), "head", weights),
+        "head": pack(stored_head(checkpoint), "head", weights),
     }
     for index in range(checkpoint.config.num_hidden_layers):
         yield pack_layer(load_layer(checkpoint, index, widen=False), weights).flat()
         checkpoint.let_go()
+
+
+def _has_codes(checkpoint: Checkpoint) -> bool:
+    """Whether some matrix is stored in 4 or 8 bits."""
+    return any(checkpoint.stored_dtype(name) in ("int4", *ops.GGML_KINDS) for name in checkpoint.names())
 
 
 def _mlp(w: PackedLayer) -> _ext.DenseWeights | _ext.MoeWeights:

@@ -18,23 +18,26 @@ from abruzzi.checkpoint import Checkpoint
 from abruzzi.engine.attention import attention_of
 from abruzzi.engine.attention.kind import AttentionWeights
 from abruzzi.engine.weights.reader import TensorReader
+from abruzzi.quant.ggml import GgmlMatrix
 from abruzzi.quant.int4 import Int4Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One [out, in] matrix, plain or INT4: exactly one of the two is there."""
+    """One [out, in] matrix, plain, INT4 or in a GGUF file's blocks: exactly one of them is there."""
 
     dense: np.ndarray | None = None
     int4: Int4Matrix | None = None
+    ggml: GgmlMatrix | None = None
 
     def as_float(self) -> np.ndarray:
         """float32 [out, in]; a fresh array each time if it is stored otherwise (it is used and
         dropped)."""
         if self.dense is not None:
             return self.dense.astype(np.float32, copy=False)
-        assert self.int4 is not None
-        return self.int4.dequantize()
+        stored = self.int4 or self.ggml
+        assert stored is not None
+        return stored.dequantize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,19 @@ def load_norm(checkpoint: Checkpoint) -> np.ndarray:
     return TensorReader(checkpoint, None).array("norm", "final")
 
 
-def load_head(checkpoint: Checkpoint, widen: bool = True) -> np.ndarray:
-    """[V, D]; the embedding where the two are tied."""
-    read = TensorReader(checkpoint, None, widen)
-    return read.array("head", "head") if read.has("head", "head") else read.array("embedding", "tokens")
+def load_head(checkpoint: Checkpoint) -> np.ndarray:
+    """float32 [V, D]; the embedding where the two are tied."""
+    return TensorReader(checkpoint, None).array(*_head(checkpoint))
+
+
+def stored_head(checkpoint: Checkpoint) -> np.ndarray | GgmlMatrix:
+    """The same as it is stored."""
+    return TensorReader(checkpoint, None, widen=False).matrix(*_head(checkpoint))
+
+
+def _head(checkpoint: Checkpoint) -> tuple[Role, str]:
+    has_head = checkpoint.inventory.find("head", "head") is not None
+    return ("head", "head") if has_head else ("embedding", "tokens")
 
 
 def load_layer(checkpoint: Checkpoint, index: int, widen: bool = True) -> Layer:
@@ -127,6 +139,7 @@ def _mlp(read: TensorReader, role: Role, expert: int | None = None) -> Mlp:
 def _matrix(read: TensorReader, role: Role, part: str, expert: int | None) -> Matrix:
     name = read.name(role, part, expert)
     if not read.checkpoint.is_int4(name):
-        return Matrix(dense=read.array(role, part, expert))
+        array = read.matrix(role, part, expert)
+        return Matrix(ggml=array) if isinstance(array, GgmlMatrix) else Matrix(dense=array)
     stored = read.checkpoint.packed(name)
     return Matrix(int4=Int4Matrix(stored.packed.copy(), stored.scale.copy(), stored.shape))

@@ -83,10 +83,15 @@ def pack_layer(layer: Layer, weights: WeightMode) -> PackedLayer:
 
 
 def _pack_mlp(mlp: Mlp, role: Role, weights: WeightMode) -> PackedMlp:
-    return [_pack_matrix(m, role, weights) for m in (mlp.gate, mlp.up, mlp.down)]
+    packed = [_pack_matrix(m, role, weights) for m in (mlp.gate, mlp.up, mlp.down)]
+    if packed[0].kind != packed[1].kind:  # the step takes both in one pass: as floats, if they differ
+        packed[:2] = (pack(m.as_float(), role, weights) for m in (mlp.gate, mlp.up))
+    return packed
 
 
 def _pack_matrix(m: Matrix, role: Role, weights: WeightMode) -> ops.Packed:
     if m.int4 is not None and role == "routed_experts":
         return ops.pack_int4(m.int4.packed, m.int4.scale)
+    if m.ggml is not None:
+        return pack(m.ggml, role, weights)
     return pack(m.as_float() if m.dense is None else m.dense, role, weights)

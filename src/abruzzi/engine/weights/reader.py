@@ -8,6 +8,7 @@ import numpy as np
 
 from abruzzi.arch.tensors import Role
 from abruzzi.checkpoint import Checkpoint
+from abruzzi.quant.ggml import GgmlMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,12 @@ class TensorReader:
     def array(self, role: Role, part: str, expert: int | None = None) -> np.ndarray:
         """float32, or bfloat16 as it is stored where it is not to be widened."""
         return self._dense(self.name(role, part, expert), self.widen)
+
+    def matrix(self, role: Role, part: str, expert: int | None = None) -> np.ndarray | GgmlMatrix:
+        """As `array`, but in a GGUF file's blocks as they are where it is not to be widened."""
+        name = self.name(role, part, expert)
+        blocks = None if self.widen else self.checkpoint.blocks(name)
+        return self._dense(name, self.widen) if blocks is None else blocks
 
     def vector(self, role: Role, part: str) -> np.ndarray:
         """float32 in any case."""
