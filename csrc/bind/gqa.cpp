@@ -26,21 +26,24 @@ void gqa(int isa, In<float, 3> q, In<float, 2> rows, In<std::int32_t, 1> table, 
   const auto& k = abruzzi::step_kernels(static_cast<Isa>(isa));
   const std::size_t each = heads / kv_heads, wide = s.width_pad, queries = tokens * each;
   const std::size_t parts = (positions + segment - 1) / segment;
-  std::vector<float> grouped(queries * wide), scratch(queries * abruzzi::kPositions), merged(wide);
-  std::vector<float> top(parts * queries), sum(parts * queries), u(parts * queries * wide);
+  const std::size_t all = queries * kv_heads;
+  std::vector<float> grouped(all * wide), scratch(queries * abruzzi::kPositions), merged(wide);
+  std::vector<float> top(parts * all), sum(parts * all), u(parts * all * wide);
   const abruzzi::Latents where{rows.data(), s.cache_row(), table.data(), block};
-  for (std::size_t m = 0; m < kv_heads; ++m) {
+  const auto at = [&](std::size_t m, std::size_t i) { return (i / each * heads + m * each + i % each) * width; };
+  for (std::size_t m = 0; m < kv_heads; ++m)
     for (std::size_t i = 0; i < queries; ++i)
-      std::copy_n(q.data() + (i / each * heads + m * each + i % each) * width, width, grouped.data() + i * wide);
-    for (std::size_t p = 0; p < parts; ++p)
-      k.gqa(s, m, grouped.data(), tokens, positions - tokens, where, p * segment,
-            std::min(positions, (p + 1) * segment), scale, scratch.data(), top.data() + p * queries,
-            sum.data() + p * queries, u.data() + p * queries * wide);
+      std::copy_n(q.data() + at(m, i), width, grouped.data() + (m * queries + i) * wide);
+  for (std::size_t p = 0; p < parts; ++p)
+    k.gqa(s, 0, kv_heads, grouped.data(), queries * wide, tokens, positions - tokens, where, p * segment,
+          std::min(positions, (p + 1) * segment), scale, scratch.data(), top.data() + p * all, sum.data() + p * all,
+          u.data() + p * all * wide);
+  for (std::size_t m = 0; m < kv_heads; ++m)
     for (std::size_t i = 0; i < queries; ++i) {
-      k.gqa_merge(wide, parts, queries, top.data() + i, sum.data() + i, u.data() + i * wide, merged.data());
-      std::copy_n(merged.data(), width, out.data() + (i / each * heads + m * each + i % each) * width);
+      const std::size_t row = m * queries + i;
+      k.gqa_merge(wide, parts, all, top.data() + row, sum.data() + row, u.data() + row * wide, merged.data());
+      std::copy_n(merged.data(), width, out.data() + at(m, i));
     }
-  }
 }
 
 }  // namespace

@@ -142,13 +142,15 @@ struct StepKernels {
   void (*mla_naive)(const MlaShape& s, const Matrix& uk, const Matrix& uv, const float* q, std::size_t q_stride,
                     std::size_t tokens, std::size_t start, const Latents& c, float scale, float* scratch, float* out,
                     std::size_t out_stride);
-  // `tokens` queries at positions start.., of the heads that share head `head` of keys and values
-  // ([tokens][heads / kv_heads][width_pad]), over positions [first, last) as far as each sees them,
-  // first a multiple of kPositions: largest score m, sum of exponentials l, and the unscaled sum of
-  // values u, per query. A query that sees none has l = 0. `scratch`: kPositions floats a query.
-  void (*gqa)(const GqaShape& s, std::size_t head, const float* q, std::size_t tokens, std::size_t start,
-              const Latents& c, std::size_t first, std::size_t last, float scale, float* scratch, float* m, float* l,
-              float* u);
+  // Heads [first_head, last_head) of keys and values, and for each the `tokens` queries at positions
+  // start.. of the heads that share it (q [tokens][heads / kv_heads][width_pad], the next head's
+  // q_stride further), over positions [first, last) as far as each sees them, first a multiple of
+  // kPositions: largest score m, sum of exponentials l, and the unscaled sum of values u, per query
+  // ([kv_heads][tokens][heads / kv_heads], of all heads). A query that sees none has l = 0. `scratch`:
+  // kPositions floats for each query of a head.
+  void (*gqa)(const GqaShape& s, std::size_t first_head, std::size_t last_head, const float* q, std::size_t q_stride,
+              std::size_t tokens, std::size_t start, const Latents& c, std::size_t first, std::size_t last, float scale,
+              float* scratch, float* m, float* l, float* u);
   // The parts of one query, in order, put together: out[width]. Parts lie `apart` queries from each
   // other.
   void (*gqa_merge)(std::size_t width, std::size_t parts, std::size_t apart, const float* m, const float* l,

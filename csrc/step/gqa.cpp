@@ -158,45 +158,49 @@ std::size_t Gqa::attend_some(const Step& step, const float* cache, std::size_t b
   GqaBuffers& b = *b_;
   const GqaSizes& s = b.sizes;
   const std::size_t wide = b.shape.width_pad, each = s.heads / s.kv_heads;
-  struct Job {
-    std::size_t tile, head, first, last, part;  // part: where its results begin
+  struct Part {
+    std::size_t tile, first, last, at;  // at: where its results begin
   };
-  std::vector<Job> jobs;
-  std::vector<std::size_t> first_part, count;  // of each tile and head
-  std::size_t parts = 0, end = begin;
+  std::vector<Part> parts;
+  std::vector<std::size_t> first_part;  // of each tile
+  std::size_t size = 0, end = begin;
   double work = 0;
-  for (; end < b.tiles.size() && (end == begin || parts < kPartsAtOnce); ++end) {
+  for (; end < b.tiles.size() && (end == begin || size < kPartsAtOnce); ++end) {
     const GqaBuffers::Tile& tile = b.tiles[end];
     const std::size_t positions = step.input->chunks[tile.chunk].start + tile.first + tile.tokens;
-    for (std::size_t m = 0; m < s.kv_heads; ++m) {
-      first_part.push_back(parts);
-      count.push_back((positions + kSegment - 1) / kSegment);
-      for (std::size_t p = 0; p < positions; p += kSegment, parts += tile.tokens * each)
-        jobs.push_back({end, m, p, std::min(positions, p + kSegment), parts});
-    }
+    first_part.push_back(parts.size());
+    for (std::size_t p = 0; p < positions; p += kSegment, size += tile.tokens * s.heads)
+      parts.push_back({end, p, std::min(positions, p + kSegment), size});
     work += 4.0 * static_cast<double>(positions * tile.tokens * s.heads * wide);
   }
-  b.part_m.resize(std::max(b.part_m.size(), parts));
+  first_part.push_back(parts.size());
+  b.part_m.resize(std::max(b.part_m.size(), size));
   b.part_l.resize(b.part_m.size());
   b.part_u.resize(b.part_m.size() * wide);
-  c_.run(jobs.size(), work, [&](std::size_t number, std::size_t thread) {
-    const Job& job = jobs[number];
-    const GqaBuffers::Tile& tile = b.tiles[job.tile];
+  // Heads are split only where there are too few parts for the threads.
+  const std::size_t wanted = work < kSerial ? 1 : 2 * c_.pool.threads();
+  const std::size_t splits = std::clamp<std::size_t>((wanted + parts.size() - 1) / parts.size(), 1, s.kv_heads);
+  c_.run(parts.size() * splits, work, [&](std::size_t job, std::size_t thread) {
+    const Part& part = parts[job / splits];
+    const std::size_t first = job % splits * s.kv_heads / splits, last = (job % splits + 1) * s.kv_heads / splits;
+    const GqaBuffers::Tile& tile = b.tiles[part.tile];
     const StepChunk& chunk = step.input->chunks[tile.chunk];
     const Latents rows{cache, b.shape.cache_row(), step.table(chunk), step.input->block_tokens};
     float* scratch = b.scratch.of(thread, tile.tokens * each * kPositions);
-    c_.kernels.gqa(b.shape, job.head, b.q.data() + (job.head * step.tokens + chunk.first + tile.first) * each * wide,
-                   tile.tokens, chunk.start + tile.first, rows, job.first, job.last, s.softmax_scale, scratch,
-                   b.part_m.data() + job.part, b.part_l.data() + job.part, b.part_u.data() + job.part * wide);
+    c_.kernels.gqa(b.shape, first, last, b.q.data() + (chunk.first + tile.first) * each * wide,
+                   step.tokens * each * wide, tile.tokens, chunk.start + tile.first, rows, part.first, part.last,
+                   s.softmax_scale, scratch, b.part_m.data() + part.at, b.part_l.data() + part.at,
+                   b.part_u.data() + part.at * wide);
   });
   c_.run(end - begin, work, [&](std::size_t i, std::size_t thread) {
     const GqaBuffers::Tile& tile = b.tiles[begin + i];
-    const std::size_t apart = tile.tokens * each, token = step.input->chunks[tile.chunk].first + tile.first;
+    const std::size_t queries = tile.tokens * each, token = step.input->chunks[tile.chunk].first + tile.first;
+    const std::size_t count = first_part[i + 1] - first_part[i], first = parts[first_part[i]].at;
     float* merged = b.scratch.of(thread, wide);
     for (std::size_t m = 0; m < s.kv_heads; ++m)
-      for (std::size_t row = 0; row < apart; ++row) {
-        const std::size_t at = first_part[i * s.kv_heads + m] + row;
-        c_.kernels.gqa_merge(wide, count[i * s.kv_heads + m], apart, b.part_m.data() + at, b.part_l.data() + at,
+      for (std::size_t row = 0; row < queries; ++row) {
+        const std::size_t at = first + m * queries + row;
+        c_.kernels.gqa_merge(wide, count, tile.tokens * s.heads, b.part_m.data() + at, b.part_l.data() + at,
                              b.part_u.data() + at * wide, merged);
         std::memcpy(b.attended.at(token + row / each) + (m * each + row % each) * s.width, merged,
                     s.width * sizeof(float));

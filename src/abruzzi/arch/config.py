@@ -111,6 +111,11 @@ class Config(ABC):
     def check_given(cls, given: Mapping[str, Any]) -> None:
         """Raises ValueError for keys without a field whose value would have to be ignored."""
 
+    @abstractmethod
+    def cut_to(self, dense: int, sparse: int, experts: int, vocab_size: int) -> Config:
+        """A model of this one's layers, fewer of them: `dense` with one MLP, then `sparse` with so many
+        experts. What a part of it costs is measured on it."""
+
     def derived(self) -> Mapping[str, Any]:
         """Keys without a field, which other readers want and which follow from the fields."""
         return {}

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from abruzzi.arch import rope
 from abruzzi.arch.config import Config, family
@@ -161,6 +161,16 @@ class DeepseekConfig(Config):
     def is_moe_layer(self, layer: int) -> bool:
         """Layers before `first_k_dense_replace` have one dense MLP; the others have experts."""
         return layer >= self.first_k_dense_replace
+
+    def cut_to(self, dense: int, sparse: int, experts: int, vocab_size: int) -> Self:
+        """Fewer layers, experts and words."""
+        return replace(
+            self,
+            num_hidden_layers=dense + sparse,
+            first_k_dense_replace=dense,
+            n_routed_experts=experts or self.n_routed_experts,
+            vocab_size=vocab_size,
+        )
 
     # attention
 

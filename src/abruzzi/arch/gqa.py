@@ -16,8 +16,8 @@ intermediate_size. Example, Llama 3.2 1B: V 128256, D 2048, N 32, M 8, A 64, F 8
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from abruzzi.arch import rope
 from abruzzi.arch.config import Config
@@ -171,3 +171,7 @@ class DenseConfig(GroupedQueryConfig):
 
     def is_moe_layer(self, layer: int) -> bool:
         return False
+
+    def cut_to(self, dense: int, sparse: int, experts: int, vocab_size: int) -> Self:
+        """Fewer layers and words; of experts there are none."""
+        return replace(self, num_hidden_layers=dense + sparse, vocab_size=vocab_size)

@@ -12,10 +12,10 @@ which a token goes through 8.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from abruzzi.arch.config import family
+from abruzzi.arch.config import Config, family
 from abruzzi.arch.gqa import DenseConfig, GroupedQueryConfig
 from abruzzi.arch.tensors import Tensor, gated_mlp
 
@@ -58,6 +58,22 @@ class Qwen3MoeConfig(GroupedQueryConfig):
 
     def is_moe_layer(self, layer: int) -> bool:
         return True
+
+    def cut_to(self, dense: int, sparse: int, experts: int, vocab_size: int) -> Config:
+        """Fewer layers, experts and words. There is no dense layer in this family: with some, it is
+        Qwen3's other one."""
+        if not dense:
+            return replace(self, num_hidden_layers=sparse, num_experts=experts, vocab_size=vocab_size)
+        return Qwen3Config(
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.moe_intermediate_size,
+            num_hidden_layers=dense,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            max_position_embeddings=self.max_position_embeddings,
+        )
 
     def _mlp(self, at: str, every: range) -> Iterator[Tensor]:
         hidden, inner, experts = self.hidden_size, self.moe_intermediate_size, self.num_experts

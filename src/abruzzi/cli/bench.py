@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 HELP = """Measure prefill and decode of the engine, and which share of this machine's limits that is.
 
-mini (0.2 GB) and moonlight (9 GB) are shapes with random weights made in memory; a checkpoint is loaded, and
-a directory with nothing but config.json gets random weights as well. Memory bandwidth and the peak of 8-bit
-products are measured between the samples of the same run. Figures are medians; tok/s are those of all sequences.
+A shape has random weights made in memory: mini takes 0.2 GB, llama-1b 2.5, qwen3-4b 8 (2.3 with --weights
+all-4-bit), moonlight 9, qwen3-30b-a3b and glm-4.7-flash 17. A checkpoint is loaded, and a directory with nothing
+but config.json gets random weights as well. Memory bandwidth and the peak of 8-bit products are measured between
+the samples of the same run. Figures are medians; tok/s are those of all sequences.
 
 Example: abruzzi bench --shape mini --prefill 512 --decode 128 --batch 4
 """
@@ -54,7 +55,9 @@ class Subject:
 
 
 def bench(
-    shape: str = typer.Option("nano", "--shape", metavar="SHAPE", help="mini, moonlight, nano or a directory."),
+    shape: str = typer.Option(
+        "nano", "--shape", metavar="SHAPE", help="A shape's name, nano, a GGUF file or a directory."
+    ),
     weights: str = WEIGHTS,
     precision: str = typer.Option("fast", "--precision", help="fast (8-bit inputs of INT4 and INT8 weights) or exact."),
     prefill: int = typer.Option(512, "--prefill", min=0, help="Tokens of the prompt; 0 = no prefill."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from abruzzi.arch.shapes import SHAPES
 from abruzzi.cli.choose import PRECISION, WEIGHTS
 from abruzzi.cli.exit_codes import OK
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 HELP = """Will a checkpoint run on this machine: memory of its weights and cache, and how fast it could answer.
 
 Reads config.json and the headers of the weights, no more; a directory that holds only config.json is enough.
-mini and moonlight are the shapes of `abruzzi bench`. The speed is that of a part of the model with random
+The names of shapes are those of `abruzzi bench`. The speed is that of a part of the model with random
 weights, timed on the spot in some seconds: what one sequence decodes per second at its beginning, and with
 --context tokens behind it.
 
 Example: abruzzi fit moonshotai/Moonlight-16B-A3B-Instruct --context 8192
 """
-NAMED = ("mini", "moonlight")  # shapes without a checkpoint (engine/weights/random_model.py)
+NAMED = tuple(SHAPES)
 USUAL_CONTEXT = 4096
 METHOD = "decode steps timed on random weights: of the whole model up to 768 MiB, of some layers of a larger one"
 
@@ -38,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
 def fit(
     model: str = typer.Argument(
-        "nano", metavar="MODEL", help="nano, mini, moonlight, a directory, or org/name that was pulled."
+        "nano",
+        metavar="MODEL",
+        help=f"nano, {', '.join(SHAPES)}, a GGUF file, a directory, or org/name that was pulled.",
     ),
     context: int = typer.Option(None, "--context", min=1, help="Tokens to hold; at most 4096 if not given."),
     weights: str = WEIGHTS,
@@ -113,7 +116,8 @@ def tensors_of(path: Path, config: ModelConfig) -> tuple[list[Stored], str]:
         return planned(config), "config.json alone"
     with open_checkpoint(path) as checkpoint:
         names = checkpoint.names()
-        return [Stored(checkpoint.tensor(n), checkpoint.stored_dtype(n)) for n in names], "the headers of its files"
+        stored = [Stored(checkpoint.tensor(n), checkpoint.stored_dtype(n)) for n in names]
+        return _with_tied_head(stored), "the headers of its files"
 
 
 def planned(config: ModelConfig) -> list[Stored]:
@@ -121,7 +125,21 @@ def planned(config: ModelConfig) -> list[Stored]:
     from abruzzi.checkpoint.layout import expected_tensors
     from abruzzi.cost.capacity import Stored
 
-    return [Stored(t.tensor, "int4" if t.int4 else "bfloat16") for t in expected_tensors(config).values()]
+    return _with_tied_head(
+        [Stored(t.tensor, "int4" if t.int4 else "bfloat16") for t in expected_tensors(config).values()]
+    )
+
+
+def _with_tied_head(tensors: list[Stored]) -> list[Stored]:
+    """With the head that the engine makes of the embedding where the two are tied."""
+    from dataclasses import replace
+
+    from abruzzi.cost.capacity import Stored
+
+    if any(t.tensor.role == "head" for t in tensors):
+        return tensors
+    embedding = next(t for t in tensors if t.tensor.role == "embedding")
+    return [*tensors, Stored(replace(embedding.tensor, role="head", part="head"), embedding.dtype)]
 
 
 def in_int4(config: ModelConfig, tensors: list[Stored]) -> list[Stored] | None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import cast
 
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.modes import FORMATS
@@ -91,19 +92,17 @@ def _probes(c: ModelConfig, weights_bytes: int, experts: str) -> list[Probe]:
         wanted = max(2 * c.num_experts_per_tok, int(EXPERTS_BYTES / LAYERS / one) + 1)
         few = min(c.n_routed_experts, -(-wanted // c.n_group) * c.n_group)
         layers = min(LAYERS, sparse)
-        shape = replace(
-            c,
-            num_hidden_layers=layers,
-            first_k_dense_replace=0,
-            n_routed_experts=few,
-            vocab_size=SMALL_VOCABULARY,
-        )
+        shape = _cut(c, 0, layers, few, SMALL_VOCABULARY)
         found.append(Probe(shape, sparse / layers, sparse / layers))
     rows = min(c.vocab_size, VOCABULARY)
-    shape = replace(c, num_hidden_layers=1, first_k_dense_replace=1, vocab_size=rows)
-    layer, head = _elements(shape, "attention", "dense_mlp"), _elements(c, "head")
-    scale = (dense * layer + head) / (layer + _elements(shape, "head"))
+    shape = _cut(c, 1, 0, 0, rows)
+    layer = _elements(shape, "attention", "dense_mlp")
+    scale = (dense * layer + c.vocab_size * c.hidden_size) / (layer + rows * c.hidden_size)
     return [*found, Probe(shape, scale, float(dense))]
+
+
+def _cut(c: ModelConfig, dense: int, sparse: int, experts: int, vocab_size: int) -> ModelConfig:
+    return cast("ModelConfig", c.cut_to(dense, sparse, experts, vocab_size))
 
 
 def _elements(c: ModelConfig, *roles: Role) -> int:

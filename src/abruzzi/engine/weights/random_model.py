@@ -1,21 +1,19 @@
 """Models of a named shape with random weights, made in memory: what speed is measured on without a
 9 GB file.
-
-Shapes: Moonlight-16B-A3B's, and `mini`, a small one of the same family (facts: Moonlight's
-config.json).
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import ml_dtypes
 import numpy as np
 
 from abruzzi.arch import ModelConfig
 from abruzzi.arch.modes import held_format
+from abruzzi.arch.shapes import config_of_shape
 from abruzzi.arch.tensors import Role
 from abruzzi.engine.attention import attention_of
 from abruzzi.engine.attention.kind import AttentionKind
@@ -24,52 +22,10 @@ from abruzzi.engine.weights.packing import PackedLayer, PackedMlp, Precision, We
 from abruzzi.engine.weights.random_tensors import RandomTensors
 from abruzzi.kernels import ops
 
-_SHAPES: dict[str, dict[str, Any]] = {
-    "mini": {
-        "vocab_size": 32000,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "moe_intermediate_size": 512,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "n_shared_experts": 1,
-        "n_routed_experts": 32,
-        "num_experts_per_tok": 4,
-        "kv_lora_rank": 256,
-    },
-    "moonlight": {
-        "vocab_size": 163840,
-        "hidden_size": 2048,
-        "intermediate_size": 11264,
-        "moe_intermediate_size": 1408,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "n_shared_experts": 2,
-        "n_routed_experts": 64,
-        "num_experts_per_tok": 6,
-        "kv_lora_rank": 512,
-    },
-}
-
 
 def named_shape(name: str) -> ModelConfig:
-    """The configuration of `mini` or `moonlight`. Raises ValueError for another name."""
-    if name not in _SHAPES:
-        raise ValueError(f"shape {name!r}; expected one of {', '.join(_SHAPES)}")
-    return ModelConfig(
-        **_SHAPES[name],
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        q_lora_rank=None,
-        n_group=1,
-        topk_group=1,
-        first_k_dense_replace=1,
-        routed_scaling_factor=2.446,
-        rms_norm_eps=1e-5,
-        rope_theta=50000.0,
-        max_position_embeddings=8192,
-    )
+    """The configuration of one of arch/shapes.py:SHAPES. Raises ValueError for another name."""
+    return cast("ModelConfig", config_of_shape(name))
 
 
 @dataclass(frozen=True, slots=True)
