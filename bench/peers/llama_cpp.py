@@ -1,6 +1,7 @@
 """abruzzi beside llama.cpp, on random weights of one shape, in turns in one run.
 
     python bench/peers/llama_cpp.py --llama-bin DIR --shape mini --gguf FILE [--rounds 3] [--out FILE]
+    python bench/peers/llama_cpp.py --llama-bin DIR --shape smollm2 --gguf FILE --same-file --weights native
 
 README.md beside this says how to build llama.cpp and how to make the GGUF (Q4_0, head Q6_K). Of
 flash attention on and off llama.cpp gets the better one, case by case, chosen in the first round.
@@ -36,11 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gguf", type=Path, required=True, help="random weights of the shape; made when not there")
     parser.add_argument("--maker", type=Path, help="make_random_gguf.py, for a GGUF that is not there")
     parser.add_argument("--maker-python", default=sys.executable, help="a Python that has the package gguf")
+    parser.add_argument("--same-file", action="store_true", help="our side reads the GGUF too")
     given = parser.parse_args(arguments)
-    config, cases = chosen(given)
+    file = given.gguf if given.same_file else None
+    config, cases = chosen(given, file)
     made = make_gguf(given.gguf, given.shape, given.maker, given.maker_python)
     theirs = LlamaCpp(given.llama_bin, given.gguf, given.threads, given.repeat)
-    ours = Ours(config, given.weights, given.precision, given.threads, given.repeat)
+    ours = Ours(config, given.weights, given.precision, given.threads, given.repeat, file)
     rows = take_turns(cases, ours, {PEER: theirs}, given.rounds, given.threads)
     for row in rows:
         row[PEER]["flash_attention"] = theirs.flash[row["case"]]
@@ -58,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "rounds": given.rounds,
             "samples_per_turn": given.repeat,
             "llama_cpp_commit": theirs.commit,
-            "llama_cpp_weights": "Q4_0, head Q6_K; KV cache f16",
+            "same_file": given.gguf.name if given.same_file else None,
+            "llama_cpp_weights": f"those of {given.gguf.name}; KV cache f16"
+            if given.same_file
+            else "Q4_0, head Q6_K; KV cache f16",
             "llama_cpp_model_bytes": given.gguf.stat().st_size,
             "gguf_says": made,
         },

@@ -18,9 +18,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # machine.py
 
 from abruzzi.arch import ModelConfig
-from abruzzi.cli.fit import planned
+from abruzzi.checkpoint import load_config, open_checkpoint
+from abruzzi.cli.fit import planned, tensors_of
 from abruzzi.cost.capacity import step_bytes
 from abruzzi.engine.measure.speed import STEP_TOKENS, Stopwatch, Workload, bandwidth_gb_s
+from abruzzi.engine.step.native import NativeRunner
 from abruzzi.engine.weights.packing import check_modes
 from abruzzi.engine.weights.random_model import named_shape, random_model
 from machine import output_option
@@ -61,6 +63,30 @@ CASES: dict[str, tuple[Case, ...]] = {
         decode(32, depth=4096, target=2.3),
         *(decode(12, depth=8, batch=b) for b in (4, 8, 16)),
     ),
+    **{
+        shape: (
+            prefill(512, 4.0),
+            decode(32, target=1.25),
+            decode(16, depth=4096, target=1.8),
+            decode(12, depth=8, batch=8, target=2.0),
+        )
+        for shape in ("qwen3-30b-a3b", "glm-4.7-flash")
+    },
+    **{
+        shape: (
+            prefill(512, 2.5),
+            decode(32, target=1.1),
+            decode(16, depth=4096, target=1.3),
+            decode(12, depth=8, batch=8, target=2.0),
+        )
+        for shape in ("qwen3-4b", "llama-1b")
+    },
+    "smollm2": (
+        prefill(512, 2.0),
+        decode(128, target=1.3),
+        decode(32, depth=4096),
+        decode(32, depth=8, batch=8, target=2.0),
+    ),
     "moonlight": (
         prefill(512, 3.0),
         decode(32, target=1.15),
@@ -76,11 +102,26 @@ Side = Callable[[Case], list[float]]
 
 
 class Ours:
-    """The engine on random weights, made once and kept."""
+    """The engine on random weights, made once and kept; or on a file, which the peer reads too."""
 
-    def __init__(self, config: ModelConfig, weights: str, precision: str, threads: int, repeat: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: str,
+        precision: str,
+        threads: int,
+        repeat: int,
+        file: Path | None = None,
+    ) -> None:
         self.config, self.weights, self.repeat = config, weights, repeat
-        self._runner = random_model(config, threads=threads, **check_modes(weights, precision)).runner
+        modes = check_modes(weights, precision)
+        if file is None:
+            self._runner = random_model(config, threads=threads, **modes).runner
+            self._tensors = planned(config)
+        else:
+            with open_checkpoint(file) as checkpoint:
+                self._runner = NativeRunner.load(checkpoint, threads=threads, **modes)
+            self._tensors = tensors_of(file, config)[0]
 
     def __call__(self, case: Case) -> list[float]:
         watch = Stopwatch(self._runner, case.work)
@@ -96,7 +137,7 @@ class Ours:
         if not work.decode:
             return {}
         middle = work.depth + (work.decode + 1) // 2
-        per_token = step_bytes(self.config, planned(self.config), middle, work.batch, self.weights) / work.batch
+        per_token = step_bytes(self.config, self._tensors, middle, work.batch, self.weights) / work.batch
         return {"bytes_per_token": per_token, "effective_gb_s": per_token * rate / 1e9}
 
 
@@ -176,10 +217,12 @@ def options(description: str | None, weights: str) -> argparse.ArgumentParser:
     return parser
 
 
-def chosen(given: argparse.Namespace) -> tuple[ModelConfig, list[Case]]:
-    """The shape and its cases. Raises SystemExit that lists them for an unknown one."""
+def chosen(given: argparse.Namespace, file: Path | None = None) -> tuple[ModelConfig, list[Case]]:
+    """The shape, or that of a file, and its cases. Raises SystemExit that lists them for an unknown
+    one."""
     cases = CASES[given.shape]
     unknown = set(given.only) - {c.name for c in cases}
     if unknown:
         raise SystemExit(f"no case {sorted(unknown)}; expected some of {[c.name for c in cases]}")
-    return named_shape(given.shape), [c for c in cases if not given.only or c.name in given.only]
+    config = named_shape(given.shape) if file is None else load_config(file)
+    return config, [c for c in cases if not given.only or c.name in given.only]
