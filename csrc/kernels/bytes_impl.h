@@ -5,8 +5,7 @@
 // and one token or many, give the same bits. A quantized row has for each group of columns: -8 and
 // -128 times the sum of its numbers (codes are taken as code + 8, or code + 128 where the hardware
 // wants one factor unsigned), then 8 words of 4 numbers in the order in which the nibbles lie: word
-// 2 w + h has columns 8 w + 2 i + h; then the sums of its first and of its last 16 numbers. At the end
-// stands the scale.
+// 2 w + h has columns 8 w + 2 i + h. At the end stands the scale.
 #pragma once
 
 #include <cstring>
@@ -47,18 +46,20 @@ struct Bytes {
       const std::int32_t sum = S::quantize32(x + g * kColumns, scale, row + 2);
       row[0] = -8 * sum;
       row[1] = -128 * sum;
-      row[10] = sum_of(row + 2);
-      row[11] = sum - row[10];
     }
   }
 
-  // Of the numbers in four words.
+  // Of the signed numbers in four words: as unsigned ones, 128 more each, summed four lanes of 16 bits
+  // at a time.
   static inline std::int32_t sum_of(const std::int32_t* words) {
-    std::int8_t numbers[16];
-    std::memcpy(numbers, words, sizeof numbers);
-    std::int32_t sum = 0;
-    for (int i = 0; i < 16; ++i) sum += numbers[i];
-    return sum;
+    constexpr std::uint64_t kSigns = 0x8080808080808080u, kEven = 0x00ff00ff00ff00ffu, kOnes = 0x0001000100010001u;
+    std::uint64_t eight[2];
+    std::memcpy(eight, words, sizeof eight);
+    eight[0] ^= kSigns;
+    eight[1] ^= kSigns;
+    const std::uint64_t lanes =
+        (eight[0] & kEven) + (eight[0] >> 8 & kEven) + (eight[1] & kEven) + (eight[1] >> 8 & kEven);
+    return static_cast<std::int32_t>(lanes * kOnes >> 48) - 16 * 128;
   }
 
   // What differs between the kinds of weights. Tiles: where a kind's groups lie. A form sums one
@@ -132,7 +133,7 @@ struct Bytes {
   // scale * code + least, codes from 0 to 15: the sums of the codes' products, and of x alone.
   template <class T>
   ABRUZZI_ALWAYS static F16 with_least(const T& sum, Row group, const F16& scale, const F16& least, const F16& total) {
-    const F16 all = S::set16(static_cast<float>(group[10] + group[11]));
+    const F16 all = S::set16(static_cast<float>(group[0] / -8));
     return S::fma16(least, all, S::add16(total, S::mul16(S::end4(sum, 0), scale)));
   }
 
@@ -205,7 +206,7 @@ struct Bytes {
     ABRUZZI_ALWAYS static F16 finish(const Sum& sum, Row group, const Scales& by, F16 total) {
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
-        const F16 less = S::set16(static_cast<float>(-32 * group[10 + h]));
+        const F16 less = S::set16(static_cast<float>(-32 * sum_of(group + 2 + 4 * h)));
         total = S::add16(total, S::mul16(S::add16(S::end8(sum.half[h], 0), less), by.half[h]));
       }
       return total;

@@ -75,8 +75,8 @@ inline std::size_t route_scratch(const Router& r) { return 2 * padded(r.experts,
 // Positions that attention works on at once, from multiples of it on.
 constexpr std::size_t kPositions = 32;
 
-// Words of a group of columns in 8 bits: its sum twice, 32 numbers, and the sums of both halves.
-constexpr std::size_t kQuantizedGroup = 12;
+// Words of a group of columns in 8 bits: its sum twice, and 32 numbers.
+constexpr std::size_t kQuantizedGroup = 10;
 
 inline std::size_t quantized_row(std::size_t groups) { return groups * kQuantizedGroup + 1; }
 

@@ -27,9 +27,13 @@ def quantize_checkpoint(
     where all of it is stored so, else float32. Raises ValueError for a source that is INT4 already
     or is the target, and what reading and writing raise; the source is only read."""
     source, target = Path(source), Path(target)
+    if source.is_file():
+        raise ValueError(f"{source} is a file; hint: quantize takes a checkpoint directory")
     with open_checkpoint(source) as checkpoint:
         if checkpoint.config.int4 is not None:
             raise ValueError(f"{source} is stored in INT4 already; hint: quantize the bf16 checkpoint it came from")
+        if not checkpoint.config.n_routed_experts:
+            raise ValueError(f"{source} has no routed experts to quantize; hint: --weights all-4-bit rounds at load")
         if target.exists() and target.resolve() == source.resolve():
             raise ValueError(f"{target} is the source itself; hint: write to another directory")
         if dtype is None:

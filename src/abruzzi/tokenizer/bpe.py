@@ -18,7 +18,7 @@ from typing import Any
 from abruzzi.tokenizer.backends import Backend, JsonBackend, TiktokenBackend, read_ranks
 from abruzzi.tokenizer.formats.choose import format_of
 from abruzzi.tokenizer.formats.format import ChatFormat, MarkerIds, resolve
-from abruzzi.tokenizer.gguf_vocabulary import tokenizer_json
+from abruzzi.tokenizer.gguf_vocabulary import default_system, tokenizer_json
 
 KIMI_CONTROL_IDS = 256  # reserved behind the learned ranks
 # Kimi's tokenizer cuts very long texts before the pattern sees them (k2.md 5.1).
@@ -231,7 +231,8 @@ def from_gguf(metadata: Mapping[str, Any], where: str = "GGUF") -> Tokenizer:
         data = tokenizer_json(metadata)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return _from_data(data, ChatDefaults(cut_long_runs=False), where)
+    system = default_system(metadata.get("tokenizer.chat_template"))
+    return _from_data(data, ChatDefaults(system, cut_long_runs=False), where)
 
 
 def _from_data(data: Any, defaults: ChatDefaults, where: str) -> Tokenizer:

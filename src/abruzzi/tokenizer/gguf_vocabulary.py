@@ -7,6 +7,7 @@ families, and llama.cpp's list of names; its test vectors are the oracle.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,15 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> dict[str, Any]:
             "ignore_merges": pre in _WHOLE_FIRST,
         },
     }
+
+
+def default_system(template: Any) -> str | None:
+    """The system line that a ChatML template puts in front of a conversation without one; "" where it
+    has none, None for a template of another kind."""
+    if not isinstance(template, str) or "im_start" not in template:
+        return None
+    found = re.search(r"im_start\|>system\n([^{}<]+)<\|im_end", template)
+    return found[1] if found else ""
 
 
 def _splits(pre: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_weights import BIAS, CONFIG, UP, weights
 
-from abruzzi.arch import Int4Scheme, ModelConfig
+from abruzzi.arch import Int4Scheme, LlamaConfig, ModelConfig
 from abruzzi.checkpoint import open_checkpoint, quantize_checkpoint, save_checkpoint
+from abruzzi.checkpoint.layout import expected_tensors
 from abruzzi.quant.int4 import quantize_matrix
 
 
@@ -90,3 +92,17 @@ def test_refusals_leave_both_as_they_were(tmp_path: Path) -> None:
     assert f"sick/model.safetensors: {UP} holds NaN or infinity, first at [3, 7]" in str(caught.value)
     assert all(f.read_bytes() == data for f, data in before.items())
     assert {p.name for p in tmp_path.iterdir()} == {"m", "int4", "link", "sick"}
+
+
+def test_what_has_no_experts_and_what_is_a_file_are_refused(tmp_path: Path) -> None:
+    config: Any = LlamaConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    ones = {n: np.ones(spec.shape, np.float32) for n, spec in expected_tensors(config).items()}
+    save_checkpoint(tmp_path / "llama", config, ones, dtype="float32", int4=False)
+    with pytest.raises(ValueError, match="has no routed experts to quantize; hint: --weights all-4-bit"):
+        quantize_checkpoint(tmp_path / "llama", tmp_path / "out")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="is a file; hint"):
+        quantize_checkpoint(tmp_path / "m.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

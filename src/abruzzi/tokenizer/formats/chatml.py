@@ -39,4 +39,6 @@ CHATML = ChatFormat(
     special={"bos_token": _OPEN, "pad_token": _CLOSE, "unk_token": _END_OF_TEXT},
     template=_TEMPLATE,
     between="\n",
+    # Qwen3's and others', whose thoughts and calls would be read as text here.
+    not_beside=("<think>", "<tool_call>"),
 )

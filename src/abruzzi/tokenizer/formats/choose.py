@@ -13,8 +13,9 @@ FORMATS = (K2, CHATML)  # those with the most tokens of their own first
 
 
 def format_of(control: Mapping[str, int]) -> ChatFormat:
-    """The first format whose control tokens (text -> id) are all there.
+    """The first format whose control tokens (text -> id) are all there, and none of another's.
 
     Else FORMATS[0]: text can still be encoded, and what needs the format says which tokens are
     missing (ChatFormat.require)."""
-    return next((f for f in FORMATS if not f.missing(control)), FORMATS[0])
+    spoken = (f for f in FORMATS if not f.missing(control) and not any(t in control for t in f.not_beside))
+    return next(spoken, FORMATS[0])

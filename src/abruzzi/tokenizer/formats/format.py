@@ -65,6 +65,8 @@ class ChatFormat:
     clears_thinking: the role whose last message without calls makes thoughts up to it history, which
         is rendered without them unless `preserve_thinking` (K2: the final answer, "assistant").
     system: the system line where a conversation brings none and the checkpoint does not say.
+    not_beside: control tokens of other formats with the same turns: a vocabulary with one of them does
+        not speak this one.
     special: tokens of tokenizer_config.json, by its key. template: jinja; `${...}` are filled by
         template.py."""
 
@@ -84,6 +86,7 @@ class ChatFormat:
     special: Mapping[str, str] = field(default_factory=dict)
     body: Literal["json"] = "json"
     between: str = ""
+    not_beside: tuple[str, ...] = ()
 
     @property
     def thinks(self) -> bool:
