@@ -138,3 +138,23 @@ def test_a_form_is_kept_without_calls_and_thoughts(llm: LLM) -> None:
 def test_characters_that_the_vocabulary_lacks_are_never_control_tokens(llm: LLM) -> None:
     ids = llm.tokenizer.encode("a\x04b\x16\U00050000c")
     assert llm.tokenizer.control_ids.isdisjoint(ids) and llm.tokenizer.decode(ids) == "a�b��c"
+
+
+def test_a_crowd_says_what_each_says_alone_and_a_prefix_is_found(llm: LLM) -> None:
+    asked = [
+        render(llm.tokenizer, [Message("user", f"Tell me about {topic}.")]).ids for topic in ("dogs", "rain", "Rome")
+    ]
+    draw = SamplingParams(temperature=0.8, seed=7, max_tokens=24)
+
+    def together(prompts: list[list[int]]) -> list[list[int]]:
+        sequences = [llm.submit(prompt, draw) for prompt in prompts]
+        while llm.step():
+            pass
+        return [[t.id for t in s.tokens] for s in sequences]
+
+    alone = [together([prompt])[0] for prompt in asked]
+    assert together(asked) == alone and len({tuple(a) for a in alone}) == 3
+    long = [Message("user", "Tell me about dogs. " * 20)]
+    first, second = ([*llm.chat(long, temperature=0, max_tokens=8)][-1] for _ in range(2))
+    assert isinstance(first, MessageEnd) and isinstance(second, MessageEnd)
+    assert first.message.ids == second.message.ids and second.usage.cached_tokens > 64
