@@ -18,6 +18,7 @@ from abruzzi.quant.gguf_file import GgufFile
 from abruzzi.tokenizer import parse, render
 from abruzzi.tokenizer.gguf_vocabulary import tokenizer_json
 from abruzzi.types import Message, MessageEnd, SamplingParams
+from tests.unit.server.scripted_engine import serving
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,20 @@ def test_a_crowd_says_what_each_says_alone_and_a_prefix_is_found(llm: LLM) -> No
     first, second = ([*llm.chat(long, temperature=0, max_tokens=8)][-1] for _ in range(2))
     assert isinstance(first, MessageEnd) and isinstance(second, MessageEnd)
     assert first.message.ids == second.message.ids and second.usage.cached_tokens > 64
+
+
+def test_a_model_without_thoughts_keeps_every_budget_of_them(llm: LLM) -> None:
+    ask = [Message("user", "Name a colour.")]
+    plain = [*llm.chat(ask, temperature=0, max_tokens=20)][-1]
+    thrifty = [*llm.chat(ask, temperature=0, max_tokens=20, thinking_budget=0)][-1]
+    assert isinstance(plain, MessageEnd) and isinstance(thrifty, MessageEnd)
+    assert plain.message == thrifty.message and thrifty.usage.reasoning_tokens == 0
+    with serving(llm) as server:
+        for path, fields in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "high"}),
+            ("/v1/messages", {"messages": [{"role": "user", "content": "Hi"}], "thinking": {"type": "adaptive"}}),
+            ("/v1/responses", {"input": "Hi", "reasoning": {"effort": "low", "summary": "auto"}}),
+        ):
+            tokens = {"max_output_tokens": 8} if "input" in fields else {"max_tokens": 8}
+            answer = server.post(path, {**fields, **tokens})
+            assert answer.status_code == 200, answer.text

@@ -42,9 +42,9 @@ def thinking_tokens(limit: int, budget: int | None = None, effort: str | None = 
 
 
 def require_closable(tok: Tokenizer) -> None:
-    """Raises ValueError for a tokenizer without a token that ends a thought: no budget can be
-    kept."""
-    if tok.marker_ids.think_close is None:
+    """Raises ValueError for a tokenizer without a token that ends a thought: no budget can be kept.
+    Where the chat format has no thoughts, every budget is."""
+    if tok.marker_ids.spells_thinking:
         raise ValueError(
             "this model spells the end of a thought as text, so it cannot be forced; "
             "hint: leave the thinking budget and the effort out"
