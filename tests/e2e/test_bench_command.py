@@ -135,7 +135,7 @@ def test_the_overhead_is_what_is_not_the_step() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--shape", "maxi"), "--shape maxi is no shape; expected mini, moonlight, nano, a directory or org/name"),
+        (("--shape", "maxi"), "--shape maxi is no shape; expected mini, moonlight, glm-4.7-flash,"),
         (("--prefill", "0", "--decode", "0"), "leave nothing to measure"),
         (("--prefill", "9000"), "9000 tokens, but nano was made for 4096 at most"),
         (("--depth", "4096"), "4160 tokens, but nano was made for 4096 at most"),

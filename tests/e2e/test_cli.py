@@ -142,7 +142,7 @@ def truncate(folder: Path) -> None:
 
 def other_family(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt_oss"}))
 
 
 def only_pickle(folder: Path) -> None:
@@ -166,7 +166,7 @@ def other_tokenizer(folder: Path) -> None:
     ("damage", "says"),
     [
         (truncate, "truncated"),
-        (other_family, "model_type 'llama'"),
+        (other_family, "model_type 'gpt_oss'"),
         (only_pickle, "pickle"),
         (nan_weight, "model.norm.weight holds NaN"),
         (other_tokenizer, "another checkpoint"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import jsonschema
 import pytest
@@ -57,10 +58,14 @@ def test_a_line_in_the_registry_offers_a_tool_everywhere_that_it_may() -> None:
 
 
 def test_the_page_offers_the_safe_ones_and_nothing_of_a_persons() -> None:
-    page = _page(cast(Any, object()), "x", None)
+    def served(calls: bool) -> Any:
+        return SimpleNamespace(tok=SimpleNamespace(format=SimpleNamespace(calls=calls)))
+
+    page = _page(served(True), "x", None)
     assert names(list(page.tools)) == names(tools_to_serve()) == ["calculator"]
     assert {entry.name for entry in BUILT_IN if entry.safe_to_serve} == {"calculator"}  # a new one: think first
-    assert _page(cast(Any, object()), "nano", 2.0).tools
+    assert _page(served(True), "nano", 2.0).tools
+    assert not _page(served(False), "x", None).tools  # its chat format has no calls
 
 
 def test_what_was_given_wrongly_is_said(tmp_path: Path) -> None:
