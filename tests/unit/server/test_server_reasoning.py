@@ -13,6 +13,7 @@ import pytest
 
 from abruzzi.server.memory.seal import SampledTurn, Seal, canonical_arguments
 from abruzzi.server.memory.store import ReasoningStore
+from abruzzi.types import Message
 from tests.unit.server.scripted_engine import CALCULATOR, TOK, ScriptedLLM, Served, call, ids, saying, serving, spelled
 
 CHAT, STATES = "/v1/chat/completions", "x-abruzzi-reasoning"
@@ -351,3 +352,10 @@ def test_fifty_calls_keep_and_strip() -> None:
         prompts.append(llm.prompts)
     assert prompts[0] == prompts[1] and len(prompts[0]) == 51
     assert all(b[: len(a)] == a for a, b in pairwise(prompts[0]))
+
+
+def test_a_history_that_ends_with_the_assistant_is_resolved() -> None:
+    history = [Message("user", "Hi"), Message("assistant", "Hello, I think."), Message("assistant", "Yes?")]
+    with serving(saying("x[end]")) as server:
+        found = server.service._restorer.resolve(b"", history, {}, (), None)
+    assert found.messages == tuple(history) and found.states == {1: "absent", 2: "absent"}
